@@ -1,0 +1,125 @@
+/* Attention backends: which keys a query may see. A backend is one file that exports one const sp_backend, and one
+ * line in backends.def. The registry drives requests, --help, GET /v1/attention/backends, the docs table and the
+ * conformance tests: a new backend is tested the moment its line is added.
+ *
+ * The names, parameters and exact definitions are the contract "The attention object" in engine/README.md. A backend
+ * never reads q or k itself: it fills a plan from positions, or composes the device's ops.
+ * Tests: tests/attention/ */
+#ifndef SPARSED_ENGINE_ATTENTION_ATTENTION_H
+#define SPARSED_ENGINE_ATTENTION_ATTENTION_H
+
+#include "kernels/json.h"
+#include "kernels/ops.h"
+#include "models/forward.h"
+
+/* Caps: what a backend promises. */
+#define SP_CAP_STATIC 1u        /* positions alone decide: plan once a step, share between layers */
+#define SP_CAP_NEEDS_QK 2u      /* reads q and k through the device's ops */
+#define SP_CAP_NEEDS_FIT 4u     /* reads the fit file */
+#define SP_CAP_STREAMING 8u     /* row t never changes when later tokens arrive: may decode */
+#define SP_CAP_BIDIRECTIONAL 16u
+#define SP_CAP_CROSS 32u
+
+typedef enum sp_param_type { SP_PARAM_INT, SP_PARAM_NUMBER, SP_PARAM_NAME } sp_param_type;
+typedef struct sp_param {
+    const char *name, *summary;
+    sp_param_type type;
+    double fallback, min, max;
+    bool odd_only;             /* windows: odd, or 0 for none */
+    const char *const *values; /* SP_PARAM_NAME: NULL terminated; fallback is an index into it */
+} sp_param;
+
+#define SP_MAX_PARAMS 16
+typedef enum sp_heads_mode { SP_HEADS_MERGED, SP_HEADS_INTERLEAVED, SP_HEADS_MULTIHEAD } sp_heads_mode;
+
+typedef struct sp_backend sp_backend;
+
+/* A request's attention, checked and with every default filled in. Plain data: copy freely. */
+typedef struct sp_attention {
+    const sp_backend *backend;
+    double params[SP_MAX_PARAMS]; /* in the order of backend->params */
+    uint64_t seed;                /* exact value of a `seed` parameter */
+    bool normalizer_is_model;     /* "model": normalizer holds what that resolved to */
+    sp_normalizer normalizer;
+    sp_heads_mode heads;
+    bool strict, measure;
+    char requested[32];           /* the backend's name as asked */
+    char notes[256];              /* sentences for attention_report.notes, separated by \n */
+} sp_attention;
+
+/* What a plan is made for. */
+typedef struct sp_plan_request {
+    const sp_attention *attention;
+    uint32_t layer;
+    sp_attend_kind kind;
+    bool causal;
+    uint32_t position, rows, n_keys; /* as sp_plan_shape; valid keys are 0 .. n_keys - 1 */
+    uint32_t n_heads, n_kv_heads;
+    sp_device *device;
+    const float *q;        /* (rows, n_heads, head_dim); NEEDS_QK only */
+    const sp_kv_view *kv;
+} sp_plan_request;
+
+struct sp_backend {
+    const char *name, *summary;
+    unsigned caps;
+    const sp_param *params;
+    size_t n_params;
+    bool has_heads; /* takes `heads` modes */
+    /* Beyond single ranges: summary <= stride, heads % distinct = 0. NULL: nothing. SP_INVALID, param "attention.params.X". */
+    sp_status (*check)(const sp_attention *attention, uint32_t n_heads, sp_error *error);
+    /* STATIC backends: layers with the same part share a plan. NULL: all do. */
+    uint32_t (*part)(const sp_attention *attention, uint32_t layer);
+    sp_status (*plan)(const sp_plan_request *request, sp_plan *out, sp_error *error);
+};
+
+/* All backends, NULL terminated, in the order of backends.def. */
+extern const sp_backend *const sp_backends[];
+const sp_backend *sp_backend_find(const char *name, size_t size);
+/* Value of a parameter by name; the parameter must exist. */
+double sp_attention_param(const sp_attention *attention, const char *name);
+
+/* What a model means to an attention object. */
+typedef struct sp_attention_host {
+    uint32_t n_heads;
+    sp_normalizer model_normalizer; /* what "model" resolves to */
+    bool generates;                 /* the request decodes: the backend must stream */
+    bool allow_measure, allow_capture;
+} sp_attention_host;
+
+/* Parses the value of `attention`: a string, an object, or text NULL for the fallback (a JSON text; NULL: dense).
+ * SP_INVALID names the field: attention.params.stride. */
+sp_status sp_attention_parse(const char *text, size_t size, const sp_attention_host *host, sp_attention *out,
+                             sp_error *error) SP_MUST_CHECK;
+/* Builds the plan: begin, the backend's edges, end. */
+sp_status sp_attention_plan(const sp_plan_request *request, sp_plan *out, sp_error *error) SP_MUST_CHECK;
+/* True when both layers may share a plan for the same positions. */
+bool sp_attention_same_plan(const sp_attention *attention, uint32_t layer_a, uint32_t layer_b);
+
+/* --- the report --- */
+typedef struct sp_attention_phase {
+    uint64_t tokens, edges, pairs, tiles, groups;
+    double predict_seconds, attend_seconds;
+} sp_attention_phase;
+typedef struct sp_head_measure { /* one a layer and head, layer-major */
+    uint64_t edges_gold, edges_pred, edges_both, pairs_valid, rows_valid, rows_exact, rows_empty;
+    double mass, rows; /* sum over rows of the share of the gold weight kept; rows counted */
+} sp_head_measure;
+typedef struct sp_attention_report {
+    sp_attention attention;
+    sp_attention_phase prefill, decode;
+    uint64_t rows_empty;
+    bool trained;          /* the model was trained with this pattern and normalizer */
+    bool batch_invariant;
+    const char *device;
+    const sp_head_measure *measures; /* (n_layers * n_heads) or NULL */
+    uint32_t n_layers, n_heads;
+} sp_attention_report;
+/* One JSON object, as engine/README.md says. */
+void sp_attention_report_write(const sp_attention_report *report, sp_json_writer *out);
+/* The list of GET /v1/attention/backends. */
+void sp_backends_write(sp_json_writer *out);
+/* {"alpha": a} or "softmax". */
+void sp_normalizer_write(sp_normalizer normalizer, sp_json_writer *out);
+
+#endif

@@ -1,0 +1,158 @@
+/* The engine: one loaded model, one thread that owns it, many requests. This header is the whole boundary; HTTP code
+ * never sees a tensor.
+ *
+ * Ownership and threads: sp_engine_submit copies what it needs from the request and may be called from any thread.
+ * A stream is read by one thread at a time; its notify callback is called from the engine thread with no lock
+ * held, and must only wake somebody. Freeing a stream that still runs cancels it. Everything else belongs to the engine
+ * thread. Between threads there are only the submit queue and the streams.
+ * Tests: tests/unit/engine/, tests/golden/test_austen.py, tests/http/ */
+#ifndef SPARSED_ENGINE_ENGINE_H
+#define SPARSED_ENGINE_ENGINE_H
+
+#include "engine/attention/attention.h"
+#include "engine/attention/apply.h"
+#include "models/model.h"
+
+typedef struct sp_engine sp_engine;
+typedef struct sp_stream sp_stream;
+
+typedef struct sp_engine_options {
+    const char *model_path;
+    size_t n_threads;       /* 0: all CPUs */
+    uint32_t context;       /* 0: the model's, or what the KV budget holds if that is less */
+    const char *attention;  /* JSON: the default of requests without one; NULL: the model's attention_pattern, else dense */
+    bool override_normalizer; /* --normalizer: what "model" resolves to; noted in every report */
+    sp_normalizer normalizer;
+    sp_dtype kv_type;       /* SP_BF16 (default) or SP_F32; SP_F32 means float32 arithmetic throughout */
+    size_t kv_bytes;        /* 0: half of the memory that is free at start */
+    size_t attend_scratch;  /* 0: 64 MiB */
+    uint32_t max_sequences; /* decoding or prefilling at once; 16 */
+    uint32_t max_queue;     /* requests waiting; 64 */
+    double queue_timeout, request_timeout; /* seconds; 60, 600 */
+    double step_seconds;    /* time one step should take: how long a prefill chunk may be; 0.02 */
+    size_t max_tensor_bytes; /* answers of apply; 64 MiB */
+    bool openblas;
+    sp_weights_options weights;
+    void (*progress)(void *context, double fraction); /* loading; may be NULL */
+    void *progress_context;
+} sp_engine_options;
+
+void sp_engine_options_init(sp_engine_options *options); /* the defaults above */
+/* Loads the model and starts the engine thread. */
+sp_status sp_engine_open(const sp_engine_options *options, sp_engine **out, sp_error *error) SP_MUST_CHECK;
+/* Cuts what runs (their streams end with SP_UNAVAILABLE), joins the thread, frees all. Streams must be freed before. */
+void sp_engine_close(sp_engine *engine);
+
+/* Constant after open; readable from any thread. */
+typedef struct sp_engine_info {
+    const char *model_name, *arch;
+    sp_hparams hparams;
+    uint32_t context;
+    size_t kv_pages, page_tokens, kv_bytes, weight_bytes, scratch_bytes; /* scratch: forward, attend, plans */
+    const char *device, *level;
+    size_t n_threads;
+    sp_dtype kv_type;
+    bool batch_invariant;
+    const sp_tokenizer *tokenizer;
+    int64_t created; /* unix seconds */
+} sp_engine_info;
+const sp_engine_info *sp_engine_get_info(const sp_engine *engine);
+
+/* --- requests --- */
+#define SP_MAX_STOPS 16
+#define SP_MAX_STOP_BYTES 1024
+typedef struct sp_sampling {
+    double temperature; /* 0: the best token */
+    double top_p;       /* (0, 1] */
+    int64_t top_k;      /* <= 0: off */
+    double min_p;       /* 0: off */
+    int64_t seed;
+} sp_sampling;
+
+typedef struct sp_request {
+    const char *prompt; /* text, or NULL when ids are given */
+    size_t prompt_size;
+    const int32_t *ids;
+    size_t n_ids;
+    uint32_t max_tokens;
+    sp_sampling sampling;
+    const char *stops[SP_MAX_STOPS];
+    size_t stop_sizes[SP_MAX_STOPS], n_stops;
+    bool ignore_eos;
+    bool prompt_logprobs; /* log p of every prompt token given those before */
+    bool prompt_logits;   /* the last prompt row's logits, for tests and tools */
+    uint32_t logprobs;    /* top N logprobs of generated tokens; 0: only the chosen one's */
+    const char *attention; /* JSON value of `attention`; NULL: the engine's default */
+    size_t attention_size;
+} sp_request;
+void sp_request_init(sp_request *request); /* max_tokens 16, temperature 1, top_p 1 */
+
+typedef enum sp_event_type {
+    SP_EVENT_NONE,     /* nothing yet */
+    SP_EVENT_PROGRESS, /* prefill: tokens done of total */
+    SP_EVENT_TOKEN,    /* one token; text may be empty while bytes or a possible stop string are held back */
+    SP_EVENT_DONE,     /* the last one: finish reason, usage, report */
+    SP_EVENT_ERROR,    /* the last one: error */
+} sp_event_type;
+typedef enum sp_finish { SP_FINISH_STOP, SP_FINISH_LENGTH } sp_finish;
+
+typedef struct sp_usage {
+    uint32_t prompt_tokens, completion_tokens, cached_tokens;
+    double queue_seconds, prefill_seconds, first_token_seconds, decode_seconds;
+} sp_usage;
+
+typedef struct sp_event {
+    sp_event_type type;
+    uint32_t done, total;   /* PROGRESS */
+    int32_t token;          /* TOKEN */
+    float logprob;          /* TOKEN: of the chosen token, after temperature 1 softmax of the raw logits */
+    const char *text;       /* TOKEN, DONE: text released now; valid until the next read or free */
+    size_t text_size;
+    sp_finish finish;       /* DONE */
+    sp_usage usage;         /* DONE */
+    const char *report;     /* DONE: attention_report as JSON; valid until free */
+    size_t report_size;
+    const float *prompt_logprobs; /* DONE, when asked: (prompt_tokens), [0] NaN; until free */
+    const float *prompt_logits;   /* DONE, when asked: (vocab); until free */
+    const int32_t *prompt_ids;    /* DONE: (prompt_tokens); until free */
+    sp_error error;         /* ERROR */
+} sp_event;
+
+/* Validates, tokenizes, checks the context, queues. On success *out is a stream to read until DONE or ERROR.
+ * SP_INVALID (param names the field), SP_TOO_LONG, SP_BUSY, SP_UNAVAILABLE when closing.
+ * notify(context) is called whenever a read may give something new. */
+sp_status sp_engine_submit(sp_engine *engine, const sp_request *request, void (*notify)(void *context), void *context,
+                           sp_stream **out, sp_error *error) SP_MUST_CHECK;
+/* Never blocks. */
+void sp_stream_read(sp_stream *stream, sp_event *event);
+/* Blocks until there is an event or seconds passed (then NONE). For the command line. */
+void sp_stream_wait(sp_stream *stream, double seconds, sp_event *event);
+/* Asks the engine to stop it; an ERROR event with SP_CANCELLED follows. Any thread. */
+void sp_stream_cancel(sp_stream *stream);
+/* Cancels if needed; after it returns notify is not called again. */
+void sp_stream_free(sp_stream *stream);
+
+/* Runs sp_apply on the engine thread's device between steps and waits for it; any thread. */
+sp_status sp_engine_apply(sp_engine *engine, const void *in, size_t in_size, const sp_apply_options *options,
+                          sp_buffer *out, sp_error *error) SP_MUST_CHECK;
+
+/* --- statistics: counters since start, gauges now; any thread --- */
+#define SP_HISTOGRAM_MAX 32
+typedef struct sp_histogram {
+    const double *bounds; /* (n) upper bounds, ascending; +Inf is implied */
+    size_t n;
+    uint64_t counts[SP_HISTOGRAM_MAX]; /* per bucket, not cumulative; [n] is +Inf */
+    uint64_t total;
+    double sum;
+} sp_histogram;
+typedef struct sp_stats {
+    uint32_t running, waiting;
+    uint64_t prompt_tokens, generation_tokens;
+    uint64_t finished_stop, finished_length, finished_error, finished_cancelled;
+    uint32_t kv_pages_used, kv_pages_cached;
+    sp_histogram time_to_first_token, inter_token, e2e, queue_time, prefill_time, decode_time;
+    double drain_seconds; /* estimate until a queue place is free: for Retry-After */
+} sp_stats;
+void sp_engine_stats(sp_engine *engine, sp_stats *out);
+
+#endif

@@ -1,0 +1,72 @@
+/* A model: weights packed for a device, an architecture that knows how to run them, a tokenizer.
+ *
+ * Registry of architectures: each arch_*.c exports one const sp_arch; models/arch.c lists them. The model owns its
+ * weights and tokenizer; forward() needs scratch that the caller sizes once (sp_model_scratch_bytes).
+ * Tests: tests/unit/models/test_model.c, tests/golden/test_models.py */
+#ifndef SPARSED_MODELS_MODEL_H
+#define SPARSED_MODELS_MODEL_H
+
+#include "models/config.h"
+#include "models/forward.h"
+#include "models/tokenizer.h"
+#include "models/weights.h"
+
+typedef struct sp_model sp_model;
+
+typedef struct sp_hparams {
+    uint32_t n_layers, hidden, n_heads, n_kv_heads, head_dim, intermediate, vocab, context;
+    float norm_eps;
+    double rope_theta;
+    bool tied;
+    sp_normalizer normalizer; /* what it was trained with; softmax where nothing says */
+    int32_t bos;              /* -1: none */
+    int32_t eos[8];
+    size_t n_eos;
+} sp_hparams;
+
+typedef struct sp_arch {
+    const char *name;
+    /* model_type of config.json this file serves, NULL terminated */
+    const char *const *model_types;
+    sp_status (*load)(sp_model *model, const sp_weights *weights, sp_error *error);
+    void (*unload)(sp_model *model);
+    /* Bytes of scratch a forward pass over at most max_rows rows and max_logits logit rows needs. */
+    bool (*scratch)(const sp_model *model, size_t max_rows, size_t max_logits, size_t *bytes);
+    /* logits: (number of rows with wants_logits, vocab). */
+    sp_status (*forward)(sp_model *model, const sp_batch *batch, sp_attend_fn attend, void *context, void *scratch,
+                         float *logits, sp_error *error);
+} sp_arch;
+
+struct sp_model {
+    const sp_arch *arch;
+    sp_device *device;
+    sp_hparams hparams;
+    sp_tokenizer *tokenizer;
+    sp_config *config;
+    char *name;              /* last part of the path */
+    char *attention_pattern; /* JSON of config.json's attention_pattern, or NULL */
+    size_t weight_bytes, n_params;
+    void *state; /* the architecture's own */
+};
+
+typedef struct sp_model_options {
+    sp_weights_options weights;
+    bool exact; /* float32 activations with bf16 weights too (reference arithmetic, as --kv f32 asks) */
+    /* Progress: called with a fraction 0..1 while loading; may be NULL. */
+    void (*progress)(void *context, double fraction);
+    void *progress_context;
+} sp_model_options;
+
+/* path: a folder with config.json, tokenizer.json and safetensors. device outlives the model. */
+sp_status sp_model_open(const char *path, sp_device *device, const sp_model_options *options, sp_model **out,
+                        sp_error *error) SP_MUST_CHECK;
+void sp_model_close(sp_model *model);
+bool sp_model_scratch_bytes(const sp_model *model, size_t max_rows, size_t max_logits, size_t *bytes) SP_MUST_CHECK;
+/* max_rows and max_logits of the call must not exceed those the scratch was sized for. */
+sp_status sp_model_forward(sp_model *model, const sp_batch *batch, sp_attend_fn attend, void *context, void *scratch,
+                           float *logits, sp_error *error) SP_MUST_CHECK;
+
+/* The architectures there are, NULL terminated (models/arch.c). */
+extern const sp_arch *const sp_archs[];
+
+#endif

@@ -1,0 +1,63 @@
+/* Options of the command line and of the JSON config file: one table (options.c) gives each its name, type, range,
+ * default and help text; `--help`, the config file and GET /v1/limits are made from it.
+ *
+ * --max-queue 64 on the command line is "max_queue": 64 in the file and in /v1/limits. The command line wins over the
+ * file. Byte sizes take K, M, G suffixes (powers of 1,024). Tests: tests/unit/server/test_options.c */
+#ifndef SPARSED_SERVER_OPTIONS_H
+#define SPARSED_SERVER_OPTIONS_H
+
+#include "engine/engine.h"
+
+typedef struct sp_options {
+    /* model and engine */
+    const char *model, *attention, *normalizer, *kv, *gemm;
+    int64_t threads, context;
+    int64_t kv_bytes, attn_scratch, max_sequences, max_queue, step_ms;
+    double queue_timeout, request_timeout;
+    bool mmap, allow_nonfinite;
+    /* server */
+    const char *host, *config;
+    int64_t port;
+    int64_t max_body_bytes, max_tensor_bytes, max_output_tokens, max_connections, max_connections_per_ip;
+    double header_timeout, body_timeout, idle_timeout, write_timeout, drain_delay, drain_timeout;
+    const char *half_close;   /* "abort" or "keep" */
+    const char *allowed_host; /* comma-separated; NULL: loopback names and --host */
+    bool insecure, public_metrics;
+    /* other commands */
+    const char *prompt, *in, *out;
+    bool json, metrics, stream;
+    int64_t max_tokens, seed, top_k;
+    double temperature, top_p;
+    sp_arena arena; /* owns the strings */
+} sp_options;
+
+typedef enum sp_option_type { SP_OPTION_TEXT, SP_OPTION_INT, SP_OPTION_NUMBER, SP_OPTION_BYTES, SP_OPTION_FLAG } sp_option_type;
+#define SP_FOR_SERVE 1u
+#define SP_FOR_GENERATE 2u
+#define SP_FOR_ATTEND 4u
+#define SP_FOR_BENCH 8u
+#define SP_IS_LIMIT 16u /* listed in GET /v1/limits */
+typedef struct sp_option {
+    const char *name; /* "max-queue" */
+    sp_option_type type;
+    size_t offset;    /* in sp_options */
+    unsigned flags;
+    double min, max;
+    const char *fallback; /* default as text; NULL: none */
+    const char *value_name, *help;
+} sp_option;
+extern const sp_option sp_option_table[];
+extern const size_t sp_option_count;
+
+/* Fills options for one command from defaults, --config FILE and the arguments after the command's name. SP_USAGE
+ * names the option. */
+sp_status sp_options_parse(sp_options *options, unsigned command, int argc, char **argv, sp_error *error) SP_MUST_CHECK;
+void sp_options_fini(sp_options *options);
+/* The engine's part; progress fields are left alone. SP_USAGE for an unknown normalizer or KV type. */
+sp_status sp_options_engine(const sp_options *options, sp_engine_options *out, sp_error *error) SP_MUST_CHECK;
+/* Complete help of one command, made from the table. */
+void sp_options_help(unsigned command, sp_buffer *out);
+/* Limits in force as members of an open JSON object: names with underscores. */
+void sp_options_write_limits(const sp_options *options, sp_json_writer *out);
+
+#endif
