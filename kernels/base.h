@@ -1,11 +1,11 @@
 /* Status codes, errors, log, checked size arithmetic, aligned memory, arenas and bounded buffers.
  *
- * One error convention for the whole program: a function that can fail returns sp_status (0 is success), must be
- * checked, and fills an optional sp_error with one sentence for a person: what is wrong, and what to do next.
- * Asserts are for our own invariants; only server/main.c exits.
+ * One error convention for the whole program: a function that can fail returns sp_status (0 is success), must
+ * be checked, and fills an optional sp_error with one sentence for a person: what is wrong, and what to do
+ * next. Asserts are for our own invariants; only server/main.c exits.
  *
- * Memory has three lifetimes: process (sp_alloc), request (sp_arena), step (scratch owned by whoever runs the step).
- * Tests: tests/unit/kernels/test_base.c */
+ * Memory has three lifetimes: process (sp_alloc), request (sp_arena), step (scratch owned by whoever runs the
+ * step). Tests: tests/unit/kernels/test_base.c */
 #ifndef SPARSED_KERNELS_BASE_H
 #define SPARSED_KERNELS_BASE_H
 
@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 #define SP_MUST_CHECK __attribute__((warn_unused_result))
-#define SP_PRINTF(format, args) __attribute__((format(printf, format, args)))
+#define SP_PRINTF(text_at, args_at) __attribute__((format(printf, text_at, args_at)))
 
 typedef enum sp_status {
     SP_OK = 0,
@@ -36,8 +36,8 @@ typedef enum sp_status {
 
 typedef struct sp_error {
     sp_status status;
-    char param[96];     /* field, option, tensor or key; empty if none */
-    char message[416];  /* control bytes escaped, NUL terminated */
+    char param[96];    /* field, option, tensor or key; empty if none */
+    char message[416]; /* control bytes escaped, NUL terminated */
 } sp_error;
 
 /* Fills *error (may be NULL), escapes control bytes of the formatted text, and returns status. */
@@ -63,8 +63,8 @@ bool sp_align_size(size_t value, size_t alignment, size_t *out) SP_MUST_CHECK;
 
 /* --- memory --- */
 #define SP_ALIGNMENT 64
-/* count * size bytes aligned to 64, not cleared (sp_alloc) or cleared (sp_alloc_zero); NULL when out of memory, on
- * overflow, or for zero bytes. sp_free accepts NULL. */
+/* count * size bytes aligned to 64, not cleared (sp_alloc) or cleared (sp_alloc_zero); NULL when out of
+ * memory, on overflow, or for zero bytes. sp_free accepts NULL. */
 void *sp_alloc(size_t count, size_t size);
 void *sp_alloc_zero(size_t count, size_t size);
 void sp_free(void *pointer);
@@ -77,7 +77,8 @@ typedef struct sp_arena {
     size_t used, max_bytes;
 } sp_arena;
 void sp_arena_init(sp_arena *arena, size_t max_bytes);
-void *sp_arena_alloc(sp_arena *arena, size_t count, size_t size); /* aligned to 16, cleared; NULL over the limit */
+void *sp_arena_alloc(sp_arena *arena, size_t count,
+                     size_t size); /* aligned to 16, cleared; NULL over the limit */
 char *sp_arena_copy(sp_arena *arena, const char *text, size_t n); /* adds a NUL */
 void sp_arena_fini(sp_arena *arena);
 
@@ -94,15 +95,16 @@ bool sp_buffer_format(sp_buffer *buffer, const char *format, ...) SP_PRINTF(2, 3
 void sp_buffer_clear(sp_buffer *buffer); /* size 0, memory kept */
 void sp_buffer_fini(sp_buffer *buffer);
 
-/* Whole regular file into fresh memory (sp_free it), one NUL behind it that size does not count. SP_NOT_FOUND when
- * absent, SP_DATA when not a regular file or larger than max_bytes, naming the path. */
-sp_status sp_read_file(const char *path, size_t max_bytes, char **data, size_t *size, sp_error *error) SP_MUST_CHECK;
+/* Whole regular file into fresh memory (sp_free it), one NUL behind it that size does not count. SP_NOT_FOUND
+ * when absent, SP_DATA when not a regular file or larger than max_bytes, naming the path. */
+sp_status sp_read_file(const char *path, size_t max_bytes, char **data, size_t *size,
+                       sp_error *error) SP_MUST_CHECK;
 
 /* FNV-1a, 64 bit. */
 uint64_t sp_hash_bytes(const void *bytes, size_t n);
 
-/* Length of the well-formed UTF-8 sequence at text (1..4), or 0 if ill-formed or cut (RFC 3629: no overlong forms, no
- * surrogates, nothing beyond U+10FFFF). */
+/* Length of the well-formed UTF-8 sequence at text (1..4), or 0 if ill-formed or cut (RFC 3629: no overlong
+ * forms, no surrogates, nothing beyond U+10FFFF). */
 size_t sp_utf8_length(const char *text, size_t n);
 bool sp_utf8_valid(const char *text, size_t n);
 
