@@ -7,8 +7,22 @@
 
 #include "kernels/base.h"
 
-typedef enum sp_dtype { SP_F32, SP_F16, SP_BF16, SP_U8, SP_I8, SP_U16, SP_I16, SP_U32, SP_I32, SP_U64, SP_I64, SP_F64,
-                        SP_BOOL, SP_DTYPES } sp_dtype;
+typedef enum sp_dtype {
+    SP_F32,
+    SP_F16,
+    SP_BF16,
+    SP_U8,
+    SP_I8,
+    SP_U16,
+    SP_I16,
+    SP_U32,
+    SP_I32,
+    SP_U64,
+    SP_I64,
+    SP_F64,
+    SP_BOOL,
+    SP_DTYPES
+} sp_dtype;
 
 #define SP_MAX_RANK 4
 typedef struct sp_tensor {
@@ -19,9 +33,9 @@ typedef struct sp_tensor {
     size_t bytes;
 } sp_tensor;
 
-size_t sp_dtype_size(sp_dtype dtype);        /* bytes an element */
-const char *sp_dtype_name(sp_dtype dtype);   /* safetensors spelling: "F32", "BF16", ... */
-size_t sp_tensor_count(const sp_tensor *t);  /* elements */
+size_t sp_dtype_size(sp_dtype dtype);       /* bytes an element */
+const char *sp_dtype_name(sp_dtype dtype);  /* safetensors spelling: "F32", "BF16", ... */
+size_t sp_tensor_count(const sp_tensor *t); /* elements */
 /* Converts n elements of F32, F16 or BF16 to float32 (exact). Returns false for other types. */
 bool sp_convert_to_f32(sp_dtype dtype, const void *from, float *to, size_t n);
 
