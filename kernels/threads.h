@@ -2,8 +2,8 @@
  *
  * sp_threads_run deals task numbers 0..n_tasks-1 from one atomic counter, so which thread runs a task is not
  * determined; results must not depend on it (every task writes its own output). Waiting workers spin some 20
- * microseconds, then sleep on a futex-backed condition. One run at a time: the pool belongs to whoever owns the engine
- * thread. Tests: tests/unit/kernels/test_threads.c */
+ * microseconds, then sleep on a futex-backed condition. One run at a time: the pool belongs to whoever owns
+ * the engine thread. Tests: tests/unit/kernels/test_threads.c */
 #ifndef SPARSED_KERNELS_THREADS_H
 #define SPARSED_KERNELS_THREADS_H
 
