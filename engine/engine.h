@@ -5,7 +5,7 @@
  * A stream is read by one thread at a time; its notify callback is called from the engine thread with no lock
  * held, and must only wake somebody. Freeing a stream that still runs cancels it. Everything else belongs to the engine
  * thread. Between threads there are only the submit queue and the streams.
- * Tests: tests/unit/engine/, tests/golden/test_austen.py, tests/http/ */
+ * Tests: tests/unit/engine/, tests/golden/test_austen.c, tests/http/ */
 #ifndef SPARSED_ENGINE_ENGINE_H
 #define SPARSED_ENGINE_ENGINE_H
 
@@ -59,6 +59,7 @@ typedef struct sp_engine_info {
 const sp_engine_info *sp_engine_get_info(const sp_engine *engine);
 
 /* --- requests --- */
+#define SP_MAX_LOGPROBS 20
 #define SP_MAX_STOPS 16
 #define SP_MAX_STOP_BYTES 1024
 typedef struct sp_sampling {
@@ -81,7 +82,7 @@ typedef struct sp_request {
     bool ignore_eos;
     bool prompt_logprobs; /* log p of every prompt token given those before */
     bool prompt_logits;   /* the last prompt row's logits, for tests and tools */
-    uint32_t logprobs;    /* top N logprobs of generated tokens; 0: only the chosen one's */
+    uint32_t logprobs;    /* top N logprobs of generated tokens (at most 20); 0: only the chosen one's */
     const char *attention; /* JSON value of `attention`; NULL: the engine's default */
     size_t attention_size;
 } sp_request;
@@ -101,11 +102,18 @@ typedef struct sp_usage {
     double queue_seconds, prefill_seconds, first_token_seconds, decode_seconds;
 } sp_usage;
 
+typedef struct sp_token_logprob {
+    int32_t token;
+    float logprob;
+} sp_token_logprob;
+
 typedef struct sp_event {
     sp_event_type type;
     uint32_t done, total;   /* PROGRESS */
     int32_t token;          /* TOKEN */
     float logprob;          /* TOKEN: of the chosen token, after temperature 1 softmax of the raw logits */
+    const sp_token_logprob *top; /* TOKEN: the best request.logprobs tokens, falling; valid until the next read */
+    size_t n_top;
     const char *text;       /* TOKEN, DONE: text released now; valid until the next read or free */
     size_t text_size;
     sp_finish finish;       /* DONE */
@@ -123,7 +131,9 @@ typedef struct sp_event {
  * notify(context) is called whenever a read may give something new. */
 sp_status sp_engine_submit(sp_engine *engine, const sp_request *request, void (*notify)(void *context), void *context,
                            sp_stream **out, sp_error *error) SP_MUST_CHECK;
-/* Never blocks. */
+/* Tokens of a request's prompt, for the error of one that is too long; 0 when it cannot be encoded. Any thread. */
+size_t sp_engine_count_prompt(const sp_engine *engine, const sp_request *request);
+/* Never blocks. After DONE or ERROR was read there is nothing more: NONE. */
 void sp_stream_read(sp_stream *stream, sp_event *event);
 /* Blocks until there is an event or seconds passed (then NONE). For the command line. */
 void sp_stream_wait(sp_stream *stream, double seconds, sp_event *event);
