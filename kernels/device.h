@@ -33,7 +33,9 @@ struct sp_device {
     void *state;            /* the kind's own */
 };
 
-/* name "cpu". SPARSED_CPU=reference|avx2|avx512 in the environment forces a lower level. */
+extern const sp_device_kind sp_cpu_kind;
+
+/* name "cpu"; options NULL: defaults. SPARSED_CPU=reference|avx2|avx512 in the environment forces a lower level. */
 sp_status sp_device_open(const char *name, const sp_device_options *options, sp_device **out, sp_error *error)
     SP_MUST_CHECK;
 void sp_device_close(sp_device *device);

@@ -15,7 +15,9 @@
 
 /* A linear layer's weights, packed for this device in panels of 32 outputs, zero padded:
  *   f32:  panel[k][32]        bf16: panel[k / 2][32][2], k padded to even
- * so that lanes run across outputs and every output is summed over k in ascending order by one accumulator. */
+ * so that lanes run across outputs and every output is summed over k in ascending order by one accumulator.
+ * A device opened with openblas keeps plain row-major float32 (n_out, n_in) instead. A matrix belongs to the device
+ * that packed it. */
 typedef struct sp_matrix {
     size_t n_out, n_in;
     sp_dtype dtype;  /* of the panels: SP_F32 or SP_BF16 */

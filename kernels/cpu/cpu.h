@@ -1,0 +1,123 @@
+/* Private to kernels/cpu: the CPU's levels, the slots that each level overwrites, and the state of an open
+ * CPU device.
+ *
+ * A level is a set of instructions. The table of the reference level is plain C; every higher level starts
+ * from the table below it and overwrites the slots it is faster at (sp_cpu_slots_for). A slot computes one
+ * small piece on one thread; the drivers (linear.c, elementwise.c) cut an op into pieces and deal them to the
+ * worker pool.
+ *
+ * Every level gives the same bits for float32 work: the order of operations is fixed by the reference (one
+ * accumulator an output, k ascending, fused multiply-add), lanes only run across independent outputs. bf16
+ * dot products are the exception: the instruction rounds in its own way, so their bits are those of their
+ * level. Tests: tests/kernels/test_linear.c, tests/kernels/test_elementwise.c,
+ * tests/unit/kernels/test_device.c */
+#ifndef SPARSED_KERNELS_CPU_CPU_H
+#define SPARSED_KERNELS_CPU_CPU_H
+
+#include "kernels/ops.h"
+
+typedef enum sp_cpu_isa {
+    SP_CPU_REFERENCE,
+    SP_CPU_AVX2,       /* AVX2, FMA, F16C, BMI2 */
+    SP_CPU_AVX512,     /* and AVX-512 F, BW, DQ, VL */
+    SP_CPU_AVX512BF16, /* and AVX512_BF16 */
+    SP_CPU_ISAS
+} sp_cpu_isa;
+
+/* The highest level that CPU and operating system offer. */
+sp_cpu_isa sp_cpu_level(void);
+const char *sp_cpu_level_name(sp_cpu_isa level);
+/* sp_cpu_level, or a lower one named by SPARSED_CPU in the environment. SP_USAGE for a name that is none. */
+sp_status sp_cpu_level_choose(sp_cpu_isa *out, sp_error *error) SP_MUST_CHECK;
+
+#define SP_PANEL 32 /* outputs of a panel */
+#define SP_LINE 16  /* 32-bit steps of an activation line: 64 bytes */
+
+/* One block of rows times consecutive panels. A step is one 32-bit piece of an activation row: a float32, or
+ * two bf16 for dot products. Activations lie in lines: step s of row r is piece s % 16 of line (s / 16) *
+ * rows + r. Weights: step s of a panel is 32 float32, or 32 pairs of bf16 (k = 2 s and 2 s + 1); float32
+ * activations meet bf16 pairs two steps at a time. */
+typedef struct sp_cpu_block {
+    size_t rows;   /* 1..row_block of the level */
+    size_t steps;  /* of a panel: n_in (f32) or ceil(n_in / 2) (bf16) */
+    size_t panels; /* consecutive, each steps * 128 bytes */
+    size_t width;  /* outputs wanted: 32 * panels less the padding of the last one */
+    size_t stride; /* floats between rows of y */
+    const void *lines;
+    const void *weights;
+    float *y;
+} sp_cpu_block;
+
+typedef struct sp_cpu_slots {
+    /* --- linear: y[r][o] = sum over k, ascending, by one accumulator --- */
+    size_t row_block;                              /* most rows of a block; at most SP_MAX_ROW_BLOCK */
+    void (*block_f32)(const sp_cpu_block *block);  /* f32 panels, f32 lines */
+    void (*block_bf16)(const sp_cpu_block *block); /* bf16 panels, f32 lines (a zero follows an odd n_in) */
+    void (*block_dot)(
+        const sp_cpu_block *block); /* bf16 panels, bf16 lines; NULL where the CPU has no such dot */
+    /* Rounds n float32 to bf16 for block_dot, into whole lines of one row, line_stride bytes apart, zero
+     * behind n. */
+    void (*pack_dot)(size_t n, const float *x, void *lines, size_t line_stride);
+    /* --- elementwise, one row or run of numbers; contracts as in ops.h --- */
+    void (*rms_norm)(size_t n, float eps, const float *weight, const float *x, float *y);
+    void (*rope)(size_t n_heads, size_t head_dim, const float *cos, const float *sin, float *x);
+    void (*silu_mul)(size_t n, const float *gate, const float *up, float *y);
+    void (*add)(size_t n, const float *x, float *y);
+    void (*to_bf16)(size_t n, const float *x, uint16_t *y);
+} sp_cpu_slots;
+#define SP_MAX_ROW_BLOCK 16
+
+const sp_cpu_slots *sp_cpu_slots_for(sp_cpu_isa level);
+/* Each overwrites the slots of its level. */
+void sp_cpu_linear_reference(sp_cpu_slots *slots);
+void sp_cpu_linear_avx2(sp_cpu_slots *slots);
+void sp_cpu_linear_avx512(sp_cpu_slots *slots);
+void sp_cpu_linear_avx512bf16(sp_cpu_slots *slots);
+void sp_cpu_elementwise_reference(sp_cpu_slots *slots);
+void sp_cpu_elementwise_avx2(sp_cpu_slots *slots);
+void sp_cpu_elementwise_avx512(sp_cpu_slots *slots);
+
+/* device->state of a CPU device. */
+typedef struct sp_cpu_state {
+    sp_cpu_isa level;
+    const sp_cpu_slots *slots;
+    void *lines; /* activations packed for linear; grown by pack, so that linear allocates nothing */
+    size_t line_bytes;
+    void *attend; /* attend's own scratch, made on first use; released at close by attend_free */
+    void (*attend_free)(void *attend);
+} sp_cpu_state;
+
+static inline sp_cpu_state *sp_cpu_of(const sp_device *device)
+{
+    return device->state;
+}
+
+/* Opens a CPU device at a given level (at most sp_cpu_level), whatever the environment says: for tests and
+ * benches. */
+sp_status sp_cpu_open_level(const sp_device_options *options, sp_cpu_isa level, sp_device **out,
+                            sp_error *error) SP_MUST_CHECK;
+
+/* --- ops, as in ops.h --- */
+sp_status sp_cpu_pack(sp_device *device, const sp_tensor *w, bool round_rows, sp_matrix *out,
+                      sp_error *error);
+void sp_cpu_linear(sp_device *device, const sp_matrix *w, size_t rows, const float *x, float *y);
+void sp_cpu_rms_norm(sp_device *device, size_t rows, size_t n, float eps, const float *weight, const float *x,
+                     float *y);
+void sp_cpu_rope(sp_device *device, size_t rows, size_t n_heads, size_t head_dim, const float *cos,
+                 const float *sin, float *x);
+void sp_cpu_silu_mul(sp_device *device, size_t n, const float *gate, const float *up, float *y);
+void sp_cpu_add(sp_device *device, size_t n, const float *x, float *y);
+void sp_cpu_to_bf16(sp_device *device, size_t n, const float *x, uint16_t *y);
+sp_status sp_cpu_attend(sp_device *device, const sp_attend_args *args, sp_attend_stats *stats,
+                        sp_error *error);
+size_t sp_cpu_row_weights(sp_device *device, const sp_kv_view *kv, uint32_t kv_head, const float *q,
+                          float scale, sp_normalizer normalizer, const uint32_t *keys, size_t n,
+                          float *weights);
+/* The OpenBLAS door (openblas.c): matrices keep plain row-major float32, linear is one sgemm. */
+sp_status sp_openblas_pack(sp_device *device, const sp_tensor *w, bool round_rows, sp_matrix *out,
+                           sp_error *error);
+void sp_openblas_linear(sp_device *device, const sp_matrix *w, size_t rows, const float *x, float *y);
+/* Threads of OpenBLAS's own pool; 1 keeps it asleep. */
+void sp_openblas_set_threads(size_t n);
+
+#endif

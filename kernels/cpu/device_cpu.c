@@ -1,0 +1,100 @@
+/* The CPU device: its table of ops, its slots a level, open and close. It owns the worker pool and the state,
+ * with the scratch for packed activations. Tests: tests/unit/kernels/test_device.c */
+#include "kernels/cpu/cpu.h"
+
+#include <pthread.h>
+
+static const sp_ops cpu_ops = {
+    .pack = sp_cpu_pack,
+    .linear = sp_cpu_linear,
+    .rms_norm = sp_cpu_rms_norm,
+    .rope = sp_cpu_rope,
+    .silu_mul = sp_cpu_silu_mul,
+    .add = sp_cpu_add,
+    .to_bf16 = sp_cpu_to_bf16,
+};
+
+/* The same, linear layers by OpenBLAS. */
+static const sp_ops openblas_ops = {
+    .pack = sp_openblas_pack,
+    .linear = sp_openblas_linear,
+    .rms_norm = sp_cpu_rms_norm,
+    .rope = sp_cpu_rope,
+    .silu_mul = sp_cpu_silu_mul,
+    .add = sp_cpu_add,
+    .to_bf16 = sp_cpu_to_bf16,
+};
+
+static sp_cpu_slots tables[SP_CPU_ISAS];
+static pthread_once_t tables_made = PTHREAD_ONCE_INIT;
+
+static void make_tables(void)
+{
+    sp_cpu_linear_reference(&tables[SP_CPU_REFERENCE]);
+    sp_cpu_elementwise_reference(&tables[SP_CPU_REFERENCE]);
+    tables[SP_CPU_AVX2] = tables[SP_CPU_REFERENCE];
+    tables[SP_CPU_AVX512] = tables[SP_CPU_AVX2];
+    tables[SP_CPU_AVX512BF16] = tables[SP_CPU_AVX512];
+}
+
+const sp_cpu_slots *sp_cpu_slots_for(sp_cpu_isa level)
+{
+    pthread_once(&tables_made, make_tables);
+    return &tables[level];
+}
+
+static void close_cpu(sp_device *device)
+{
+    sp_cpu_state *state = sp_cpu_of(device);
+    if (state) {
+        if (state->attend_free) state->attend_free(state->attend);
+        sp_free(state->lines);
+        sp_free(state);
+    }
+    sp_threads_close(device->threads);
+    sp_free(device);
+}
+
+sp_status sp_cpu_open_level(const sp_device_options *options, sp_cpu_isa level, sp_device **out,
+                            sp_error *error)
+{
+    *out = NULL;
+    if (level > sp_cpu_level()) {
+        return sp_fail(error, SP_UNSUPPORTED, "this CPU has no %s", sp_cpu_level_name(level));
+    }
+    sp_device *device = sp_alloc_zero(1, sizeof *device);
+    sp_cpu_state *state = sp_alloc_zero(1, sizeof *state);
+    if (!device || !state) {
+        sp_free(device);
+        sp_free(state);
+        return sp_fail(error, SP_NO_MEMORY, "no memory for the CPU device");
+    }
+    *state = (sp_cpu_state){.level = level, .slots = sp_cpu_slots_for(level)};
+    *device = (sp_device){
+        .kind = &sp_cpu_kind,
+        .ops = options->openblas ? &openblas_ops : &cpu_ops,
+        .level = sp_cpu_level_name(level),
+        .has_bf16 = level >= SP_CPU_AVX512BF16,
+        .batch_invariant = !options->openblas,
+        .attend_scratch = options->attend_scratch ? options->attend_scratch : (size_t)64 << 20,
+        .state = state,
+    };
+    sp_status status = sp_threads_open(options->n_threads, &device->threads, error);
+    if (status != SP_OK) {
+        close_cpu(device);
+        return status;
+    }
+    sp_openblas_set_threads(options->openblas ? sp_threads_count(device->threads) : 1);
+    *out = device;
+    return SP_OK;
+}
+
+static sp_status open_cpu(const sp_device_options *options, sp_device **out, sp_error *error)
+{
+    sp_cpu_isa level;
+    *out = NULL;
+    sp_status status = sp_cpu_level_choose(&level, error);
+    return status == SP_OK ? sp_cpu_open_level(options, level, out, error) : status;
+}
+
+const sp_device_kind sp_cpu_kind = {.name = "cpu", .open = open_cpu, .close = close_cpu};

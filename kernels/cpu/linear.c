@@ -1,0 +1,251 @@
+/* Linear layers: packing of weights and activations, and the cut of rows x outputs into tasks.
+ *
+ * Weights lie in panels of 32 outputs (ops.h). Activations are copied into lines of 64 bytes, block of rows
+ * by block of rows (cpu.h): a kernel then reads both as one ascending stream, and any row length avoids cache
+ * conflicts. A task is some consecutive row blocks times some consecutive panels. The panels of a task fit in
+ * the second-level cache and are used again by every row block; the lines of a row block fit in the first (or
+ * stream from the second). Tasks of the same panels are neighbours. Few rows (decode) make tasks of panels
+ * only: each is one ascending read.
+ *
+ * Which row shares a block with which does not change a bit: a kernel keeps one accumulator an output and
+ * row. Scratch: pack grows state->lines, so that linear allocates nothing; more rows than it holds go in
+ * several rounds. Tests: tests/kernels/test_linear.c, bench: tests/bench/bench_linear.c */
+#include "kernels/cpu/cpu.h"
+
+#include <assert.h>
+
+#define LINE_BYTES 64
+/* Lines that a round may use, and the panels of a task: half of a small second-level cache. */
+#define SCRATCH_BYTES ((size_t)4 << 20)
+#define TASK_BYTES ((size_t)320 << 10)
+/* Tasks a thread, so that the last ones end together; and least bytes of weights a decode task reads. */
+#define TASKS_A_THREAD 12
+#define LEAST_BYTES ((size_t)32 << 10)
+
+void sp_matrix_fini(sp_matrix *matrix)
+{
+    sp_free(matrix->data);
+    *matrix = (sp_matrix){0};
+}
+
+/* --- weights --- */
+
+static size_t panel_steps(const sp_matrix *w)
+{
+    return w->dtype == SP_BF16 ? (w->n_in + 1) / 2 : w->n_in;
+}
+static size_t panel_bytes(const sp_matrix *w)
+{
+    return panel_steps(w) * SP_PANEL * 4;
+}
+static size_t panel_count(const sp_matrix *w)
+{
+    return (w->n_out + SP_PANEL - 1) / SP_PANEL;
+}
+
+/* 32-bit steps of one row's lines: bf16 lines hold two k a step. */
+static size_t row_steps(const sp_matrix *w)
+{
+    if (w->dtype == SP_F32) return w->n_in;
+    return w->round_rows ? panel_steps(w) : 2 * panel_steps(w);
+}
+
+static size_t row_bytes(const sp_matrix *w)
+{
+    return (row_steps(w) + SP_LINE - 1) / SP_LINE * LINE_BYTES;
+}
+
+typedef struct pack_job {
+    const sp_tensor *from;
+    const sp_matrix *to;
+} pack_job;
+
+static void pack_panel(void *context, size_t panel, size_t worker)
+{
+    const pack_job *job = context;
+    const sp_matrix *to = job->to;
+    (void)worker;
+    size_t n_in = to->n_in, first = panel * SP_PANEL;
+    size_t width = to->n_out - first < SP_PANEL ? to->n_out - first : SP_PANEL;
+    uint8_t *out = (uint8_t *)to->data + panel * panel_bytes(to);
+    if (width < SP_PANEL || (to->dtype == SP_BF16 && n_in % 2)) memset(out, 0, panel_bytes(to));
+    for (size_t o = 0; o < width; o++) {
+        size_t row = (first + o) * n_in;
+        if (to->dtype == SP_BF16) {
+            const uint16_t *in = (const uint16_t *)job->from->data + row;
+            uint16_t *pairs = (uint16_t *)out + 2 * o;
+            for (size_t k = 0; k < n_in; k++) pairs[k / 2 * SP_PANEL * 2 + k % 2] = in[k];
+        } else if (job->from->dtype == SP_F16) {
+            const uint16_t *in = (const uint16_t *)job->from->data + row;
+            for (size_t k = 0; k < n_in; k++) ((float *)out)[k * SP_PANEL + o] = sp_f16_to_f32(in[k]);
+        } else {
+            const float *in = (const float *)job->from->data + row;
+            for (size_t k = 0; k < n_in; k++) ((float *)out)[k * SP_PANEL + o] = in[k];
+        }
+    }
+}
+
+static sp_status reserve_lines(sp_cpu_state *state, const sp_matrix *w, sp_error *error)
+{
+    size_t bytes;
+    if (!sp_mul_size(row_bytes(w), SP_MAX_ROW_BLOCK, &bytes)) bytes = SIZE_MAX;
+    if (bytes < SCRATCH_BYTES) bytes = SCRATCH_BYTES;
+    if (bytes <= state->line_bytes) return SP_OK;
+    void *lines = sp_alloc(bytes, 1);
+    if (!lines) return sp_fail(error, SP_NO_MEMORY, "no memory for rows of %zu numbers", w->n_in);
+    sp_free(state->lines);
+    state->lines = lines;
+    state->line_bytes = bytes;
+    return SP_OK;
+}
+
+sp_status sp_cpu_pack(sp_device *device, const sp_tensor *w, bool round_rows, sp_matrix *out, sp_error *error)
+{
+    *out = (sp_matrix){0};
+    if (w->dtype != SP_F32 && w->dtype != SP_F16 && w->dtype != SP_BF16) {
+        return sp_fail(error, SP_DATA, "weights of type %s are not supported", sp_dtype_name(w->dtype));
+    }
+    if (w->rank != 2 || w->shape[0] == 0 || w->shape[1] == 0) {
+        return sp_fail(error, SP_DATA, "a weight matrix must have two dimensions, none of them 0");
+    }
+    sp_matrix matrix = {.n_out = w->shape[0], .n_in = w->shape[1]};
+    matrix.dtype = w->dtype == SP_BF16 ? SP_BF16 : SP_F32;
+    matrix.round_rows = round_rows && matrix.dtype == SP_BF16 && sp_cpu_of(device)->slots->block_dot;
+    size_t elements, padded;
+    if (matrix.n_in > SIZE_MAX / 1024 || matrix.n_out > SIZE_MAX / 2 ||
+        !sp_mul_size(panel_count(&matrix), panel_bytes(&matrix), &padded) ||
+        !sp_mul_size(matrix.n_out, matrix.n_in, &elements) || w->bytes / sp_dtype_size(w->dtype) < elements) {
+        return sp_fail(error, SP_DATA, "a weight matrix of %zu x %zu does not fit its data", matrix.n_out,
+                       matrix.n_in);
+    }
+    sp_status status = reserve_lines(sp_cpu_of(device), &matrix, error);
+    if (status != SP_OK) return status;
+    matrix.data = sp_alloc(padded, 1);
+    matrix.bytes = padded;
+    if (!matrix.data) return sp_fail(error, SP_NO_MEMORY, "no memory for %zu bytes of weights", padded);
+    pack_job job = {.from = w, .to = &matrix};
+    sp_threads_run(device->threads, panel_count(&matrix), pack_panel, &job);
+    *out = matrix;
+    return SP_OK;
+}
+
+/* --- activations --- */
+
+typedef struct linear_job {
+    const sp_cpu_slots *slots;
+    const sp_matrix *w;
+    const float *x;
+    float *y;
+    uint8_t *lines;
+    size_t rows, blocks;        /* of this round */
+    size_t task_blocks, chunks; /* row blocks a task, tasks side by side over rows */
+    size_t task_panels;
+} linear_job;
+
+/* First row of a block; blocks differ by one row at most. */
+static size_t block_begin(const linear_job *job, size_t block)
+{
+    size_t each = job->rows / job->blocks, more = job->rows % job->blocks;
+    return block * each + (block < more ? block : more);
+}
+
+static void pack_lines(const linear_job *job, size_t block)
+{
+    const sp_matrix *w = job->w;
+    size_t begin = block_begin(job, block), rows = block_begin(job, block + 1) - begin;
+    uint8_t *out = job->lines + begin * row_bytes(w);
+    for (size_t row = 0; row < rows; row++) {
+        const float *x = job->x + (begin + row) * w->n_in;
+        uint8_t *line = out + row * LINE_BYTES;
+        if (w->round_rows) {
+            job->slots->pack_dot(w->n_in, x, line, rows * LINE_BYTES);
+            continue;
+        }
+        size_t k = 0;
+        for (; k + SP_LINE <= w->n_in; k += SP_LINE, line += rows * LINE_BYTES)
+            memcpy(line, x + k, LINE_BYTES);
+        if (k == w->n_in) continue;
+        memset(line, 0, LINE_BYTES);
+        memcpy(line, x + k, (w->n_in - k) * sizeof *x);
+    }
+}
+
+static void pack_lines_task(void *context, size_t task, size_t worker)
+{
+    const linear_job *job = context;
+    (void)worker;
+    size_t first = task * job->task_blocks;
+    for (size_t i = first; i < first + job->task_blocks && i < job->blocks; i++) pack_lines(job, i);
+}
+
+/* --- products --- */
+
+static void linear_task(void *context, size_t task, size_t worker)
+{
+    const linear_job *job = context;
+    const sp_matrix *w = job->w;
+    (void)worker;
+    size_t panel = task / job->chunks * job->task_panels, first = task % job->chunks * job->task_blocks;
+    size_t panels = panel_count(w) - panel < job->task_panels ? panel_count(w) - panel : job->task_panels;
+    size_t width = w->n_out - panel * SP_PANEL;
+    sp_cpu_block block = {.steps = panel_steps(w),
+                          .panels = panels,
+                          .width = width < panels * SP_PANEL ? width : panels * SP_PANEL,
+                          .stride = w->n_out,
+                          .weights = (const uint8_t *)w->data + panel * panel_bytes(w)};
+    for (size_t i = first; i < first + job->task_blocks && i < job->blocks; i++) {
+        size_t row = block_begin(job, i);
+        block.rows = block_begin(job, i + 1) - row;
+        block.lines = job->lines + row * row_bytes(w);
+        block.y = job->y + row * w->n_out + panel * SP_PANEL;
+        if (w->dtype == SP_F32) {
+            job->slots->block_f32(&block);
+        } else if (w->round_rows) {
+            job->slots->block_dot(&block);
+        } else {
+            job->slots->block_bf16(&block);
+        }
+    }
+}
+
+/* Cuts blocks x panels into tasks; returns their number. */
+static size_t cut(linear_job *job, size_t threads)
+{
+    size_t panels = panel_count(job->w), bytes = panel_bytes(job->w), wanted = threads * TASKS_A_THREAD;
+    size_t most = TASK_BYTES / bytes, least = LEAST_BYTES / bytes;
+    size_t even = panels * job->blocks / wanted; /* panels a task, were each task one row block */
+    if (most < 1) most = 1;
+    if (least < 1) least = 1;
+    size_t each = even < most ? even : most;
+    if (each < least) each = least;
+    if (job->blocks == 1) each = even < least ? least : even;
+    size_t groups = (panels + each - 1) / each;
+    job->task_panels = (panels + groups - 1) / groups;
+    groups = (panels + job->task_panels - 1) / job->task_panels;
+    size_t chunks = (wanted + groups - 1) / groups;
+    if (chunks > job->blocks) chunks = job->blocks;
+    job->task_blocks = (job->blocks + chunks - 1) / chunks;
+    job->chunks = (job->blocks + job->task_blocks - 1) / job->task_blocks;
+    return groups * job->chunks;
+}
+
+void sp_cpu_linear(sp_device *device, const sp_matrix *w, size_t rows, const float *x, float *y)
+{
+    sp_cpu_state *state = sp_cpu_of(device);
+    size_t most = state->line_bytes / row_bytes(w), threads = sp_threads_count(device->threads);
+    assert(most >= SP_MAX_ROW_BLOCK);
+    linear_job job = {.slots = state->slots, .w = w, .x = x, .y = y, .lines = state->lines};
+    for (size_t done = 0; done < rows; done += job.rows) {
+        job.rows = rows - done < most ? rows - done : most;
+        job.blocks = (job.rows + state->slots->row_block - 1) / state->slots->row_block;
+        job.x = x + done * w->n_in;
+        job.y = y + done * w->n_out;
+        size_t n_tasks = cut(&job, threads);
+        if (job.blocks < 2 * threads) {
+            for (size_t i = 0; i < job.blocks; i++) pack_lines(&job, i);
+        } else {
+            sp_threads_run(device->threads, job.chunks, pack_lines_task, &job);
+        }
+        sp_threads_run(device->threads, n_tasks, linear_task, &job);
+    }
+}
