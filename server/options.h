@@ -2,7 +2,8 @@
  * default and help text; `--help`, the config file and GET /v1/limits are made from it.
  *
  * --max-queue 64 on the command line is "max_queue": 64 in the file and in /v1/limits. The command line wins over the
- * file. Byte sizes take K, M, G suffixes (powers of 1,024). Tests: tests/unit/server/test_options.c */
+ * file, the file over the defaults. Byte sizes take K, M, G suffixes (powers of 1,024). What a name that belongs to a
+ * feature not built yet would do is refused by name. Tests: tests/unit/server/test_options.c, tests/lint/test_docs.py */
 #ifndef SPARSED_SERVER_OPTIONS_H
 #define SPARSED_SERVER_OPTIONS_H
 
@@ -10,9 +11,11 @@
 
 typedef struct sp_options {
     /* model and engine */
-    const char *model, *attention, *normalizer, *kv, *gemm;
-    int64_t threads, context;
-    int64_t kv_bytes, attn_scratch, max_sequences, max_queue, step_ms;
+    const char *model, *normalizer, *kv, *gemm;
+    const char *attention; /* JSON: a quoted name or an object; NULL: what the model was trained with */
+    int64_t threads, context; /* 0: all CPUs; 0: the model's */
+    int64_t kv_bytes; /* 0: half of the memory that is free at start */
+    int64_t attn_scratch, max_sequences, max_queue, step_ms;
     double queue_timeout, request_timeout;
     bool mmap, allow_nonfinite;
     /* server */
@@ -24,8 +27,8 @@ typedef struct sp_options {
     const char *allowed_host; /* comma-separated; NULL: loopback names and --host */
     bool insecure, public_metrics;
     /* other commands */
-    const char *prompt, *in, *out;
-    bool json, metrics, stream;
+    const char *prompt, *in, *out, *device;
+    bool json, metrics;
     int64_t max_tokens, seed, top_k;
     double temperature, top_p;
     sp_arena arena; /* owns the strings */
@@ -44,13 +47,16 @@ typedef struct sp_option {
     unsigned flags;
     double min, max;
     const char *fallback; /* default as text; NULL: none */
-    const char *value_name, *help;
+    const char *value_name; /* of texts: "a|b" lists all values there are */
+    const char *help;       /* one or more sentences; the default and the range are added */
 } sp_option;
 extern const sp_option sp_option_table[];
 extern const size_t sp_option_count;
 
 /* Fills options for one command from defaults, --config FILE and the arguments after the command's name. SP_USAGE
- * names the option. */
+ * names the option; SP_NOT_FOUND and SP_DATA: the config file is absent or no JSON. Without --model it is models/austen
+ * below the current folder, else share/sparsed/models/austen beside the program's bin folder. Call sp_options_fini in
+ * either case. */
 sp_status sp_options_parse(sp_options *options, unsigned command, int argc, char **argv, sp_error *error) SP_MUST_CHECK;
 void sp_options_fini(sp_options *options);
 /* The engine's part; progress fields are left alone. SP_USAGE for an unknown normalizer or KV type. */

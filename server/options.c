@@ -1,0 +1,476 @@
+/* How values get from the command line and the config file into sp_options.
+ *
+ * Every value passes through set_option as text, whether it comes from the table (options_table.c: the
+ * defaults), from the config file (numbers in their JSON spelling) or from an argument, so ranges and
+ * messages are written once. Order: defaults, then the file, then the arguments.
+ *
+ * Owner: sp_options holds an arena with every string; sp_options_fini frees it.
+ *
+ * Tests: tests/unit/server/test_options.c */
+#include "server/options.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "kernels/json.h"
+
+#define CONFIG_MAX_BYTES (1u << 20)
+#define ARENA_MAX_BYTES (8u << 20)
+#define AT(field) offsetof(sp_options, field)
+
+/* Documented names whose feature is not built yet: refused by name, so that nobody believes they are in
+ * force. */
+static const struct {
+    const char *name, *why;
+} later[] = {
+    {"api-key-file", "API keys come later; keep the server on loopback or behind a proxy that checks keys"},
+    {"share-prefixes", "reuse of prompt prefixes comes later"},
+    {"cors-origin", "CORS comes later; no page of another origin can call this server"},
+};
+
+/* Field names are option names with underscores; both spellings are found. */
+static bool same_name(const char *option, const char *name, size_t size, char joiner)
+{
+    if (strlen(option) != size) return false;
+    for (size_t i = 0; i < size; i++)
+        if (name[i] != (option[i] == '-' ? joiner : option[i])) return false;
+    return true;
+}
+
+static const sp_option *find_option(unsigned command, const char *name, size_t size, char joiner)
+{
+    for (size_t i = 0; i < sp_option_count; i++)
+        if ((sp_option_table[i].flags & command) && same_name(sp_option_table[i].name, name, size, joiner))
+            return &sp_option_table[i];
+    return NULL;
+}
+
+/* label: "--max-queue" or "FILE: max_queue". */
+static sp_status unknown_option(const char *label, const char *name, size_t size, char joiner,
+                                sp_error *error)
+{
+    for (size_t i = 0; i < sizeof later / sizeof later[0]; i++)
+        if (same_name(later[i].name, name, size, joiner))
+            return sp_fail_param(error, SP_USAGE, later[i].name, "%s: unknown option: %s", label,
+                                 later[i].why);
+    char shown[96] = "";
+    memcpy(shown, name, size < sizeof shown - 1 ? size : sizeof shown - 1);
+    return sp_fail_param(error, SP_USAGE, shown, "%s: unknown option; --help lists them", label);
+}
+
+static sp_status bad_range(const sp_option *option, const char *label, const char *text, sp_error *error)
+{
+    if (option->type == SP_OPTION_BYTES)
+        return sp_fail_param(error, SP_USAGE, option->name,
+                             "%s: %s is no size from %.0f to %.0f bytes; suffixes K, M, G are powers of 1024",
+                             label, text, option->min, option->max);
+    return sp_fail_param(error, SP_USAGE, option->name, "%s: %s is no %s from %.15g to %.15g", label, text,
+                         option->type == SP_OPTION_INT ? "integer" : "number", option->min, option->max);
+}
+
+static bool parse_int(const char *text, int64_t *out, const char **end)
+{
+    const char *digits = text + (*text == '-');
+    if (*digits < '0' || *digits > '9') return false;
+    errno = 0;
+    char *stop;
+    long long value = strtoll(text, &stop, 10);
+    *end = stop;
+    *out = value;
+    return errno == 0;
+}
+
+static bool parse_bytes(const char *text, int64_t *out)
+{
+    const char *end;
+    int64_t value;
+    if (!parse_int(text, &value, &end) || value < 0) return false;
+    int shift = 0;
+    switch (*end) {
+    case 'K':
+    case 'k':
+        shift = 10;
+        break;
+    case 'M':
+    case 'm':
+        shift = 20;
+        break;
+    case 'G':
+    case 'g':
+        shift = 30;
+        break;
+    default:
+        break;
+    }
+    if (shift) end++;
+    if (*end || value > (INT64_MAX >> shift)) return false;
+    *out = value << shift;
+    return true;
+}
+
+static bool parse_number(const char *text, double *out)
+{
+    if (!*text || text[strspn(text, "0123456789.eE+-")]) return false; /* no hex, no inf, no nan */
+    char *end;
+    *out = strtod(text, &end);
+    return *end == 0 && end != text && isfinite(*out);
+}
+
+/* Is text one of the values in "a|b|c"? */
+static bool is_choice(const char *choices, const char *text)
+{
+    size_t n = strlen(text);
+    for (const char *at = choices; at; at = strchr(at, '|') ? strchr(at, '|') + 1 : NULL)
+        if (strcspn(at, "|") == n && strncmp(at, text, n) == 0) return true;
+    return false;
+}
+
+static sp_status set_text(sp_options *options, const sp_option *option, const char *label, const char *text,
+                          sp_error *error)
+{
+    const char **field = (const char **)(void *)((char *)options + option->offset);
+    bool closed =
+        option->value_name && (strchr(option->value_name, '|') || strcmp(option->value_name, "cpu") == 0);
+    if (closed && !is_choice(option->value_name, text))
+        return sp_fail_param(error, SP_USAGE, option->name, "%s: \"%s\" is none of %s", label, text,
+                             option->value_name);
+    if (!*text && option->offset != AT(prompt))
+        return sp_fail_param(error, SP_USAGE, option->name, "%s: empty value", label);
+    *field = sp_arena_copy(&options->arena, text, strlen(text));
+    if (!*field) return sp_fail_param(error, SP_USAGE, option->name, "%s: value too long", label);
+    return SP_OK;
+}
+
+static sp_status set_option(sp_options *options, const sp_option *option, const char *label, const char *text,
+                            sp_error *error)
+{
+    void *field = (char *)options + option->offset;
+    const char *end = "";
+    int64_t integer = 0;
+    double number = 0;
+    switch (option->type) {
+    case SP_OPTION_TEXT:
+        return set_text(options, option, label, text, error);
+    case SP_OPTION_FLAG:
+        if (strcmp(text, "true") && strcmp(text, "false"))
+            return sp_fail_param(error, SP_USAGE, option->name, "%s: \"%s\" is neither true nor false", label,
+                                 text);
+        *(bool *)field = text[0] == 't';
+        return SP_OK;
+    case SP_OPTION_INT:
+    case SP_OPTION_BYTES:
+        if (option->type == SP_OPTION_INT ? !parse_int(text, &integer, &end) || *end
+                                          : !parse_bytes(text, &integer))
+            return bad_range(option, label, text, error);
+        number = (double)integer;
+        if (number < option->min || number > option->max) return bad_range(option, label, text, error);
+        *(int64_t *)field = integer;
+        return SP_OK;
+    case SP_OPTION_NUMBER:
+        if (!parse_number(text, &number) || number < option->min || number > option->max)
+            return bad_range(option, label, text, error);
+        *(double *)field = number;
+        return SP_OK;
+    }
+    return sp_fail(error, SP_INTERNAL, "option %s has no type", option->name);
+}
+
+static sp_status set_defaults(sp_options *options, sp_error *error)
+{
+    for (size_t i = 0; i < sp_option_count; i++) {
+        const sp_option *option = &sp_option_table[i];
+        if (!option->fallback) continue;
+        sp_status status = set_option(options, option, option->name, option->fallback, error);
+        if (status) return status;
+    }
+    return SP_OK;
+}
+
+/* --- the config file --- */
+
+/* The value the reader stands on, as the text set_option takes; NULL when the type does not fit. */
+static const char *config_value(sp_options *options, const sp_option *option, sp_json *reader,
+                                sp_json_type type)
+{
+    size_t size, begin = reader->position - 1;
+    int64_t integer;
+    switch (type) {
+    case SP_JSON_STRING:
+        if (option->type != SP_OPTION_TEXT && option->type != SP_OPTION_BYTES) return NULL;
+        {
+            const char *text = sp_json_text(reader, &options->arena, &size);
+            return text && strlen(text) == size ? text : NULL;
+        }
+    case SP_JSON_NUMBER:
+        if (option->type == SP_OPTION_TEXT || option->type == SP_OPTION_FLAG) return NULL;
+        if (option->type != SP_OPTION_NUMBER && sp_json_int64(reader, &integer)) { /* 1.0 is the integer 1 */
+            char digits[32];
+            int n = snprintf(digits, sizeof digits, "%lld", (long long)integer);
+            return sp_arena_copy(&options->arena, digits, (size_t)n);
+        }
+        return sp_arena_copy(&options->arena, reader->raw, reader->raw_size);
+    case SP_JSON_TRUE:
+    case SP_JSON_FALSE:
+        return option->type == SP_OPTION_FLAG ? (type == SP_JSON_TRUE ? "true" : "false") : NULL;
+    case SP_JSON_OBJECT: /* attention and normalizer may be written as the object itself */
+        sp_json_skip(reader, type);
+        if (option->offset != AT(attention) && option->offset != AT(normalizer)) return NULL;
+        return sp_arena_copy(&options->arena, reader->text + begin, reader->position - begin);
+    default:
+        return NULL;
+    }
+}
+
+static sp_status read_config(sp_options *options, const char *path, const char *text, size_t size,
+                             sp_error *error)
+{
+    sp_error inner = {0};
+    if (sp_json_validate(text, size, &inner))
+        return sp_fail_param(error, SP_DATA, "config", "%s: %s", path, inner.message);
+    sp_json reader;
+    sp_json_init(&reader, text, size);
+    if (sp_json_next(&reader) != SP_JSON_OBJECT)
+        return sp_fail_param(error, SP_DATA, "config", "%s: must hold one JSON object", path);
+    while (sp_json_next(&reader) == SP_JSON_KEY) {
+        size_t length;
+        const char *name = sp_json_text(&reader, &options->arena, &length);
+        if (!name) return sp_fail_param(error, SP_DATA, "config", "%s: a name is too long", path);
+        char label[224];
+        snprintf(label, sizeof label, "%.120s: %.64s", path, name);
+        const sp_option *option = find_option(SP_FOR_SERVE, name, length, '_');
+        if (!option || option->offset == AT(config)) return unknown_option(label, name, length, '_', error);
+        sp_json_type type = sp_json_next(&reader);
+        if (type == SP_JSON_NULL) continue;
+        const char *value = config_value(options, option, &reader, type);
+        if (!value)
+            return sp_fail_param(error, SP_USAGE, option->name, "%s: wrong type; expected %s", label,
+                                 option->type == SP_OPTION_TEXT   ? "a string"
+                                 : option->type == SP_OPTION_FLAG ? "true or false"
+                                                                  : "a number");
+        sp_status status = set_option(options, option, label, value, error);
+        if (status) return status;
+    }
+    return SP_OK;
+}
+
+static sp_status load_config(sp_options *options, const char *path, sp_error *error)
+{
+    char *text;
+    size_t size;
+    sp_status status = sp_read_file(path, CONFIG_MAX_BYTES, &text, &size, error);
+    if (status) return status;
+    status = read_config(options, path, text, size, error);
+    sp_free(text);
+    return status;
+}
+
+/* --- arguments --- */
+
+/* One argument: *value its text; *used how many of argv it took. */
+static sp_status read_argument(unsigned command, int argc, char **argv, int at, const sp_option **option,
+                               const char **value, int *used, sp_error *error)
+{
+    const char *text = argv[at];
+    if (strncmp(text, "--", 2) || !text[2])
+        return sp_fail_param(error, SP_USAGE, text, "%s: unexpected argument; options begin with --", text);
+    const char *name = text + 2;
+    size_t size = strcspn(name, "=");
+    *option = find_option(command, name, size, '-');
+    if (!*option) return unknown_option(text, name, size, '-', error);
+    *used = 1;
+    if (name[size] == '=')
+        *value = name + size + 1;
+    else if ((*option)->type == SP_OPTION_FLAG)
+        *value = "true";
+    else if (at + 1 < argc) {
+        *value = argv[at + 1];
+        *used = 2;
+    } else
+        return sp_fail_param(error, SP_USAGE, (*option)->name, "%s: needs a value (%s)", text,
+                             (*option)->value_name);
+    return SP_OK;
+}
+
+/* only_config: looks for --config alone, so that the file is read before the other arguments. */
+static sp_status read_arguments(sp_options *options, unsigned command, int argc, char **argv,
+                                bool only_config, sp_error *error)
+{
+    for (int at = 0, used = 0; at < argc; at += used) {
+        const sp_option *option = NULL;
+        const char *value = NULL;
+        sp_status status = read_argument(command, argc, argv, at, &option, &value, &used, error);
+        if (status) return status;
+        if (only_config && option->offset != AT(config)) continue;
+        char label[64];
+        snprintf(label, sizeof label, "--%s", option->name);
+        status = set_option(options, option, label, value, error);
+        if (status) return status;
+    }
+    return SP_OK;
+}
+
+/* --- what no single option says --- */
+
+static bool is_loopback(const char *host)
+{
+    struct in_addr v4;
+    struct in6_addr v6;
+    if (strcmp(host, "localhost") == 0) return true;
+    if (inet_pton(AF_INET, host, &v4) == 1) return (ntohl(v4.s_addr) >> 24) == 127;
+    return inet_pton(AF_INET6, host, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
+}
+
+static bool is_folder(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+static sp_status find_model(sp_options *options, sp_error *error)
+{
+    static const char here[] = "models/austen", installed[] = "/../share/sparsed/models/austen";
+    if (options->model) return SP_OK;
+    if (is_folder(here)) {
+        options->model = here;
+        return SP_OK;
+    }
+    char program[4096];
+    ssize_t n = readlink("/proc/self/exe", program, sizeof program - sizeof installed);
+    while (n > 0 && program[n - 1] != '/') n--;
+    if (n > 1) {
+        memcpy(program + n - 1, installed, sizeof installed);
+        char *path = is_folder(program) ? realpath(program, NULL) : NULL;
+        if (path) options->model = sp_arena_copy(&options->arena, path, strlen(path));
+        free(path);
+    }
+    if (options->model) return SP_OK;
+    return sp_fail_param(
+        error, SP_USAGE, "model",
+        "--model: which model? There is no models/austen here and none is installed beside the program");
+}
+
+/* A bare name becomes a JSON string; anything else must be a JSON string or object. */
+static sp_status finish_attention(sp_options *options, sp_error *error)
+{
+    const char *text = options->attention;
+    if (!text) return SP_OK;
+    size_t n = strlen(text);
+    if (text[0] == '{' || text[0] == '"') {
+        sp_error inner = {0};
+        if (sp_json_validate(text, n, &inner))
+            return sp_fail_param(error, SP_USAGE, "attention", "--attention: %s", inner.message);
+        return SP_OK;
+    }
+    if (strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789_") != n || n > 64)
+        return sp_fail_param(error, SP_USAGE, "attention",
+                             "--attention: \"%s\" is no backend's name and no JSON object", text);
+    char *quoted = sp_arena_alloc(&options->arena, n + 3, 1);
+    if (!quoted) return sp_fail(error, SP_NO_MEMORY, "out of memory");
+    quoted[0] = quoted[n + 1] = '"';
+    memcpy(quoted + 1, text, n);
+    options->attention = quoted;
+    return SP_OK;
+}
+
+static sp_status finish_options(sp_options *options, unsigned command, sp_error *error)
+{
+    if (command & (SP_FOR_SERVE | SP_FOR_GENERATE)) {
+        sp_status status = find_model(options, error);
+        if (!status) status = finish_attention(options, error);
+        if (status) return status;
+    }
+    if ((command & SP_FOR_SERVE) && !is_loopback(options->host) && !options->insecure)
+        return sp_fail_param(
+            error, SP_USAGE, "host",
+            "--host: %s is reachable by others and there are no keys; add --insecure if that is meant",
+            options->host);
+    if ((command & SP_FOR_GENERATE) && !options->prompt)
+        return sp_fail_param(error, SP_USAGE, "prompt",
+                             "--prompt: which text shall be continued? - reads it from "
+                             "standard input");
+    if ((command & SP_FOR_ATTEND) && !options->in)
+        return sp_fail_param(error, SP_USAGE, "in", "--in: which safetensors file holds q, k and v?");
+    if ((command & SP_FOR_ATTEND) && !options->out)
+        return sp_fail_param(error, SP_USAGE, "out",
+                             "--out: where shall the result go? - writes to standard output");
+    return SP_OK;
+}
+
+sp_status sp_options_parse(sp_options *options, unsigned command, int argc, char **argv, sp_error *error)
+{
+    memset(options, 0, sizeof *options);
+    sp_arena_init(&options->arena, ARENA_MAX_BYTES);
+    sp_status status = set_defaults(options, error);
+    if (!status) status = read_arguments(options, command, argc, argv, true, error);
+    if (!status && options->config) status = load_config(options, options->config, error);
+    if (!status) status = read_arguments(options, command, argc, argv, false, error);
+    return status ? status : finish_options(options, command, error);
+}
+
+void sp_options_fini(sp_options *options)
+{
+    sp_arena_fini(&options->arena);
+}
+
+/* --- the engine's part --- */
+
+/* {"alpha": a} */
+static bool read_alpha(const char *text, float *alpha)
+{
+    size_t n = strlen(text);
+    if (sp_json_validate(text, n, NULL)) return false;
+    sp_json reader;
+    sp_json_init(&reader, text, n);
+    if (sp_json_next(&reader) != SP_JSON_OBJECT || sp_json_next(&reader) != SP_JSON_KEY) return false;
+    if (!sp_json_is(&reader, "alpha") || sp_json_next(&reader) != SP_JSON_NUMBER) return false;
+    *alpha = (float)sp_json_double(&reader);
+    return *alpha > 1.0f && *alpha <= 2.0f && sp_json_next(&reader) == SP_JSON_OBJECT_END;
+}
+
+static sp_status read_normalizer(const char *text, sp_engine_options *out, sp_error *error)
+{
+    static const struct {
+        const char *name;
+        float alpha;
+    } known[] = {{"softmax", 1.0f}, {"entmax15", 1.5f}, {"sparsemax", 2.0f}};
+    out->override_normalizer = strcmp(text, "model") != 0;
+    if (!out->override_normalizer) return SP_OK;
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (strcmp(text, known[i].name) == 0) {
+            out->normalizer.alpha = known[i].alpha;
+            return SP_OK;
+        }
+    if (read_alpha(text, &out->normalizer.alpha)) return SP_OK;
+    return sp_fail_param(
+        error, SP_USAGE, "normalizer",
+        "--normalizer: \"%s\" is none of model, softmax, entmax15, sparsemax, {\"alpha\": a} with "
+        "1 < a <= 2",
+        text);
+}
+
+sp_status sp_options_engine(const sp_options *options, sp_engine_options *out, sp_error *error)
+{
+    out->model_path = options->model;
+    out->n_threads = (size_t)options->threads;
+    out->context = (uint32_t)options->context;
+    out->attention = options->attention;
+    out->kv_type = strcmp(options->kv, "f32") == 0 ? SP_F32 : SP_BF16;
+    out->kv_bytes = (size_t)options->kv_bytes;
+    out->attend_scratch = (size_t)options->attn_scratch;
+    out->max_sequences = (uint32_t)options->max_sequences;
+    out->max_queue = (uint32_t)options->max_queue;
+    out->queue_timeout = options->queue_timeout;
+    out->request_timeout = options->request_timeout;
+    out->step_seconds = (double)options->step_ms / 1000.0;
+    out->max_tensor_bytes = (size_t)options->max_tensor_bytes;
+    out->openblas = strcmp(options->gemm, "openblas") == 0;
+    out->weights.use_mmap = options->mmap;
+    out->weights.allow_nonfinite = options->allow_nonfinite;
+    return read_normalizer(options->normalizer, out, error);
+}

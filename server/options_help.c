@@ -1,0 +1,169 @@
+/* What is made from the option table for people and clients: the help of each command and GET /v1/limits.
+ * Tests: tests/unit/server/test_options.c, tests/lint/test_docs.py */
+#include "server/options.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/json.h"
+
+#define INDENT 4
+#define WIDTH 96
+
+static const char exit_codes[] = "Exit codes: 0 done, 64 wrong usage, 65 bad model or data, 66 not found, 69 "
+                                 "cannot listen, 70 internal error.\n";
+
+typedef struct command_text {
+    unsigned command;
+    const char *usage, *about, *examples;
+} command_text;
+
+static const command_text command_texts[] = {
+    {SP_FOR_SERVE, "sparsed serve [--model DIR] [options]",
+     "Loads a model and answers HTTP requests until SIGTERM or SIGINT. Standard output gets one line when "
+     "the server "
+     "is ready; the log goes to standard error. The reference of the routes is server/README.md.",
+     "    sparsed serve\n"
+     "    sparsed serve --model models/austen --port 0 --attention strided\n"
+     "    sparsed serve --config deploy/sparsed.json --max-queue 16\n"
+     "    curl -N http://127.0.0.1:8080/v1/completions -H 'Content-Type: application/json' \\\n"
+     "         -d '{\"prompt\":\"It was a truth\",\"max_tokens\":40,\"stream\":true}'\n"},
+    {SP_FOR_GENERATE, "sparsed generate --prompt TEXT|- [--model DIR] [options]",
+     "Continues a text on the command line, without a server. The new text goes to standard output as it "
+     "comes; a "
+     "summary with speed, attention and edges goes to standard error.",
+     "    sparsed generate --prompt 'Emma was' --max-tokens 60\n"
+     "    sparsed generate --prompt - --attention '{\"backend\":\"window\",\"params\":{\"window\":65}}' < "
+     "letter.txt\n"
+     "    sparsed generate --prompt 'Emma was' --temperature 0 --json | python3 -m json.tool\n"},
+    {SP_FOR_ATTEND, "sparsed attend --in FILE --out FILE|- [options]",
+     "Runs one attention layer on given tensors: q [H,n,d], k [Hkv,m,d], v [Hkv,m,dv] in a safetensors file "
+     "whose "
+     "metadata names the attention. The file format is in engine/README.md, section \"attend\".",
+     "    sparsed attend --in case.safetensors --out result.safetensors\n"
+     "    sparsed attend --in case.safetensors --out - --metrics > result.safetensors\n"},
+    {SP_FOR_BENCH, "sparsed bench [options]",
+     "Measures this machine's peaks (float32, bf16, memory) and our kernels against them: best of five runs, "
+     "peak and "
+     "kernels in the same run. Lines for bf16 say n/a where the CPU has no bf16 dot product. "
+     "SPARSED_CPU=reference, "
+     "avx2 or avx512 in the environment forces lower instruction sets, for every command.",
+     "    sparsed bench\n"
+     "    sparsed bench --threads 1 --json > bench.json\n"},
+};
+
+/* Appends text wrapped at WIDTH, every line indented. */
+static void wrap(sp_buffer *out, const char *text, int indent)
+{
+    size_t column = 0;
+    while (*text) {
+        size_t word = strcspn(text, " ");
+        if (column && column + 1 + word > (size_t)(WIDTH - indent)) {
+            sp_buffer_text(out, "\n");
+            column = 0;
+        }
+        if (!column)
+            sp_buffer_format(out, "%*s", indent, "");
+        else
+            sp_buffer_text(out, " ");
+        sp_buffer_append(out, text, word);
+        column += word + (column > 0);
+        text += word;
+        while (*text == ' ') text++;
+    }
+    sp_buffer_text(out, "\n");
+}
+
+static void size_text(sp_buffer *out, double bytes)
+{
+    static const char *const units[] = {"", "K", "M", "G", "T"};
+    size_t unit = 0;
+    while (unit < 4 && bytes >= 1024 && fmod(bytes, 1024) == 0) {
+        bytes /= 1024;
+        unit++;
+    }
+    sp_buffer_format(out, "%.0f%s", bytes, units[unit]);
+}
+
+/* " (default 64; 1 to 65536)" */
+static void write_range(sp_buffer *out, const sp_option *option)
+{
+    bool ranged =
+        option->type == SP_OPTION_INT || option->type == SP_OPTION_NUMBER || option->type == SP_OPTION_BYTES;
+    bool shown = option->fallback && option->type != SP_OPTION_FLAG;
+    if (!ranged && !shown) return;
+    sp_buffer_text(out, " (");
+    if (shown) sp_buffer_format(out, "default %s%s", option->fallback, ranged ? "; " : "");
+    if (option->type == SP_OPTION_BYTES) {
+        size_text(out, option->min);
+        sp_buffer_text(out, " to ");
+        size_text(out, option->max);
+    } else if (ranged && fabs(option->max) > 1e18)
+        sp_buffer_text(out, "any 64-bit integer");
+    else if (ranged)
+        sp_buffer_format(out, "%.10g to %.10g", option->min, option->max);
+    sp_buffer_text(out, ")");
+}
+
+static void write_option(sp_buffer *out, const sp_option *option)
+{
+    sp_buffer_format(out, "  --%s%s%s\n", option->name, option->value_name ? " " : "",
+                     option->value_name ? option->value_name : "");
+    sp_buffer text;
+    sp_buffer_init(&text, 2048);
+    sp_buffer_text(&text, option->help);
+    write_range(&text, option);
+    sp_buffer_append(&text, "", 1);
+    wrap(out, text.failed ? option->help : text.data, 2 * INDENT);
+    sp_buffer_fini(&text);
+}
+
+void sp_options_help(unsigned command, sp_buffer *out)
+{
+    for (size_t c = 0; c < sizeof command_texts / sizeof command_texts[0]; c++) {
+        const command_text *text = &command_texts[c];
+        if (text->command != command) continue;
+        sp_buffer_format(out, "usage: %s\n\n", text->usage);
+        wrap(out, text->about, 0);
+        sp_buffer_text(
+            out,
+            "\nOptions, also as --name=value; the last one wins. BYTES take K, M, G (powers of 1024).\n");
+        for (size_t i = 0; i < sp_option_count; i++)
+            if (sp_option_table[i].flags & command) write_option(out, &sp_option_table[i]);
+        sp_buffer_format(out, "\nExamples:\n%s\n%s", text->examples, exit_codes);
+    }
+}
+
+static void write_value(const sp_options *options, const sp_option *option, sp_json_writer *out)
+{
+    const void *field = (const char *)options + option->offset;
+    switch (option->type) {
+    case SP_OPTION_TEXT:
+        sp_json_cstring(out, *(const char *const *)field);
+        return;
+    case SP_OPTION_FLAG:
+        sp_json_bool(out, *(const bool *)field);
+        return;
+    case SP_OPTION_NUMBER:
+        sp_json_number(out, *(const double *)field);
+        return;
+    case SP_OPTION_INT:
+    case SP_OPTION_BYTES:
+        sp_json_int(out, *(const int64_t *)field);
+        return;
+    }
+}
+
+void sp_options_write_limits(const sp_options *options, sp_json_writer *out)
+{
+    for (size_t i = 0; i < sp_option_count; i++) {
+        const sp_option *option = &sp_option_table[i];
+        if (!(option->flags & SP_IS_LIMIT)) continue;
+        char key[64];
+        size_t n = strlen(option->name);
+        if (n >= sizeof key) continue;
+        for (size_t j = 0; j <= n; j++) key[j] = option->name[j] == '-' ? '_' : option->name[j];
+        sp_json_key(out, key);
+        write_value(options, option, out);
+    }
+}

@@ -1,0 +1,141 @@
+/* The option table: every option of every command, with its type, range, default and help text. Parsing is in
+ * options.c, help and /v1/limits are made from it in options_help.c, server/README.md is compared with it by
+ * tests/lint/test_docs.py. Tests: tests/unit/server/test_options.c */
+#include "server/options.h"
+
+#define AT(field) offsetof(sp_options, field)
+
+#define SERVE SP_FOR_SERVE
+#define GENERATE SP_FOR_GENERATE
+#define ATTEND SP_FOR_ATTEND
+#define BENCH SP_FOR_BENCH
+#define LIMIT (SP_FOR_SERVE | SP_IS_LIMIT)
+
+#define KIB 1024.0
+#define MIB (1024.0 * KIB)
+#define GIB (1024.0 * MIB)
+#define TIB (1024.0 * GIB)
+#define DAY 86400.0
+
+const sp_option sp_option_table[] = {
+    /* --- the model and how it runs --- */
+    {"model", SP_OPTION_TEXT, AT(model), SERVE | GENERATE, 0, 0, NULL, "DIR",
+     "Folder with config.json, tokenizer.json and *.safetensors. Without it: models/austen below the current "
+     "folder, "
+     "else the installed share/sparsed/models/austen; where neither exists the option is required."},
+    {"threads", SP_OPTION_INT, AT(threads), SERVE | GENERATE | ATTEND | BENCH, 1, 1024, NULL, "N",
+     "Threads that compute. Without it: every CPU this process may use. Results do not depend on it."},
+    {"ctx", SP_OPTION_INT, AT(context), SERVE | GENERATE, 1, 16777216, NULL, "N",
+     "Context in tokens: prompt and answer together. Without it: the model's own, or what the KV memory "
+     "holds if that "
+     "is less."},
+    {"attention", SP_OPTION_TEXT, AT(attention), SERVE | GENERATE, 0, 0, NULL, "A",
+     "Attention of requests that name none: a backend's name, or the JSON object of a request, such as "
+     "'{\"backend\":\"strided\",\"params\":{\"stride\":64}}'. Without it: the pattern the model was trained "
+     "with, else "
+     "dense."},
+    {"normalizer", SP_OPTION_TEXT, AT(normalizer), SERVE | GENERATE, 0, 0, "model", "A",
+     "What turns scores into weights: model (as it was trained), softmax, entmax15, sparsemax or "
+     "'{\"alpha\":1.33}' "
+     "with 1 < alpha <= 2. Anything but model overrides the model's and is noted in every report."},
+    {"kv", SP_OPTION_TEXT, AT(kv), SERVE | GENERATE, 0, 0, "bf16", "bf16|f32",
+     "Type of cached keys and values. f32 also means float32 arithmetic throughout: slower, for reference "
+     "figures."},
+    {"gemm", SP_OPTION_TEXT, AT(gemm), SERVE | GENERATE, 0, 0, "own", "own|openblas",
+     "Who computes linear layers. With openblas the bits of an answer depend on what else is in the batch; "
+     "reports "
+     "say \"batch_invariant\": false."},
+    {"mmap", SP_OPTION_FLAG, AT(mmap), LIMIT | GENERATE, 0, 0, "false", NULL,
+     "Map weights instead of reading them. Starts faster; if the file is cut short while in use the process "
+     "dies by "
+     "SIGBUS."},
+    {"allow-nonfinite", SP_OPTION_FLAG, AT(allow_nonfinite), LIMIT | GENERATE, 0, 0, "false", NULL,
+     "Load tensors that hold NaN or infinity instead of refusing them."},
+    {"kv-bytes", SP_OPTION_BYTES, AT(kv_bytes), LIMIT | GENERATE, MIB, 16 * TIB, NULL, "BYTES",
+     "Memory for cached keys and values. Without it: half of what is free at start."},
+    {"attn-scratch", SP_OPTION_BYTES, AT(attn_scratch), LIMIT | GENERATE | ATTEND, MIB, 64 * GIB, "64M",
+     "BYTES", "Working memory of one attention call."},
+
+    /* --- where it listens --- */
+    {"host", SP_OPTION_TEXT, AT(host), SERVE, 0, 0, "127.0.0.1", "ADDRESS",
+     "Address to listen on. Anything beyond loopback needs --insecure: there are no keys and no TLS."},
+    {"port", SP_OPTION_INT, AT(port), SERVE, 0, 65535, "8080", "N", "TCP port; 0 picks a free one."},
+    {"allowed-host", SP_OPTION_TEXT, AT(allowed_host), LIMIT, 0, 0, NULL, "LIST",
+     "Comma-separated names that the Host header may carry. Without it: localhost, 127.0.0.1, [::1] and "
+     "--host."},
+    {"insecure", SP_OPTION_FLAG, AT(insecure), LIMIT, 0, 0, "false", NULL,
+     "Listen beyond loopback although anybody who reaches the port may use the model."},
+    {"public-metrics", SP_OPTION_FLAG, AT(public_metrics), LIMIT, 0, 0, "false", NULL,
+     "Serve /metrics without a key. There are no keys yet, so it changes nothing today."},
+    {"config", SP_OPTION_TEXT, AT(config), SERVE, 0, 0, NULL, "FILE",
+     "JSON object with these options, dashes as underscores: {\"max_queue\": 16}. Arguments win over the "
+     "file."},
+
+    /* --- requests --- */
+    {"max-sequences", SP_OPTION_INT, AT(max_sequences), LIMIT, 1, 1024, "16", "N",
+     "Requests that are computed at once."},
+    {"max-queue", SP_OPTION_INT, AT(max_queue), LIMIT, 1, 65536, "64", "N",
+     "Requests that may wait; one more is answered 429."},
+    {"queue-timeout", SP_OPTION_NUMBER, AT(queue_timeout), LIMIT, 0.01, DAY, "60", "SECONDS",
+     "How long a request may wait before it is answered 503."},
+    {"request-timeout", SP_OPTION_NUMBER, AT(request_timeout), LIMIT, 0.01, DAY, "600", "SECONDS",
+     "How long a request may take in all."},
+    {"max-output-tokens", SP_OPTION_INT, AT(max_output_tokens), LIMIT, 1, 16777216, "4096", "N",
+     "Largest max_tokens a request may ask for."},
+    {"max-body-bytes", SP_OPTION_BYTES, AT(max_body_bytes), LIMIT, KIB, GIB, "1M", "BYTES",
+     "Largest JSON body; a larger one is answered 413."},
+    {"max-tensor-bytes", SP_OPTION_BYTES, AT(max_tensor_bytes), LIMIT, KIB, 16 * GIB, "64M", "BYTES",
+     "Largest body and largest answer of /v1/attention/apply."},
+    {"step-ms", SP_OPTION_INT, AT(step_ms), LIMIT, 1, 10000, "20", "MS",
+     "How long one step of the engine should take: bounds how long others wait for a long prompt."},
+
+    /* --- connections --- */
+    {"max-connections", SP_OPTION_INT, AT(max_connections), LIMIT, 1, 65536, "1024", "N",
+     "Open connections; beyond it the oldest idle one is closed, else the new one is answered 503."},
+    {"max-connections-per-ip", SP_OPTION_INT, AT(max_connections_per_ip), LIMIT, 1, 65536, "256", "N",
+     "The same for one client address."},
+    {"header-timeout", SP_OPTION_NUMBER, AT(header_timeout), LIMIT, 0.05, DAY, "10", "SECONDS",
+     "Time to send the whole header of a request."},
+    {"body-timeout", SP_OPTION_NUMBER, AT(body_timeout), LIMIT, 0.05, DAY, "30", "SECONDS",
+     "Time to send the whole body."},
+    {"idle-timeout", SP_OPTION_NUMBER, AT(idle_timeout), LIMIT, 0.05, DAY, "60", "SECONDS",
+     "How long a connection may stay open between requests."},
+    {"write-timeout", SP_OPTION_NUMBER, AT(write_timeout), LIMIT, 0.05, DAY, "30", "SECONDS",
+     "How long a client may take nothing of its answer before it is cut off."},
+    {"half-close", SP_OPTION_TEXT, AT(half_close), LIMIT, 0, 0, "abort", "abort|keep",
+     "A client that closes its sending side has left (abort), or still waits for its answer (keep)."},
+
+    /* --- stopping --- */
+    {"drain-delay", SP_OPTION_NUMBER, AT(drain_delay), LIMIT, 0, DAY, "5", "SECONDS",
+     "After SIGTERM or SIGINT: how long new connections are still taken while /health says 503. Skipped when "
+     "nothing "
+     "runs."},
+    {"drain-timeout", SP_OPTION_NUMBER, AT(drain_timeout), LIMIT, 0, DAY, "30", "SECONDS",
+     "Then: how long running and waiting requests may take to finish. A second signal cuts them at once."},
+
+    /* --- generate --- */
+    {"prompt", SP_OPTION_TEXT, AT(prompt), GENERATE, 0, 0, NULL, "TEXT",
+     "Text to continue; - reads standard input."},
+    {"max-tokens", SP_OPTION_INT, AT(max_tokens), GENERATE, 0, 16777216, "128", "N",
+     "Tokens to write at most."},
+    {"temperature", SP_OPTION_NUMBER, AT(temperature), GENERATE, 0, 100, "1", "X",
+     "0 takes the most likely token every time; larger is more varied."},
+    {"top-p", SP_OPTION_NUMBER, AT(top_p), GENERATE, 1e-9, 1, "1", "P",
+     "Draw only from the most likely tokens that hold this share of the probability."},
+    {"top-k", SP_OPTION_INT, AT(top_k), GENERATE, -1, 2147483647, "0", "K",
+     "Draw only from the K most likely tokens; 0 and -1: from all."},
+    {"seed", SP_OPTION_INT, AT(seed), GENERATE, -9223372036854775808.0, 9223372036854775807.0, "0", "N",
+     "The same seed gives the same text."},
+
+    /* --- attend --- */
+    {"in", SP_OPTION_TEXT, AT(in), ATTEND, 0, 0, NULL, "FILE", "safetensors file with q, k, v; required."},
+    {"out", SP_OPTION_TEXT, AT(out), ATTEND, 0, 0, NULL, "FILE",
+     "safetensors file to write; - writes to standard output. Required."},
+    {"device", SP_OPTION_TEXT, AT(device), ATTEND, 0, 0, "cpu", "cpu", "Where to compute."},
+    {"metrics", SP_OPTION_FLAG, AT(metrics), ATTEND, 0, 0, "false", NULL,
+     "Compare the edges with the gold graph: those that dense attention with the same entmax gives weight."},
+
+    {"json", SP_OPTION_FLAG, AT(json), GENERATE | BENCH, 0, 0, "false", NULL,
+     "Write one JSON object to standard output instead of text."},
+};
+const size_t sp_option_count = sizeof sp_option_table / sizeof sp_option_table[0];
