@@ -1,0 +1,121 @@
+/* `sparsed attend`: one attention layer on the tensors of a safetensors file, through the same sp_apply that
+ * serves POST /v1/attention/apply. The result is written whole or not at all (a new file, renamed). A table
+ * of edges or metrics by head goes to standard error. Tests: tests/golden/test_attend.py */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/attention/apply.h"
+#include "kernels/json.h"
+#include "models/weights.h"
+#include "server/command.h"
+
+#define FILE_MAX_BYTES ((size_t)1 << 40)
+
+static sp_status write_all(FILE *file, const sp_buffer *bytes, const char *path, sp_error *error)
+{
+    if (fwrite(bytes->data, 1, bytes->size, file) != bytes->size || fflush(file))
+        return sp_fail(error, SP_IO, "%s: cannot write: %s", path, strerror(errno));
+    return SP_OK;
+}
+
+static sp_status write_result(const char *path, const sp_buffer *bytes, sp_error *error)
+{
+    if (strcmp(path, "-") == 0) return write_all(stdout, bytes, "standard output", error);
+    char fresh[4096];
+    if ((size_t)snprintf(fresh, sizeof fresh, "%s.part", path) >= sizeof fresh)
+        return sp_fail_param(error, SP_USAGE, "out", "--out: name too long");
+    FILE *file = fopen(fresh, "wb");
+    if (!file) return sp_fail(error, SP_IO, "%s: cannot create: %s", fresh, strerror(errno));
+    sp_status status = write_all(file, bytes, fresh, error);
+    if (fclose(file) && !status)
+        status = sp_fail(error, SP_IO, "%s: cannot write: %s", fresh, strerror(errno));
+    if (!status && rename(fresh, path))
+        status = sp_fail(error, SP_IO, "%s: cannot create: %s", path, strerror(errno));
+    if (status) unlink(fresh);
+    return status;
+}
+
+/* One line a head from the metrics array: the members in the order they come, ratios as they are. */
+static void print_metrics(const char *metrics)
+{
+    sp_json reader;
+    size_t size = strlen(metrics), head = 0;
+    if (sp_json_validate(metrics, size, NULL)) return;
+    sp_json_init(&reader, metrics, size);
+    if (sp_json_next(&reader) != SP_JSON_ARRAY) return;
+    while (sp_json_next(&reader) == SP_JSON_OBJECT) {
+        fprintf(stderr, "head %zu:", head++);
+        while (sp_json_next(&reader) == SP_JSON_KEY) {
+            fprintf(stderr, " %.*s ", (int)reader.raw_size, reader.raw);
+            if (sp_json_next(&reader) == SP_JSON_NUMBER)
+                fprintf(stderr, "%.*s", (int)reader.raw_size, reader.raw);
+            else
+                fputs("-", stderr);
+        }
+        fputs("\n", stderr);
+    }
+}
+
+/* Edges of every head: the last entry of its row of indptr (H, n + 1). */
+static void print_edges(const sp_weights *result)
+{
+    const sp_tensor *indptr = sp_weights_find(result, "indptr");
+    if (!indptr || indptr->rank != 2 || indptr->dtype != SP_U32 || !indptr->shape[1]) return;
+    const uint32_t *numbers = indptr->data; /* (H, n + 1) */
+    for (size_t h = 0; h < indptr->shape[0]; h++)
+        fprintf(stderr, "head %zu: %u edges, %.1f a query\n", h, numbers[(h + 1) * indptr->shape[1] - 1],
+                indptr->shape[1] > 1
+                    ? numbers[(h + 1) * indptr->shape[1] - 1] / (double)(indptr->shape[1] - 1)
+                    : 0.0);
+}
+
+static void print_result(const sp_buffer *bytes)
+{
+    sp_weights *result = NULL;
+    if (sp_weights_parse("result", bytes->data, bytes->size, &result, NULL)) return;
+    const char *metrics = sp_weights_metadata(result, "metrics");
+    const char *report = sp_weights_metadata(result, "report");
+    if (metrics)
+        print_metrics(metrics);
+    else
+        print_edges(result);
+    if (report) fprintf(stderr, "report: %s\n", report);
+    sp_weights_close(result);
+}
+
+static sp_status attend_file(const sp_options *options, sp_device *device, sp_buffer *out, sp_error *error)
+{
+    char *bytes = NULL;
+    size_t size = 0;
+    sp_status status = sp_read_file(options->in, FILE_MAX_BYTES, &bytes, &size, error);
+    if (status) return status;
+    sp_apply_options apply = {.metrics = options->metrics};
+    status = sp_apply(device, options->in, bytes, size, &apply, out, error);
+    sp_free(bytes);
+    return status;
+}
+
+int sp_command_attend(const sp_options *options)
+{
+    sp_error error = {0};
+    if (strcmp(options->out, "-") == 0 && isatty(STDOUT_FILENO)) {
+        sp_fail_param(&error, SP_USAGE, "out",
+                      "--out -: standard output is a terminal; send it to a file or a program");
+        return sp_command_fail(&error);
+    }
+    sp_device_options device_options = {.n_threads = (size_t)options->threads,
+                                        .attend_scratch = (size_t)options->attn_scratch};
+    sp_device *device = NULL;
+    if (sp_device_open(options->device, &device_options, &device, &error)) return sp_command_fail(&error);
+    sp_buffer out;
+    sp_buffer_init(&out, SIZE_MAX / 2);
+    sp_status status = attend_file(options, device, &out, &error);
+    if (status == SP_INVALID) error.status = SP_DATA; /* here a wrong field stands in the file */
+    if (!status) status = write_result(options->out, &out, &error);
+    if (!status) print_result(&out);
+    sp_buffer_fini(&out);
+    sp_device_close(device);
+    return status ? sp_command_fail(&error) : SP_EXIT_OK;
+}

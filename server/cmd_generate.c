@@ -1,0 +1,237 @@
+/* `sparsed generate`: one request to an engine of its own, text to standard output as it comes.
+ *
+ * Owner: run_request owns the stream. Ctrl-C sets a flag that the reading loop sees within a tenth of a
+ * second; the text so far stays and the summary is written. Tests: tests/http/test_command.py */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kernels/json.h"
+#include "server/command.h"
+
+#define PROMPT_MAX_BYTES (64u << 20)
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int number)
+{
+    (void)number;
+    interrupted = 1;
+}
+
+static sp_status read_prompt(const sp_options *options, sp_buffer *prompt, sp_error *error)
+{
+    char block[65536];
+    if (strcmp(options->prompt, "-") != 0) {
+        sp_buffer_text(prompt, options->prompt);
+    } else {
+        for (size_t n; (n = fread(block, 1, sizeof block, stdin)) > 0;) sp_buffer_append(prompt, block, n);
+        if (ferror(stdin)) return sp_fail(error, SP_IO, "cannot read the prompt from standard input");
+    }
+    if (prompt->failed)
+        return sp_fail_param(error, SP_USAGE, "prompt", "--prompt: longer than %u bytes", PROMPT_MAX_BYTES);
+    return SP_OK;
+}
+
+/* --- what the summary says about attention: read back from the report --- */
+
+typedef struct totals {
+    char backend[64], normalizer[64];
+    double edges, pairs; /* prefill and decode together */
+} totals;
+
+static void copy_raw(char *out, size_t room, const char *text, size_t size)
+{
+    if (size >= room) size = room - 1;
+    memcpy(out, text, size);
+    out[size] = 0;
+}
+
+/* Adds edges and pairs of the phase object the reader has just entered. */
+static void read_phase(sp_json *reader, totals *out)
+{
+    sp_json_type type;
+    while ((type = sp_json_next(reader)) == SP_JSON_KEY) {
+        bool edges = sp_json_is(reader, "edges"), pairs = sp_json_is(reader, "pairs");
+        type = sp_json_next(reader);
+        if (type == SP_JSON_NUMBER && edges) out->edges += sp_json_double(reader);
+        if (type == SP_JSON_NUMBER && pairs) out->pairs += sp_json_double(reader);
+        sp_json_skip(reader, type);
+    }
+}
+
+static void read_report(const char *report, size_t size, totals *out)
+{
+    *out = (totals){.backend = "?", .normalizer = "?"};
+    if (!report || sp_json_validate(report, size, NULL)) return;
+    sp_json reader;
+    sp_json_init(&reader, report, size);
+    if (sp_json_next(&reader) != SP_JSON_OBJECT) return;
+    while (sp_json_next(&reader) == SP_JSON_KEY) {
+        bool backend = sp_json_is(&reader, "backend"), normalizer = sp_json_is(&reader, "normalizer");
+        bool phase = sp_json_is(&reader, "prefill") || sp_json_is(&reader, "decode");
+        sp_json_type type = sp_json_next(&reader);
+        size_t begin = reader.position;
+        if (phase && type == SP_JSON_OBJECT) {
+            read_phase(&reader, out);
+            continue;
+        }
+        sp_json_skip(&reader, type);
+        if (backend && type == SP_JSON_STRING)
+            copy_raw(out->backend, sizeof out->backend, reader.raw, reader.raw_size);
+        if (normalizer && type == SP_JSON_STRING)
+            copy_raw(out->normalizer, sizeof out->normalizer, reader.raw, reader.raw_size);
+        if (normalizer && type == SP_JSON_OBJECT)
+            copy_raw(out->normalizer, sizeof out->normalizer, reader.text + begin - 1,
+                     reader.position - begin + 1);
+    }
+}
+
+static double rate(double count, double seconds)
+{
+    return seconds > 0 ? count / seconds : 0;
+}
+
+static void write_summary(const sp_usage *usage, const char *report, size_t report_size)
+{
+    totals t;
+    read_report(report, report_size, &t);
+    fprintf(stderr,
+            "sparsed: prompt %u tokens in %.2f s (%.0f tokens/s), wrote %u tokens in %.2f s (%.1f tokens/s); "
+            "attention %s, normalizer %s, %.0f edges, density %.3f\n",
+            usage->prompt_tokens, usage->prefill_seconds, rate(usage->prompt_tokens, usage->prefill_seconds),
+            usage->completion_tokens, usage->decode_seconds,
+            rate(usage->completion_tokens, usage->decode_seconds), t.backend, t.normalizer, t.edges,
+            rate(t.edges, t.pairs));
+}
+
+static bool write_json(const sp_buffer *text, const sp_event *done)
+{
+    sp_buffer out;
+    sp_json_writer json;
+    sp_buffer_init(&out, SIZE_MAX / 2);
+    sp_json_writer_init(&json, &out);
+    sp_json_open(&json, '{');
+    sp_json_key(&json, "text");
+    sp_json_string(&json, text->data, text->size);
+    sp_json_key(&json, "finish_reason");
+    sp_json_cstring(&json, done->finish == SP_FINISH_STOP ? "stop" : "length");
+    sp_json_key(&json, "usage");
+    sp_json_open(&json, '{');
+    sp_json_key(&json, "prompt_tokens");
+    sp_json_uint(&json, done->usage.prompt_tokens);
+    sp_json_key(&json, "completion_tokens");
+    sp_json_uint(&json, done->usage.completion_tokens);
+    sp_json_close(&json, '}');
+    sp_json_key(&json, "timings");
+    sp_json_open(&json, '{');
+    sp_json_key(&json, "prefill_seconds");
+    sp_json_number(&json, done->usage.prefill_seconds);
+    sp_json_key(&json, "decode_seconds");
+    sp_json_number(&json, done->usage.decode_seconds);
+    sp_json_close(&json, '}');
+    sp_json_key(&json, "attention_report");
+    sp_json_raw(&json, done->report, done->report_size);
+    sp_json_close(&json, '}');
+    sp_buffer_text(&out, "\n");
+    bool written = !out.failed && fwrite(out.data, 1, out.size, stdout) == out.size && fflush(stdout) == 0;
+    sp_buffer_fini(&out);
+    return written;
+}
+
+/* Text of one event: kept for --json, else written at once. False when nobody reads it any more. */
+static bool take_text(const sp_options *options, sp_buffer *kept, const sp_event *event)
+{
+    if (!event->text_size) return true;
+    if (options->json) return sp_buffer_append(kept, event->text, event->text_size);
+    return fwrite(event->text, 1, event->text_size, stdout) == event->text_size && fflush(stdout) == 0;
+}
+
+/* Reads the stream to its end. The last event is left in *event; its memory belongs to the stream. */
+static void read_stream(const sp_options *options, sp_stream *stream, sp_buffer *kept, sp_event *event)
+{
+    sp_progress progress;
+    sp_progress_init(&progress, "prefill");
+    bool cancelled = false;
+    for (;;) {
+        sp_stream_wait(stream, 0.1, event);
+        bool readable = true;
+        if (event->type == SP_EVENT_PROGRESS && event->total)
+            sp_progress_show(&progress, (double)event->done / event->total);
+        if (event->type == SP_EVENT_TOKEN || event->type == SP_EVENT_DONE) {
+            sp_progress_clear(&progress);
+            readable = take_text(options, kept, event);
+        }
+        if (event->type == SP_EVENT_DONE || event->type == SP_EVENT_ERROR) break;
+        if ((interrupted || !readable) && !cancelled) {
+            cancelled = true;
+            sp_stream_cancel(stream);
+        }
+    }
+    sp_progress_clear(&progress);
+}
+
+static int run_request(sp_engine *engine, const sp_options *options, const sp_buffer *prompt)
+{
+    sp_error error = {0};
+    sp_stream *stream = NULL;
+    sp_request request;
+    sp_request_init(&request);
+    request.prompt = prompt->size ? prompt->data : "";
+    request.prompt_size = prompt->size;
+    request.max_tokens = (uint32_t)options->max_tokens;
+    request.sampling.temperature = options->temperature;
+    request.sampling.top_p = options->top_p;
+    request.sampling.top_k = options->top_k;
+    request.sampling.seed = options->seed;
+    if (sp_engine_submit(engine, &request, NULL, NULL, &stream, &error)) return sp_command_fail(&error);
+    sp_buffer kept;
+    sp_event event;
+    int code = SP_EXIT_OK;
+    sp_buffer_init(&kept, SIZE_MAX / 2);
+    read_stream(options, stream, &kept, &event);
+    if (!options->json) puts("");
+    if (event.type == SP_EVENT_DONE) {
+        if (options->json && !write_json(&kept, &event)) code = SP_EXIT_INTERNAL;
+        write_summary(&event.usage, event.report, event.report_size);
+    } else if (event.error.status == SP_CANCELLED)
+        fputs("sparsed: stopped\n", stderr);
+    else
+        code = sp_command_fail(&event.error);
+    sp_buffer_fini(&kept);
+    sp_stream_free(stream);
+    return code;
+}
+
+int sp_command_generate(const sp_options *options)
+{
+    sp_error error = {0};
+    sp_engine *engine = NULL;
+    sp_engine_options engine_options;
+    sp_engine_options_init(&engine_options);
+    if (sp_options_engine(options, &engine_options, &error)) return sp_command_fail(&error);
+    sp_buffer prompt;
+    sp_buffer_init(&prompt, PROMPT_MAX_BYTES);
+    sp_progress progress;
+    sp_progress_init(&progress, "loading");
+    engine_options.progress = sp_progress_show;
+    engine_options.progress_context = &progress;
+    sp_status status = read_prompt(options, &prompt, &error);
+    if (!status) status = sp_engine_open(&engine_options, &engine, &error);
+    sp_progress_clear(&progress);
+    int code;
+    if (status) {
+        code = sp_command_fail(&error);
+    } else {
+        struct sigaction action = {.sa_handler = on_interrupt};
+        sigemptyset(&action.sa_mask);
+        sigaction(SIGINT, &action, NULL);
+        sigaction(SIGTERM, &action, NULL);
+        signal(SIGPIPE, SIG_IGN);
+        code = run_request(engine, options, &prompt);
+        sp_engine_close(engine);
+    }
+    sp_buffer_fini(&prompt);
+    return code;
+}

@@ -1,0 +1,95 @@
+/* `sparsed serve`: opens the port first, so that /health can say 503 while the model loads, then loads, says
+ * where it listens, and serves until SIGTERM or SIGINT.
+ *
+ * Owner: this function owns server and engine and closes the server first. The signal handler only calls
+ * sp_server_stop, which is async-signal-safe; while the model loads nothing was accepted and it ends the
+ * process. Tests: tests/http/ */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "server/command.h"
+#include "server/server.h"
+
+static sp_server *signalled_server;
+static volatile sig_atomic_t loading;
+
+static void on_signal(int number)
+{
+    (void)number;
+    if (loading) _exit(SP_EXIT_OK);
+    sp_server_stop(signalled_server);
+}
+
+static void catch_signals(sp_server *server)
+{
+    signalled_server = server;
+    loading = 1;
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+}
+
+static sp_status load_engine(const sp_options *options, sp_engine **engine, sp_error *error)
+{
+    sp_engine_options engine_options;
+    sp_engine_options_init(&engine_options);
+    sp_status status = sp_options_engine(options, &engine_options, error);
+    if (status) return status;
+    sp_progress progress;
+    sp_progress_init(&progress, "loading");
+    engine_options.progress = sp_progress_show;
+    engine_options.progress_context = &progress;
+    double begin = sp_now();
+    status = sp_engine_open(&engine_options, engine, error);
+    sp_progress_clear(&progress);
+    if (!status) sp_log(SP_LOG_INFO, "loaded %s in %.2f s", options->model, sp_now() - begin);
+    return status;
+}
+
+static void log_engine(const sp_options *options, const sp_engine_info *info)
+{
+    size_t connections = sp_server_memory_bytes(options);
+    size_t total = info->weight_bytes + info->kv_bytes + info->scratch_bytes + connections;
+    sp_log(SP_LOG_INFO, "model %s (%s), context %u tokens, %s %s, %zu threads, KV %s", info->model_name,
+           info->arch, info->context, info->device, info->level, info->n_threads,
+           sp_dtype_name(info->kv_type));
+    sp_log(SP_LOG_INFO,
+           "memory ceiling: %zu bytes (weights %zu, KV %zu = %zu tokens, scratch %zu, connections %zu)",
+           total, info->weight_bytes, info->kv_bytes, info->kv_pages * info->page_tokens, info->scratch_bytes,
+           connections);
+}
+
+int sp_command_serve(const sp_options *options)
+{
+    sp_error error = {0};
+    sp_server *server = NULL;
+    sp_engine *engine = NULL;
+    signal(SIGPIPE, SIG_IGN);
+    if (sp_server_open(options, &server, &error)) {
+        sp_command_fail(&error);
+        return error.status == SP_IO ? SP_EXIT_BIND : sp_exit_code(error.status);
+    }
+    catch_signals(server);
+    const char *bracket = strchr(options->host, ':') ? "[" : "";
+    sp_log(SP_LOG_INFO, "listening on http://%s%s%s:%u, loading %s", bracket, options->host,
+           *bracket ? "]" : "", (unsigned)sp_server_port(server), options->model);
+    if (load_engine(options, &engine, &error)) {
+        sp_server_close(server);
+        return sp_command_fail(&error);
+    }
+    const sp_engine_info *info = sp_engine_get_info(engine);
+    log_engine(options, info);
+    sp_server_ready(server, engine);
+    loading = 0;
+    printf("sparsed: serving %s on http://%s%s%s:%u\n", info->model_name, bracket, options->host,
+           *bracket ? "]" : "", (unsigned)sp_server_port(server));
+    fflush(stdout);
+    sp_server_run(server);
+    sp_server_close(server);
+    sp_engine_close(engine);
+    sp_log(SP_LOG_INFO, "stopped");
+    return SP_EXIT_OK;
+}

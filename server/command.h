@@ -1,0 +1,42 @@
+/* The commands of `sparsed`, one function and one file each (cmd_*.c). They return the process's exit code;
+ * main.c alone exits. Messages for people go to standard error as "sparsed: ...", results to standard output.
+ * Tests: tests/http/ (serve), tests/golden/test_attend.py (attend), tests/http/test_command.py (the rest) */
+#ifndef SPARSED_SERVER_COMMAND_H
+#define SPARSED_SERVER_COMMAND_H
+
+#include "server/options.h"
+
+#define SP_EXIT_OK 0
+#define SP_EXIT_USAGE 64
+#define SP_EXIT_DATA 65
+#define SP_EXIT_NOT_FOUND 66
+#define SP_EXIT_BIND 69
+#define SP_EXIT_INTERNAL 70
+
+int sp_command_serve(const sp_options *options);
+int sp_command_generate(const sp_options *options);
+int sp_command_attend(const sp_options *options);
+int sp_command_bench(const sp_options *options);
+
+/* SP_INVALID counts as usage: outside of requests it can only come from an option. */
+int sp_exit_code(sp_status status);
+/* Prints the error and returns its exit code. */
+int sp_command_fail(const sp_error *error);
+
+/* A bar on standard error, redrawn in place, where that is a terminal; elsewhere one log line at most every
+ * ten seconds. Plain data: nothing to free. */
+typedef struct sp_progress {
+    const char *title;
+    bool terminal, drawn;
+    int percent;      /* last drawn */
+    double logged_at; /* sp_now() of the last log line */
+} sp_progress;
+void sp_progress_init(sp_progress *progress, const char *title);
+/* fraction 0..1; context is a sp_progress: fits sp_engine_options.progress. */
+void sp_progress_show(void *context, double fraction);
+/* Wipes the bar. */
+void sp_progress_clear(sp_progress *progress);
+/* Ten cells that show a share of 1: "######....". */
+void sp_share_bar(double share, char out[16]);
+
+#endif
