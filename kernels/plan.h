@@ -38,7 +38,7 @@ typedef struct sp_group {
     uint32_t keys;    /* numbers[keys ..]: absolute positions, ascending */
     uint32_t n_ranges; /* 1, or 2 (bidirectional: before and behind the window) */
     uint32_t ranges;   /* numbers[ranges + 2 * (query * n_ranges + i)]: begin, end in ranks; ranges ascend, disjoint */
-    uint32_t masks;    /* words[masks + query * ceil(n_keys / 64) + tile], or SP_NO_MASKS */
+    uint32_t masks;    /* words[masks + query * ceil(n_keys / 64) + tile], a set bit keeps the edge; or SP_NO_MASKS */
 } sp_group;
 #define SP_NO_MASKS UINT32_MAX
 
@@ -66,6 +66,7 @@ typedef struct sp_plan {
 } sp_plan;
 
 /* --- building --- */
+/* max_bytes 0: no limit. */
 void sp_plan_init(sp_plan *plan, size_t max_bytes);
 void sp_plan_fini(sp_plan *plan);
 /* Empties the plan and sets its shape; head h starts on list 0 (n_lists 1) or list h (n_lists = n_heads), else set
@@ -81,6 +82,15 @@ typedef struct sp_group_data {
     const uint64_t *masks;                   /* copied; or NULL */
 } sp_group_data;
 sp_status sp_plan_add_group(sp_plan *plan, const sp_group_data *group, sp_error *error) SP_MUST_CHECK;
+/* The same without a copy: the arrays of *sizes are ignored, the caller fills the slots. They hold until the next
+ * call that adds to the plan. */
+typedef struct sp_group_slots {
+    uint32_t *queries; /* (n_queries) */
+    uint32_t *keys;    /* (n_keys) */
+    uint32_t *ranges;  /* (n_queries, n_ranges, 2) */
+} sp_group_slots;
+sp_status sp_plan_new_group(sp_plan *plan, const sp_group_data *sizes, sp_group_slots *slots, sp_error *error)
+    SP_MUST_CHECK;
 /* Closes the tile table. Call once, after the last tile and group. */
 sp_status sp_plan_end(sp_plan *plan, sp_error *error) SP_MUST_CHECK;
 
@@ -92,9 +102,16 @@ typedef struct sp_interval { uint32_t begin, end; } sp_interval;
 typedef uint32_t (*sp_interval_fn)(const void *context, uint32_t query, sp_interval *out);
 sp_status sp_plan_add_intervals(sp_plan *plan, uint32_t list, sp_interval_fn row, const void *context,
                                 sp_error *error) SP_MUST_CHECK;
+/* Intervals and columns that every row of the chunk sees: columns (may be NULL) moves *key_tile to the first key tile
+ * at or after it that holds a column and returns their word, or returns 0 when there is none. */
+typedef uint64_t (*sp_columns_fn)(const void *context, uint32_t *key_tile);
+sp_status sp_plan_add_rows(sp_plan *plan, uint32_t list, sp_interval_fn row, sp_columns_fn columns,
+                           const void *context, sp_error *error) SP_MUST_CHECK;
 
 /* --- reading --- */
+/* Checks every invariant, on any contents: SP_INTERNAL names the first that is broken. Linear in the edges. */
 sp_status sp_plan_validate(const sp_plan *plan, sp_error *error) SP_MUST_CHECK;
+/* The others expect a plan that is valid. */
 typedef struct sp_plan_counts {
     uint64_t edges;      /* over all heads */
     uint64_t pairs;      /* allowed pairs over all heads: causal or rectangular */
@@ -108,6 +125,8 @@ uint64_t sp_plan_count_head(const sp_plan *plan, uint32_t head);
 size_t sp_plan_row(const sp_plan *plan, uint32_t head, uint32_t query, uint32_t *keys);
 /* The 64-bit word of edges of one row in one tile, clipped to n_keys. */
 uint64_t sp_plan_tile_word(const sp_plan *plan, const sp_tile *tile, uint32_t query);
+/* The same for the query of rank index in one gathered tile: bit b is the key of rank 64 * gathered_tile + b. */
+uint64_t sp_plan_group_word(const sp_plan *plan, const sp_group *group, uint32_t index, uint32_t gathered_tile);
 /* Human-readable listing, for debugging and tests. */
 void sp_plan_print(const sp_plan *plan, sp_buffer *out);
 
