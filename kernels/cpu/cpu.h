@@ -64,6 +64,11 @@ typedef struct sp_cpu_slots {
     void (*silu_mul)(size_t n, const float *gate, const float *up, float *y);
     void (*add)(size_t n, const float *x, float *y);
     void (*to_bf16)(size_t n, const float *x, uint16_t *y);
+    /* --- what the machine can do at most (peak.c): registers only; return the operations done --- */
+    double (*peak_f32)(size_t rounds);
+    double (*peak_bf16)(size_t rounds); /* NULL without block_dot */
+    /* Reads bytes (a multiple of 512, aligned) and returns something made of them. */
+    float (*peak_read)(const void *from, size_t bytes);
 } sp_cpu_slots;
 #define SP_MAX_ROW_BLOCK 16
 
@@ -76,6 +81,10 @@ void sp_cpu_linear_avx512bf16(sp_cpu_slots *slots);
 void sp_cpu_elementwise_reference(sp_cpu_slots *slots);
 void sp_cpu_elementwise_avx2(sp_cpu_slots *slots);
 void sp_cpu_elementwise_avx512(sp_cpu_slots *slots);
+void sp_cpu_peak_reference(sp_cpu_slots *slots);
+void sp_cpu_peak_avx2(sp_cpu_slots *slots);
+void sp_cpu_peak_avx512(sp_cpu_slots *slots);
+void sp_cpu_peak_avx512bf16(sp_cpu_slots *slots);
 
 /* device->state of a CPU device. */
 typedef struct sp_cpu_state {

@@ -30,11 +30,20 @@ static pthread_once_t tables_made = PTHREAD_ONCE_INIT;
 
 static void make_tables(void)
 {
-    sp_cpu_linear_reference(&tables[SP_CPU_REFERENCE]);
-    sp_cpu_elementwise_reference(&tables[SP_CPU_REFERENCE]);
-    tables[SP_CPU_AVX2] = tables[SP_CPU_REFERENCE];
-    tables[SP_CPU_AVX512] = tables[SP_CPU_AVX2];
-    tables[SP_CPU_AVX512BF16] = tables[SP_CPU_AVX512];
+    sp_cpu_slots slots = {0};
+    sp_cpu_linear_reference(&slots);
+    sp_cpu_elementwise_reference(&slots);
+    sp_cpu_peak_reference(&slots);
+    tables[SP_CPU_REFERENCE] = slots;
+    sp_cpu_linear_avx2(&slots);
+    sp_cpu_peak_avx2(&slots);
+    tables[SP_CPU_AVX2] = slots;
+    sp_cpu_linear_avx512(&slots);
+    sp_cpu_peak_avx512(&slots);
+    tables[SP_CPU_AVX512] = slots;
+    sp_cpu_linear_avx512bf16(&slots);
+    sp_cpu_peak_avx512bf16(&slots);
+    tables[SP_CPU_AVX512BF16] = slots;
 }
 
 const sp_cpu_slots *sp_cpu_slots_for(sp_cpu_isa level)

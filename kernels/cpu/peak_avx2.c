@@ -1,0 +1,49 @@
+/* Peak loops with AVX2: 12 independent chains of fused multiply-adds, and 8 streams of loads. Contract in
+ * cpu.h (peak_f32, peak_read). */
+#include "kernels/cpu/cpu.h"
+
+#include <immintrin.h>
+
+#define CHAINS 12
+
+static float sum(const __m256 *vectors, size_t n)
+{
+    float total = 0;
+    for (size_t i = 0; i < n; i++) {
+        float lanes[8];
+        _mm256_storeu_ps(lanes, vectors[i]);
+        for (size_t l = 0; l < 8; l++) total += lanes[l];
+    }
+    return total;
+}
+
+static double peak_f32(size_t rounds)
+{
+    __m256 sums[CHAINS];
+    const __m256 a = _mm256_set1_ps(0.999f), b = _mm256_set1_ps(0.001f);
+#pragma GCC unroll 12
+    for (size_t i = 0; i < CHAINS; i++) sums[i] = _mm256_set1_ps((float)i);
+    for (size_t round = 0; round < rounds; round++) {
+#pragma GCC unroll 12
+        for (size_t i = 0; i < CHAINS; i++) sums[i] = _mm256_fmadd_ps(sums[i], a, b);
+    }
+    return (double)rounds * CHAINS * 8 * 2 + (sum(sums, CHAINS) > 1e9f ? 1 : 0);
+}
+
+static float peak_read(const void *from, size_t bytes)
+{
+    __m256 sums[8];
+#pragma GCC unroll 8
+    for (size_t i = 0; i < 8; i++) sums[i] = _mm256_setzero_ps();
+    for (const float *x = from, *end = x + bytes / sizeof *x; x < end; x += 64) {
+#pragma GCC unroll 8
+        for (size_t i = 0; i < 8; i++) sums[i] = _mm256_or_ps(sums[i], _mm256_load_ps(x + i * 8));
+    }
+    return sum(sums, 8);
+}
+
+void sp_cpu_peak_avx2(sp_cpu_slots *slots)
+{
+    slots->peak_f32 = peak_f32;
+    slots->peak_read = peak_read;
+}
