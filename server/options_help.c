@@ -1,5 +1,5 @@
-/* What is made from the option table for people and clients: the help of each command and GET /v1/limits.
- * Tests: tests/unit/server/test_options.c, tests/lint/test_docs.py */
+/* What is made from the option table and the registry of backends for people and clients: the help of each
+ * command and GET /v1/limits. Tests: tests/unit/server/test_options.c, tests/lint/test_docs.py */
 #include "server/options.h"
 
 #include <math.h>
@@ -118,6 +118,29 @@ static void write_option(sp_buffer *out, const sp_option *option)
     sp_buffer_fini(&text);
 }
 
+static void write_param(sp_buffer *out, const sp_param *param)
+{
+    sp_buffer_format(out, "%*s%s (default ", 2 * INDENT, "", param->name);
+    if (param->type == SP_PARAM_NAME) {
+        sp_buffer_text(out, param->values[(size_t)param->fallback]);
+        for (size_t i = 0; param->values[i]; i++)
+            sp_buffer_format(out, "%s%s", i ? "|" : "; ", param->values[i]);
+    } else
+        sp_buffer_format(out, "%.10g; %.10g to %.10g%s", param->fallback, param->min, param->max,
+                         param->odd_only ? ", odd or 0" : "");
+    sp_buffer_format(out, "): %s\n", param->summary);
+}
+
+static void write_backends(sp_buffer *out)
+{
+    sp_buffer_text(out, "\nAttention backends, in --attention and in the \"attention\" of a request:\n");
+    for (size_t b = 0; sp_backends[b]; b++) {
+        const sp_backend *backend = sp_backends[b];
+        sp_buffer_format(out, "  %-10s %s\n", backend->name, backend->summary);
+        for (size_t p = 0; p < backend->n_params; p++) write_param(out, &backend->params[p]);
+    }
+}
+
 void sp_options_help(unsigned command, sp_buffer *out)
 {
     for (size_t c = 0; c < sizeof command_texts / sizeof command_texts[0]; c++) {
@@ -130,6 +153,7 @@ void sp_options_help(unsigned command, sp_buffer *out)
             "\nOptions, also as --name=value; the last one wins. BYTES take K, M, G (powers of 1024).\n");
         for (size_t i = 0; i < sp_option_count; i++)
             if (sp_option_table[i].flags & command) write_option(out, &sp_option_table[i]);
+        if (command != SP_FOR_BENCH) write_backends(out);
         sp_buffer_format(out, "\nExamples:\n%s\n%s", text->examples, exit_codes);
     }
 }

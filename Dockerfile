@@ -1,0 +1,21 @@
+# docker build -t sparsed . && docker run --rm -p 127.0.0.1:8080:8080 sparsed
+FROM debian:12-slim AS build
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev cmake ninja-build pkg-config \
+        libmicrohttpd-dev libcjson-dev libopenblas-dev \
+    && rm -rf /var/lib/apt/lists/*
+COPY . /source
+RUN cmake -S /source -B /build -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_TESTING=OFF \
+    && cmake --build /build --target sparsed \
+    && cmake --install /build --prefix /opt/sparsed
+
+FROM debian:12-slim
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends libmicrohttpd12 libcjson1 libopenblas0-pthread \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=build /opt/sparsed /usr/local
+USER 65534:65534
+EXPOSE 8080
+# Inside a container loopback is of no use; who may reach the port is decided where it is published.
+ENTRYPOINT ["/usr/local/bin/sparsed"]
+CMD ["serve", "--host", "0.0.0.0", "--insecure"]
