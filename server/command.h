@@ -12,6 +12,9 @@
 #define SP_EXIT_NOT_FOUND 66
 #define SP_EXIT_BIND 69
 #define SP_EXIT_INTERNAL 70
+#define SP_EXIT_TEXT                                                                                         \
+    "Exit codes: 0 done, 64 wrong usage, 65 bad model or data, 66 not found, 69 cannot listen,\n"            \
+    "            70 internal error.\n"
 
 int sp_command_serve(const sp_options *options);
 int sp_command_generate(const sp_options *options);

@@ -28,10 +28,7 @@ static void write_overview(FILE *out)
     for (size_t i = 0; i < N_COMMANDS; i++)
         fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
     fputs("\n  sparsed COMMAND --help   options with defaults and ranges, examples\n"
-          "  sparsed --version        the version\n\n"
-          "Exit codes: 0 done, 64 wrong usage, 65 bad model or data, 66 not found, 69 cannot listen, 70 "
-          "internal "
-          "error.\n",
+          "  sparsed --version        the version\n\n" SP_EXIT_TEXT,
           out);
 }
 

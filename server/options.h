@@ -1,9 +1,10 @@
-/* Options of the command line and of the JSON config file: one table (options.c) gives each its name, type, range,
- * default and help text; `--help`, the config file and GET /v1/limits are made from it.
+/* Options of the command line and of the JSON config file: one table (options.c) gives each its name, type,
+ * range, default and help text; `--help`, the config file and GET /v1/limits are made from it.
  *
- * --max-queue 64 on the command line is "max_queue": 64 in the file and in /v1/limits. The command line wins over the
- * file, the file over the defaults. Byte sizes take K, M, G suffixes (powers of 1,024). What a name that belongs to a
- * feature not built yet would do is refused by name. Tests: tests/unit/server/test_options.c, tests/lint/test_docs.py */
+ * --max-queue 64 on the command line is "max_queue": 64 in the file and in /v1/limits. The command line wins
+ * over the file, the file over the defaults. Byte sizes take K, M, G suffixes (powers of 1,024). What a name
+ * that belongs to a feature not built yet would do is refused by name. Tests:
+ * tests/unit/server/test_options.c, tests/lint/test_docs.py */
 #ifndef SPARSED_SERVER_OPTIONS_H
 #define SPARSED_SERVER_OPTIONS_H
 
@@ -12,9 +13,9 @@
 typedef struct sp_options {
     /* model and engine */
     const char *model, *normalizer, *kv, *gemm;
-    const char *attention; /* JSON: a quoted name or an object; NULL: what the model was trained with */
+    const char *attention;    /* JSON: a quoted name or an object; NULL: what the model was trained with */
     int64_t threads, context; /* 0: all CPUs; 0: the model's */
-    int64_t kv_bytes; /* 0: half of the memory that is free at start */
+    int64_t kv_bytes;         /* 0: half of the memory that is free at start */
     int64_t attn_scratch, max_sequences, max_queue, step_ms;
     double queue_timeout, request_timeout;
     bool mmap, allow_nonfinite;
@@ -34,7 +35,13 @@ typedef struct sp_options {
     sp_arena arena; /* owns the strings */
 } sp_options;
 
-typedef enum sp_option_type { SP_OPTION_TEXT, SP_OPTION_INT, SP_OPTION_NUMBER, SP_OPTION_BYTES, SP_OPTION_FLAG } sp_option_type;
+typedef enum sp_option_type {
+    SP_OPTION_TEXT,
+    SP_OPTION_INT,
+    SP_OPTION_NUMBER,
+    SP_OPTION_BYTES,
+    SP_OPTION_FLAG
+} sp_option_type;
 #define SP_FOR_SERVE 1u
 #define SP_FOR_GENERATE 2u
 #define SP_FOR_ATTEND 4u
@@ -43,21 +50,22 @@ typedef enum sp_option_type { SP_OPTION_TEXT, SP_OPTION_INT, SP_OPTION_NUMBER, S
 typedef struct sp_option {
     const char *name; /* "max-queue" */
     sp_option_type type;
-    size_t offset;    /* in sp_options */
+    size_t offset; /* in sp_options */
     unsigned flags;
     double min, max;
-    const char *fallback; /* default as text; NULL: none */
+    const char *fallback;   /* default as text; NULL: none */
     const char *value_name; /* of texts: "a|b" lists all values there are */
     const char *help;       /* one or more sentences; the default and the range are added */
 } sp_option;
 extern const sp_option sp_option_table[];
 extern const size_t sp_option_count;
 
-/* Fills options for one command from defaults, --config FILE and the arguments after the command's name. SP_USAGE
- * names the option; SP_NOT_FOUND and SP_DATA: the config file is absent or no JSON. Without --model it is models/austen
- * below the current folder, else share/sparsed/models/austen beside the program's bin folder. Call sp_options_fini in
- * either case. */
-sp_status sp_options_parse(sp_options *options, unsigned command, int argc, char **argv, sp_error *error) SP_MUST_CHECK;
+/* Fills options for one command from defaults, --config FILE and the arguments after the command's name.
+ * SP_USAGE names the option; SP_NOT_FOUND and SP_DATA: the config file is absent or no JSON. Without --model
+ * it is models/austen below the current folder, else share/sparsed/models/austen beside the program's bin
+ * folder. Call sp_options_fini in either case. */
+sp_status sp_options_parse(sp_options *options, unsigned command, int argc, char **argv,
+                           sp_error *error) SP_MUST_CHECK;
 void sp_options_fini(sp_options *options);
 /* The engine's part; progress fields are left alone. SP_USAGE for an unknown normalizer or KV type. */
 sp_status sp_options_engine(const sp_options *options, sp_engine_options *out, sp_error *error) SP_MUST_CHECK;

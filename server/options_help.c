@@ -1,6 +1,6 @@
 /* What is made from the option table and the registry of backends for people and clients: the help of each
  * command and GET /v1/limits. Tests: tests/unit/server/test_options.c, tests/lint/test_docs.py */
-#include "server/options.h"
+#include "server/command.h"
 
 #include <math.h>
 #include <string.h>
@@ -9,9 +9,6 @@
 
 #define INDENT 4
 #define WIDTH 96
-
-static const char exit_codes[] = "Exit codes: 0 done, 64 wrong usage, 65 bad model or data, 66 not found, 69 "
-                                 "cannot listen, 70 internal error.\n";
 
 typedef struct command_text {
     unsigned command;
@@ -30,11 +27,12 @@ static const command_text command_texts[] = {
      "         -d '{\"prompt\":\"It was a truth\",\"max_tokens\":40,\"stream\":true}'\n"},
     {SP_FOR_GENERATE, "sparsed generate --prompt TEXT|- [--model DIR] [options]",
      "Continues a text on the command line, without a server. The new text goes to standard output as it "
-     "comes; a "
-     "summary with speed, attention and edges goes to standard error.",
+     "comes; a summary "
+     "with speed, attention and edges goes to standard error.",
      "    sparsed generate --prompt 'Emma was' --max-tokens 60\n"
-     "    sparsed generate --prompt - --attention '{\"backend\":\"window\",\"params\":{\"window\":65}}' < "
-     "letter.txt\n"
+     "    sparsed generate --prompt - --attention window < letter.txt\n"
+     "    sparsed generate --prompt 'Emma' --attention "
+     "'{\"backend\":\"window\",\"params\":{\"window\":65}}'\n"
      "    sparsed generate --prompt 'Emma was' --temperature 0 --json | python3 -m json.tool\n"},
     {SP_FOR_ATTEND, "sparsed attend --in FILE --out FILE|- [options]",
      "Runs one attention layer on given tensors: q [H,n,d], k [Hkv,m,d], v [Hkv,m,dv] in a safetensors file "
@@ -76,9 +74,9 @@ static void wrap(sp_buffer *out, const char *text, int indent)
 
 static void size_text(sp_buffer *out, double bytes)
 {
-    static const char *const units[] = {"", "K", "M", "G", "T"};
+    static const char *const units[] = {"", "K", "M", "G"};
     size_t unit = 0;
-    while (unit < 4 && bytes >= 1024 && fmod(bytes, 1024) == 0) {
+    while (unit < 3 && bytes >= 1024 && fmod(bytes, 1024) == 0) {
         bytes /= 1024;
         unit++;
     }
@@ -154,7 +152,7 @@ void sp_options_help(unsigned command, sp_buffer *out)
         for (size_t i = 0; i < sp_option_count; i++)
             if (sp_option_table[i].flags & command) write_option(out, &sp_option_table[i]);
         if (command != SP_FOR_BENCH) write_backends(out);
-        sp_buffer_format(out, "\nExamples:\n%s\n%s", text->examples, exit_codes);
+        sp_buffer_format(out, "\nExamples:\n%s\n%s", text->examples, SP_EXIT_TEXT);
     }
 }
 

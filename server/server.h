@@ -1,4 +1,5 @@
-/* The HTTP daemon: sockets, routes, JSON, streams, drain. It owns the libmicrohttpd daemon; the engine is given.
+/* The HTTP daemon: sockets, routes, JSON, streams, drain. It owns the libmicrohttpd daemon; the engine is
+ * given.
  *
  * Tests: tests/http/ drive the real binary on a loopback port. */
 #ifndef SPARSED_SERVER_SERVER_H
@@ -8,8 +9,8 @@
 
 typedef struct sp_server sp_server;
 
-/* Binds and listens while no model is loaded: /health answers 503 "Loading model", /health/live 200. SP_IO: cannot
- * bind (exit 69). port 0 picks a free one. options outlive the server. */
+/* Binds and listens while no model is loaded: /health answers 503 "Loading model", /health/live 200. SP_IO:
+ * cannot bind (exit 69). port 0 picks a free one. options outlive the server. */
 sp_status sp_server_open(const sp_options *options, sp_server **out, sp_error *error) SP_MUST_CHECK;
 uint16_t sp_server_port(const sp_server *server);
 /* From now on requests are served by this engine. */
