@@ -1,9 +1,9 @@
 /* The `attention` value of a request: a name or an object, read strictly into a plain sp_attention.
  *
- * Nothing is ignored: an unknown backend, parameter or key, a wrong type, a value out of range and whatever is known
- * but not built is refused with the field's name. null means the default everywhere. The order of keys is free:
- * `params` is read again once the backend is known. The contract is engine/README.md, "The attention object".
- * Tests: tests/unit/engine/test_attention_parse.c */
+ * Nothing is ignored: an unknown backend, parameter or key, a wrong type, a value out of range and whatever
+ * is known but not built is refused with the field's name. null means the default everywhere. The order of
+ * keys is free: `params` is read again once the backend is known. The contract is engine/README.md, "The
+ * attention object". Tests: tests/unit/engine/test_attention_parse.c */
 #include "engine/attention/attention.h"
 
 #include <math.h>
@@ -17,7 +17,8 @@ typedef struct sp_parser {
     sp_error *error;
 } sp_parser;
 
-static const char *const not_built[] = {"bigbird", "lsh", "routing", "sparsefinder", "pages", "xattention", "auto"};
+static const char *const not_built[] = {"bigbird", "lsh",        "routing", "sparsefinder",
+                                        "pages",   "xattention", "auto"};
 
 static sp_status bad_type(const sp_parser *parser, const char *field, const char *wanted)
 {
@@ -50,8 +51,8 @@ static sp_status set_backend(sp_parser *parser, const char *field)
     for (size_t i = 0; i < sizeof not_built / sizeof *not_built; i++) {
         if (!sp_json_is(&parser->json, not_built[i])) continue;
         return sp_fail_param(parser->error, SP_INVALID, field,
-                             "the attention backend '%s' is not built into this version; use one of %s", not_built[i],
-                             known);
+                             "the attention backend '%s' is not built into this version; use one of %s",
+                             not_built[i], known);
     }
     return sp_fail_param(parser->error, SP_INVALID, field, "unknown attention backend '%.*s'; use one of %s",
                          (int)(size < 40 ? size : 40), name, known);
@@ -76,7 +77,8 @@ static sp_status bad_param(const sp_parser *parser, const sp_param *param)
         max = number;
     }
     return sp_fail_param(parser->error, SP_INVALID, field, "%s must be %s from %.0f to %s", field,
-                         param->odd_only ? "an odd integer (the centre counts), or 0 for none," : "an integer",
+                         param->odd_only ? "an odd integer (the centre counts), or 0 for none,"
+                                         : "an integer",
                          param->min, max);
 }
 
@@ -180,7 +182,8 @@ static sp_status read_heads(sp_parser *parser, sp_json_type type)
 
 static sp_status read_device(sp_parser *parser, sp_json_type type)
 {
-    bool fits = type == SP_JSON_STRING && (sp_json_is(&parser->json, "auto") || sp_json_is(&parser->json, "cpu"));
+    bool fits =
+        type == SP_JSON_STRING && (sp_json_is(&parser->json, "auto") || sp_json_is(&parser->json, "cpu"));
     if (type == SP_JSON_NULL || fits) return SP_OK;
     return bad_type(parser, "attention.device", "auto or cpu: this version computes on the CPU");
 }
@@ -197,7 +200,8 @@ static sp_status read_measure(sp_parser *parser, sp_json_type type)
 {
     sp_status status = read_bool(parser, type, "attention.measure", &parser->out->measure);
     if (status || !parser->out->measure || parser->host->allow_measure) return status;
-    return sp_fail_param(parser->error, SP_INVALID, "attention.measure", "attention.measure is not available here");
+    return sp_fail_param(parser->error, SP_INVALID, "attention.measure",
+                         "attention.measure is not available here");
 }
 
 static sp_status read_capture(sp_parser *parser, sp_json_type type)
@@ -220,17 +224,18 @@ static sp_status unknown_key(const sp_parser *parser)
         return sp_fail_param(parser->error, SP_INVALID, field,
                              "attention.decode is not built into this version; leave it out");
     }
-    return sp_fail_param(parser->error, SP_INVALID, field,
-                         "unknown key '%.*s'; attention takes backend, params, normalizer, heads, device, strict, "
-                         "measure, capture",
-                         shown, json->raw);
+    return sp_fail_param(
+        parser->error, SP_INVALID, field,
+        "unknown key '%.*s'; attention takes backend, params, normalizer, heads, device, strict, "
+        "measure, capture",
+        shown, json->raw);
 }
 
 /* Reads everything but the parameters, whose reader is kept in *params. */
 static sp_status read_key(sp_parser *parser, sp_json *params, bool *has_params)
 {
-    static sp_status (*const readers[])(sp_parser *, sp_json_type) = {read_normalizer, read_heads, read_device,
-                                                                      read_measure, read_capture};
+    static sp_status (*const readers[])(sp_parser *, sp_json_type) = {
+        read_normalizer, read_heads, read_device, read_measure, read_capture};
     static const char *const names[] = {"normalizer", "heads", "device", "measure", "capture"};
     sp_json *json = &parser->json;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -289,10 +294,11 @@ static sp_status check_streaming(sp_parser *parser)
     if (streams) return SP_OK;
     const char *field = uses(out, "global_random") ? "attention.params.global_random" : "attention.backend";
     if (out->strict) {
-        return sp_fail_param(parser->error, SP_INVALID, field,
-                             "this attention needs the whole text and cannot generate: set %s, or strict to false for "
-                             "dense attention",
-                             uses(out, "global_random") ? "global_random to 0" : "another backend");
+        return sp_fail_param(
+            parser->error, SP_INVALID, field,
+            "this attention needs the whole text and cannot generate: set %s, or strict to false for "
+            "dense attention",
+            uses(out, "global_random") ? "global_random to 0" : "another backend");
     }
     out->backend = sp_backend_find("dense", 5);
     out->heads = SP_HEADS_MERGED;
@@ -305,7 +311,8 @@ static sp_status check_together(sp_parser *parser)
     sp_attention *out = parser->out;
     if (out->heads != SP_HEADS_MERGED && !out->backend->has_heads) {
         return sp_fail_param(parser->error, SP_INVALID, "attention.heads",
-                             "attention.heads is for strided and fixed; %s takes merged only", out->backend->name);
+                             "attention.heads is for strided and fixed; %s takes merged only",
+                             out->backend->name);
     }
     if (out->backend->check) {
         sp_status status = out->backend->check(out, parser->host->n_heads, parser->error);
@@ -326,7 +333,8 @@ sp_status sp_attention_parse(const char *text, size_t size, const sp_attention_h
                           .requested = "dense"};
     if (!text) return SP_OK;
     if (sp_json_validate(text, size, &reason)) {
-        return sp_fail_param(error, SP_INVALID, "attention", "attention is not valid JSON: %s", reason.message);
+        return sp_fail_param(error, SP_INVALID, "attention", "attention is not valid JSON: %s",
+                             reason.message);
     }
     sp_json_init(&parser.json, text, size);
     sp_json_type type = sp_json_next(&parser.json);

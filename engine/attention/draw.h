@@ -1,12 +1,13 @@
-/* draw(seed, layer, kv_head, round, index): the one source of random choices in backends. Counter-based (the mixer of
- * SplitMix64, Steele et al. 2014), so that a choice depends on its coordinates alone and sweeps repeat.
- * Private to engine/attention. Tests: tests/attention/test_cases.c */
+/* draw(seed, layer, kv_head, round, index): the one source of random choices in backends. Counter-based (the
+ * mixer of SplitMix64, Steele et al. 2014), so that a choice depends on its coordinates alone and sweeps
+ * repeat. Private to engine/attention. Tests: tests/attention/test_cases.c */
 #ifndef SPARSED_ENGINE_ATTENTION_DRAW_H
 #define SPARSED_ENGINE_ATTENTION_DRAW_H
 
 #include <stdint.h>
 
-static inline uint64_t sp_draw(uint64_t seed, uint64_t layer, uint64_t kv_head, uint64_t round, uint64_t index)
+static inline uint64_t sp_draw(uint64_t seed, uint64_t layer, uint64_t kv_head, uint64_t round,
+                               uint64_t index)
 {
     const uint64_t values[] = {layer, kv_head, round, index};
     uint64_t x = seed;

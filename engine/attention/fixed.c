@@ -1,10 +1,11 @@
-/* fixed (Child et al. 2019, arXiv 1904.10509): the own window floor(j / l) = floor(i / l), and the summary columns
- * j mod l in [l - (u + 1) c, l - u c) of every window, u the head's sub-block of `distinct` ones.
+/* fixed (Child et al. 2019, arXiv 1904.10509): the own window floor(j / l) = floor(i / l), and the summary
+ * columns j mod l in [l - (u + 1) c, l - u c) of every window, u the head's sub-block of `distinct` ones.
  *
- * Where columns are few (at most a quarter of a window) they are packed: one group a list, its queries the rows of the
- * chunk, its keys all summary columns; the columns below position x number (x div l) c + clamp(x mod l - a, 0, c), a
- * the first column of a window. Ranges leave out the own window where the head has it, and the first globals; both are
- * tiles. Where columns are many they are COLUMNS tiles. Tests: tests/attention/test_conformance.c */
+ * Where columns are few (at most a quarter of a window) they are packed: one group a list, its queries the
+ * rows of the chunk, its keys all summary columns; the columns below position x number (x div l) c + clamp(x
+ * mod l - a, 0, c), a the first column of a window. Ranges leave out the own window where the head has it,
+ * and the first globals; both are tiles. Where columns are many they are COLUMNS tiles. Tests:
+ * tests/attention/test_conformance.c */
 #include "engine/attention/pattern.h"
 
 typedef struct sp_fixed {
@@ -73,8 +74,10 @@ static sp_status add_group(const sp_plan_request *request, const sp_fixed *self,
         if (ranges[0] < ranges[1] || (n_ranges == 2 && ranges[2] < ranges[3])) break;
     }
     if (begin >= end) return SP_OK;
-    sp_group_data sizes = {
-        .list = list, .n_queries = end - begin, .n_keys = rank_below(self, self->n_keys), .n_ranges = n_ranges};
+    sp_group_data sizes = {.list = list,
+                           .n_queries = end - begin,
+                           .n_keys = rank_below(self, self->n_keys),
+                           .n_ranges = n_ranges};
     sp_group_slots slots;
     sp_status status = sp_plan_new_group(out, &sizes, &slots, error);
     if (status) return status;
@@ -90,8 +93,8 @@ static sp_status add_group(const sp_plan_request *request, const sp_fixed *self,
 }
 
 /* Adds the next list: columns of sub-block u where it has columns. */
-static sp_status add_list(const sp_plan_request *request, sp_fixed *self, uint32_t list, uint32_t u, sp_plan *out,
-                          sp_error *error)
+static sp_status add_list(const sp_plan_request *request, sp_fixed *self, uint32_t list, uint32_t u,
+                          sp_plan *out, sp_error *error)
 {
     self->start = self->stride - (u + 1) * self->summary;
     bool packed = self->columns && self->summary <= self->stride / 4;
@@ -100,7 +103,8 @@ static sp_status add_list(const sp_plan_request *request, sp_fixed *self, uint32
     return status || !packed ? status : add_group(request, self, list, out, error);
 }
 
-/* Lists: merged and interleaved columns one a sub-block; multihead the local list, then one a sub-block used. */
+/* Lists: merged and interleaved columns one a sub-block; multihead the local list, then one a sub-block used.
+ */
 static sp_status fixed_plan(const sp_plan_request *request, sp_plan *out, sp_error *error)
 {
     sp_heads_mode mode = request->attention->heads;
@@ -136,9 +140,10 @@ static sp_status fixed_check(const sp_attention *attention, uint32_t n_heads, sp
                              "summary must be an integer from 1 to stride (%u), not %u", stride, summary);
     }
     if (distinct > stride / summary || n_heads % distinct != 0) {
-        return sp_fail_param(error, SP_INVALID, "attention.params.distinct",
-                             "distinct must divide the number of heads (%u) and be at most stride / summary (%u), not %u",
-                             n_heads, stride / summary, distinct);
+        return sp_fail_param(
+            error, SP_INVALID, "attention.params.distinct",
+            "distinct must divide the number of heads (%u) and be at most stride / summary (%u), not %u",
+            n_heads, stride / summary, distinct);
     }
     return SP_OK;
 }
@@ -150,13 +155,21 @@ static uint32_t fixed_part(const sp_attention *attention, uint32_t layer)
 
 static const sp_param params[] = {
     {.name = "stride", .summary = "length of a window", .fallback = 128, .min = 1, .max = 1048576},
-    {.name = "summary", .summary = "summary columns a window: 1 to stride", .fallback = 32, .min = 1, .max = 1048576},
+    {.name = "summary",
+     .summary = "summary columns a window: 1 to stride",
+     .fallback = 32,
+     .min = 1,
+     .max = 1048576},
     {.name = "distinct",
-     .summary = "sub-blocks of columns dealt to the heads: divides their number, times summary at most stride",
+     .summary =
+         "sub-blocks of columns dealt to the heads: divides their number, times summary at most stride",
      .fallback = 1,
      .min = 1,
      .max = 65536},
-    {.name = "global_first", .summary = "first tokens that see and are seen by all", .fallback = 0, .max = 1048576},
+    {.name = "global_first",
+     .summary = "first tokens that see and are seen by all",
+     .fallback = 0,
+     .max = 1048576},
 };
 
 const sp_backend sp_backend_fixed = {

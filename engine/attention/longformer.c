@@ -1,9 +1,10 @@
 /* longformer (Beltagy et al. 2020): a window, the first tokens global, and randomly chosen global tokens.
  *
  * Random globals are drawn per layer and KV head: global_random times, of the valid positions not yet global,
- * ascending, number draw(seed, layer, kv_head, 0, t) mod their count. Their rows and columns count as those of the
- * first tokens. The choice needs the whole length, so with global_random the pattern cannot decode.
- * Columns go to the plan as words of key tiles, rows as whole intervals. Tests: tests/attention/test_conformance.c */
+ * ascending, number draw(seed, layer, kv_head, 0, t) mod their count. Their rows and columns count as those
+ * of the first tokens. The choice needs the whole length, so with global_random the pattern cannot decode.
+ * Columns go to the plan as words of key tiles, rows as whole intervals. Tests:
+ * tests/attention/test_conformance.c */
 #include "engine/attention/draw.h"
 #include "engine/attention/pattern.h"
 
@@ -29,7 +30,8 @@ static uint32_t random_find(const sp_longformer *self, uint64_t position)
     return low;
 }
 
-static void draw_random(sp_longformer *self, const sp_plan_request *request, uint32_t kv_head, uint32_t wanted)
+static void draw_random(sp_longformer *self, const sp_plan_request *request, uint32_t kv_head,
+                        uint32_t wanted)
 {
     uint32_t others = self->n_keys > self->first ? self->n_keys - self->first : 0;
     self->n_random = 0;
@@ -78,7 +80,8 @@ static sp_status longformer_plan(const sp_plan_request *request, sp_plan *out, s
     for (uint32_t h = 0; h < request->n_heads; h++) out->head_list[h] = h / group;
     for (uint32_t list = 0; list < n_lists && status == SP_OK; list++) {
         draw_random(&self, request, list, wanted);
-        status = sp_plan_add_rows(out, list, longformer_row, wanted ? longformer_columns : NULL, &self, error);
+        status =
+            sp_plan_add_rows(out, list, longformer_row, wanted ? longformer_columns : NULL, &self, error);
     }
     return status;
 }
@@ -94,7 +97,10 @@ static const sp_param params[] = {
      .fallback = 257,
      .max = 1048575,
      .odd_only = true},
-    {.name = "global_first", .summary = "first tokens that see and are seen by all", .fallback = 1, .max = 1048576},
+    {.name = "global_first",
+     .summary = "first tokens that see and are seen by all",
+     .fallback = 1,
+     .max = 1048576},
     {.name = "global_random",
      .summary = "randomly chosen tokens that see and are seen by all; 0 while generating",
      .fallback = 0,

@@ -1,5 +1,5 @@
-/* What the static backends share: lists of key intervals kept ascending and disjoint, and the start of a plan.
- * Private to engine/attention. */
+/* What the static backends share: lists of key intervals kept ascending and disjoint, and the start of a
+ * plan. Private to engine/attention. */
 #ifndef SPARSED_ENGINE_ATTENTION_PATTERN_H
 #define SPARSED_ENGINE_ATTENTION_PATTERN_H
 

@@ -53,9 +53,10 @@ static sp_status check_cross(const sp_attention *attention, sp_error *error)
     static const char *const names[] = {"window", "global_last"};
     const sp_backend *backend = attention->backend;
     if (!(backend->caps & SP_CAP_CROSS)) {
-        return sp_fail_param(error, SP_INVALID, "attention.backend",
-                             "%s compares positions of one sequence and cannot serve cross-attention; use dense",
-                             backend->name);
+        return sp_fail_param(
+            error, SP_INVALID, "attention.backend",
+            "%s compares positions of one sequence and cannot serve cross-attention; use dense",
+            backend->name);
     }
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (!param_find(backend, names[i]) || sp_attention_param(attention, names[i]) == 0) continue;

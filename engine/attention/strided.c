@@ -1,10 +1,11 @@
 /* strided (Child et al. 2019, arXiv 1904.10509): local keys abs(i - j) < l, and the column (i - j) mod l = 0.
  *
- * The column of a query is its residue class: keys j = r, r + l, r + 2l, .. with r = i mod l. Each class that the chunk
- * meets becomes one group: its queries against all its keys, so that scattered keys are gathered once and run as a
- * dense triangle of n / l. Where the head also has the local part, the ranges leave out rank i div l (the only key of
- * the class inside the window); they always leave out the first globals, which are tiles. So a chunk costs O(n) and a
- * decode row O(n / l). Tests: tests/attention/test_conformance.c, tests/attention/test_cases.c */
+ * The column of a query is its residue class: keys j = r, r + l, r + 2l, .. with r = i mod l. Each class that
+ * the chunk meets becomes one group: its queries against all its keys, so that scattered keys are gathered
+ * once and run as a dense triangle of n / l. Where the head also has the local part, the ranges leave out
+ * rank i div l (the only key of the class inside the window); they always leave out the first globals, which
+ * are tiles. So a chunk costs O(n) and a decode row O(n / l). Tests: tests/attention/test_conformance.c,
+ * tests/attention/test_cases.c */
 #include "engine/attention/pattern.h"
 
 typedef struct sp_strided {
@@ -49,8 +50,8 @@ static uint32_t column_ranges(const sp_strided *self, bool causal, uint32_t quer
 }
 
 /* One group for the queries first, first + stride, .. below end. */
-static sp_status add_class(const sp_plan_request *request, const sp_strided *self, uint32_t list, uint32_t first,
-                           uint32_t end, sp_plan *out, sp_error *error)
+static sp_status add_class(const sp_plan_request *request, const sp_strided *self, uint32_t list,
+                           uint32_t first, uint32_t end, sp_plan *out, sp_error *error)
 {
     uint32_t residue = first % self->stride, ranges[4];
     /* causal ranges grow with the query: leave out queries that have none yet, and classes without any */
@@ -99,7 +100,8 @@ static sp_status strided_plan(const sp_plan_request *request, sp_plan *out, sp_e
                        .stride = sp_param_u32(request, "stride"),
                        .first = sp_param_u32(request, "global_first"),
                        .local = mode != SP_HEADS_INTERLEAVED || request->layer % 2 == 0,
-                       .column = mode == SP_HEADS_MERGED || (mode == SP_HEADS_INTERLEAVED && request->layer % 2 == 1)};
+                       .column = mode == SP_HEADS_MERGED ||
+                                 (mode == SP_HEADS_INTERLEAVED && request->layer % 2 == 1)};
     status = add_list(request, &self, 0, out, error);
     if (status || !split) return status;
     for (uint32_t h = 0; h < request->n_heads; h++) out->head_list[h] = h % 2;
@@ -113,9 +115,15 @@ static uint32_t strided_part(const sp_attention *attention, uint32_t layer)
 }
 
 static const sp_param params[] = {
-    {.name = "stride", .summary = "length of the window and step of the column", .fallback = 128, .min = 1,
+    {.name = "stride",
+     .summary = "length of the window and step of the column",
+     .fallback = 128,
+     .min = 1,
      .max = 1048576},
-    {.name = "global_first", .summary = "first tokens that see and are seen by all", .fallback = 0, .max = 1048576},
+    {.name = "global_first",
+     .summary = "first tokens that see and are seen by all",
+     .fallback = 0,
+     .max = 1048576},
 };
 
 const sp_backend sp_backend_strided = {

@@ -1,8 +1,8 @@
 /* window: keys at most window div 2 positions away, plus rows and columns of the first and last tokens.
  *
- * window counts the centre (257: 128 on either side), so it is odd, or 0 for none. A global token sees every allowed
- * key and every allowed row sees it; the causal rule comes last. global_last marks the last valid tokens, which a
- * stream does not know: 0 while generating. Tests: tests/attention/test_conformance.c */
+ * window counts the centre (257: 128 on either side), so it is odd, or 0 for none. A global token sees every
+ * allowed key and every allowed row sees it; the causal rule comes last. global_last marks the last valid
+ * tokens, which a stream does not know: 0 while generating. Tests: tests/attention/test_conformance.c */
 #include "engine/attention/pattern.h"
 
 typedef struct sp_band {
@@ -37,7 +37,10 @@ static const sp_param params[] = {
      .fallback = 257,
      .max = 1048575,
      .odd_only = true},
-    {.name = "global_first", .summary = "first tokens that see and are seen by all", .fallback = 0, .max = 1048576},
+    {.name = "global_first",
+     .summary = "first tokens that see and are seen by all",
+     .fallback = 0,
+     .max = 1048576},
     {.name = "global_last",
      .summary = "last valid tokens that see and are seen by all; 0 while generating and in cross-attention",
      .fallback = 0,

@@ -1,0 +1,219 @@
+/* attention_report, the list of backends, and normalizers as JSON. The contract is engine/README.md,
+ * "attention_report".
+ *
+ * Edges and pairs are summed over layers and query heads, pairs being the allowed ones; density is their
+ * ratio and null where there is no pair. Tests: tests/unit/engine/test_attention_parse.c,
+ * tests/golden/test_attend.c */
+#include "engine/attention/metrics.h"
+
+#include <string.h>
+
+void sp_normalizer_write(sp_normalizer normalizer, sp_json_writer *out)
+{
+    if (sp_is_softmax(normalizer)) {
+        sp_json_cstring(out, "softmax");
+        return;
+    }
+    sp_json_open(out, '{');
+    sp_json_key(out, "alpha");
+    sp_json_float(out, normalizer.alpha);
+    sp_json_close(out, '}');
+}
+
+static void write_integer(const char *name, double value, uint64_t seed, sp_json_writer *out)
+{
+    if (strcmp(name, "seed") == 0)
+        sp_json_uint(out, seed);
+    else
+        sp_json_number(out, value);
+}
+
+static void write_params(const sp_attention *attention, sp_json_writer *out)
+{
+    sp_json_key(out, "params");
+    sp_json_open(out, '{');
+    for (size_t i = 0; i < attention->backend->n_params; i++) {
+        const char *name = attention->backend->params[i].name;
+        sp_json_key(out, name);
+        write_integer(name, attention->params[i], attention->seed, out);
+    }
+    sp_json_close(out, '}');
+}
+
+static void write_phase(const char *name, const sp_attention_phase *phase, sp_json_writer *out)
+{
+    double edges = (double)phase->edges, pairs = (double)phase->pairs;
+    sp_json_key(out, name);
+    sp_json_open(out, '{');
+    sp_json_key(out, "tokens");
+    sp_json_uint(out, phase->tokens);
+    sp_json_key(out, "edges");
+    sp_json_uint(out, phase->edges);
+    sp_json_key(out, "pairs");
+    sp_json_uint(out, phase->pairs);
+    sp_ratio_write("density", edges, pairs, out);
+    sp_ratio_write("sparsity", pairs - edges, pairs, out);
+    sp_json_key(out, "tiles");
+    sp_json_uint(out, phase->tiles);
+    sp_json_key(out, "groups");
+    sp_json_uint(out, phase->groups);
+    sp_json_key(out, "predict_seconds");
+    sp_json_number(out, phase->predict_seconds);
+    sp_json_key(out, "attend_seconds");
+    sp_json_number(out, phase->attend_seconds);
+    sp_json_close(out, '}');
+}
+
+static void write_measures(const sp_attention_report *report, sp_json_writer *out)
+{
+    sp_json_open(out, '[');
+    for (uint32_t layer = 0; layer < report->n_layers; layer++) {
+        for (uint32_t head = 0; head < report->n_heads; head++) {
+            const sp_head_measure *measure = &report->measures[(size_t)layer * report->n_heads + head];
+            sp_json_open(out, '{');
+            sp_json_key(out, "layer");
+            sp_json_uint(out, layer);
+            sp_json_key(out, "head");
+            sp_json_uint(out, head);
+            sp_measure_write(measure, out);
+            sp_ratio_write("mass", measure->mass, measure->rows, out);
+            if (sp_is_softmax(report->attention.normalizer)) {
+                sp_json_key(out, "gold_mass");
+                sp_json_number(out, SP_GOLD_MASS);
+            }
+            sp_json_close(out, '}');
+        }
+    }
+    sp_json_close(out, ']');
+}
+
+static void write_heads(const sp_attention_report *report, sp_json_writer *out)
+{
+    static const char *const names[] = {"merged", "interleaved", "multihead"};
+    sp_json_key(out, "heads");
+    if (report->measures)
+        write_measures(report, out);
+    else
+        sp_json_cstring(out, names[report->attention.heads]);
+}
+
+/* A request that was not strict may have got another backend than it asked for. */
+static void write_fallbacks(const sp_attention *attention, sp_json_writer *out)
+{
+    sp_json_key(out, "fallbacks");
+    sp_json_open(out, '[');
+    if (strcmp(attention->requested, attention->backend->name) != 0) {
+        sp_json_open(out, '{');
+        sp_json_key(out, "from");
+        sp_json_cstring(out, attention->requested);
+        sp_json_key(out, "to");
+        sp_json_cstring(out, attention->backend->name);
+        sp_json_key(out, "why");
+        sp_json_cstring(out, "decoding");
+        sp_json_close(out, '}');
+    }
+    sp_json_close(out, ']');
+}
+
+static void write_notes(const char *notes, sp_json_writer *out)
+{
+    sp_json_key(out, "notes");
+    sp_json_open(out, '[');
+    while (*notes) {
+        size_t n = strcspn(notes, "\n");
+        if (n) sp_json_string(out, notes, n);
+        notes += n + (notes[n] == '\n');
+    }
+    sp_json_close(out, ']');
+}
+
+void sp_attention_report_write(const sp_attention_report *report, sp_json_writer *out)
+{
+    const sp_attention *attention = &report->attention;
+    sp_json_open(out, '{');
+    sp_json_key(out, "requested");
+    sp_json_cstring(out, attention->requested);
+    sp_json_key(out, "backend");
+    sp_json_cstring(out, attention->backend->name);
+    write_params(attention, out);
+    sp_json_key(out, "normalizer");
+    sp_normalizer_write(attention->normalizer, out);
+    write_heads(report, out);
+    sp_json_key(out, "device");
+    sp_json_cstring(out, report->device);
+    write_phase("prefill", &report->prefill, out);
+    write_phase("decode", &report->decode, out);
+    sp_json_key(out, "rows_empty");
+    sp_json_uint(out, report->rows_empty);
+    sp_json_key(out, "trained");
+    sp_json_bool(out, report->trained);
+    sp_json_key(out, "batch_invariant");
+    sp_json_bool(out, report->batch_invariant);
+    write_fallbacks(attention, out);
+    write_notes(attention->notes, out);
+    sp_json_key(out, "reason");
+    sp_json_null(out);
+    sp_json_close(out, '}');
+}
+
+static void write_caps(unsigned caps, sp_json_writer *out)
+{
+    static const char *const names[] = {"static",    "needs_qk",      "needs_fit",
+                                        "streaming", "bidirectional", "cross"};
+    sp_json_key(out, "caps");
+    sp_json_open(out, '[');
+    for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
+        if (caps >> i & 1) sp_json_cstring(out, names[i]);
+    }
+    sp_json_close(out, ']');
+}
+
+static void write_param(const sp_param *param, sp_json_writer *out)
+{
+    const uint64_t seed_max = INT64_MAX;
+    sp_json_open(out, '{');
+    sp_json_key(out, "name");
+    sp_json_cstring(out, param->name);
+    sp_json_key(out, "type");
+    sp_json_cstring(out, "integer");
+    sp_json_key(out, "default");
+    sp_json_number(out, param->fallback);
+    sp_json_key(out, "min");
+    sp_json_number(out, param->min);
+    sp_json_key(out, "max");
+    write_integer(param->name, param->max, seed_max, out);
+    sp_json_key(out, "values");
+    sp_json_null(out);
+    sp_json_key(out, "summary");
+    sp_json_cstring(out, param->summary);
+    sp_json_close(out, '}');
+}
+
+void sp_backends_write(sp_json_writer *out)
+{
+    sp_json_open(out, '{');
+    sp_json_key(out, "object");
+    sp_json_cstring(out, "list");
+    sp_json_key(out, "data");
+    sp_json_open(out, '[');
+    for (size_t i = 0; sp_backends[i]; i++) {
+        const sp_backend *backend = sp_backends[i];
+        sp_json_open(out, '{');
+        sp_json_key(out, "name");
+        sp_json_cstring(out, backend->name);
+        sp_json_key(out, "summary");
+        sp_json_cstring(out, backend->summary);
+        write_caps(backend->caps, out);
+        sp_json_key(out, "params");
+        sp_json_open(out, '[');
+        for (size_t p = 0; p < backend->n_params; p++) write_param(&backend->params[p], out);
+        sp_json_close(out, ']');
+        sp_json_key(out, "available");
+        sp_json_bool(out, true);
+        sp_json_key(out, "why");
+        sp_json_null(out);
+        sp_json_close(out, '}');
+    }
+    sp_json_close(out, ']');
+    sp_json_close(out, '}');
+}
