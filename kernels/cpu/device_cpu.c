@@ -36,9 +36,11 @@ static void make_tables(void)
     sp_cpu_peak_reference(&slots);
     tables[SP_CPU_REFERENCE] = slots;
     sp_cpu_linear_avx2(&slots);
+    sp_cpu_elementwise_avx2(&slots);
     sp_cpu_peak_avx2(&slots);
     tables[SP_CPU_AVX2] = slots;
     sp_cpu_linear_avx512(&slots);
+    sp_cpu_elementwise_avx512(&slots);
     sp_cpu_peak_avx512(&slots);
     tables[SP_CPU_AVX512] = slots;
     sp_cpu_linear_avx512bf16(&slots);
