@@ -1,0 +1,118 @@
+/* See kv.h. The free list is a stack in an array of its own, so that pages hold nothing but rows. */
+#include "engine/kv.h"
+
+#include <assert.h>
+
+bool sp_kv_page_bytes(const sp_kv_options *options, size_t *bytes)
+{
+    size_t size = sp_dtype_size(options->dtype);
+    return sp_mul_size(size, (size_t)2 * SP_PAGE_TOKENS, &size) &&
+           sp_mul_size(size, options->head_dim, &size) && sp_mul_size(size, options->n_kv_heads, &size) &&
+           sp_mul_size(size, options->n_layers, bytes);
+}
+
+sp_status sp_kv_open(const sp_kv_options *options, sp_kv *out, sp_error *error)
+{
+    size_t page_bytes, total;
+    memset(out, 0, sizeof *out);
+    if (!sp_kv_page_bytes(options, &page_bytes) || !sp_mul_size(page_bytes, options->n_pages, &total))
+        return sp_fail(error, SP_NO_MEMORY, "%u KV pages do not fit into an address", options->n_pages);
+    assert(page_bytes > 0 && options->n_pages > 0);
+
+    out->options = *options;
+    out->page_bytes = page_bytes;
+    out->layer_bytes = page_bytes / options->n_layers;
+    out->head_bytes = out->layer_bytes / options->n_kv_heads;
+    out->memory = sp_alloc(total, 1);
+    out->next = sp_alloc(options->n_pages, sizeof *out->next);
+    out->owned = sp_alloc_zero(options->n_pages, sizeof *out->owned);
+    if (!out->memory || !out->next || !out->owned) {
+        sp_kv_close(out);
+        return sp_fail(error, SP_NO_MEMORY,
+                       "no memory for %u KV pages (%zu bytes); lower --kv-bytes or --ctx", options->n_pages,
+                       total);
+    }
+    memset(out->memory, 0xff, total); /* touched now rather than later; all ones is NaN in either type */
+    for (uint32_t i = 0; i < options->n_pages; i++)
+        out->next[i] = i + 1 < options->n_pages ? i + 1 : SP_NO_PAGE;
+    out->n_free = options->n_pages;
+    return SP_OK;
+}
+
+void sp_kv_close(sp_kv *kv)
+{
+    sp_free(kv->memory);
+    sp_free(kv->next);
+    sp_free(kv->owned);
+    memset(kv, 0, sizeof *kv);
+}
+
+bool sp_kv_take(sp_kv *kv, uint32_t n, uint32_t *pages)
+{
+    if (n > kv->n_free) return false;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t page = kv->first_free;
+        assert(page < kv->options.n_pages && !kv->owned[page]);
+        kv->first_free = kv->next[page];
+        kv->owned[page] = true;
+        pages[i] = page;
+    }
+    kv->n_free -= n;
+    return true;
+}
+
+void sp_kv_give(sp_kv *kv, uint32_t n, const uint32_t *pages)
+{
+    for (uint32_t i = n; i-- > 0;) { /* backwards: the next taker gets them in the same order */
+        uint32_t page = pages[i];
+        assert(page < kv->options.n_pages && kv->owned[page]);
+        if (kv->options.poison) memset(kv->memory + page * kv->page_bytes, 0xff, kv->page_bytes);
+        kv->owned[page] = false;
+        kv->next[page] = kv->first_free;
+        kv->first_free = page;
+    }
+    kv->n_free += n;
+}
+
+uint32_t sp_kv_used(const sp_kv *kv)
+{
+    return kv->options.n_pages - kv->n_free;
+}
+
+/* One row of one head, from float32 to the KV type. */
+static void put_row(const sp_kv *kv, sp_device *device, const float *from, uint8_t *to)
+{
+    if (kv->options.dtype == SP_BF16)
+        device->ops->to_bf16(device, kv->options.head_dim, from, (uint16_t *)(void *)to);
+    else
+        memcpy(to, from, kv->options.head_dim * sizeof *from);
+}
+
+void sp_kv_write(sp_kv *kv, sp_device *device, const uint32_t *pages, uint32_t layer, uint32_t position,
+                 uint32_t rows, const float *k, const float *v)
+{
+    size_t n_heads = kv->options.n_kv_heads, d = kv->options.head_dim;
+    size_t row_bytes = d * sp_dtype_size(kv->options.dtype);
+    for (size_t r = 0; r < rows; r++) {
+        size_t at = position + r;
+        uint8_t *page = kv->memory + pages[at / SP_PAGE_TOKENS] * kv->page_bytes + layer * kv->layer_bytes;
+        uint8_t *row = page + at % SP_PAGE_TOKENS * row_bytes;
+        for (size_t h = 0; h < n_heads; h++, row += kv->head_bytes) {
+            put_row(kv, device, k + (r * n_heads + h) * d, row);
+            put_row(kv, device, v + (r * n_heads + h) * d, row + SP_PAGE_TOKENS * row_bytes);
+        }
+    }
+}
+
+sp_kv_view sp_kv_layer(const sp_kv *kv, const uint32_t *pages, uint32_t layer, uint32_t n_keys,
+                       const uint8_t **pointers)
+{
+    for (uint32_t i = 0; i < (n_keys + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS; i++)
+        pointers[i] = kv->memory + pages[i] * kv->page_bytes + layer * kv->layer_bytes;
+    return (sp_kv_view){.dtype = kv->options.dtype,
+                        .n_keys = n_keys,
+                        .head_dim = kv->options.head_dim,
+                        .value_dim = kv->options.head_dim,
+                        .head_bytes = kv->head_bytes,
+                        .pages = pointers};
+}
