@@ -1,0 +1,201 @@
+/* See sampler.h. Cuts pop the best candidates from a heap, so that their cost follows what they keep. */
+#include "engine/sampler.h"
+
+#include <assert.h>
+#include <math.h>
+
+sp_status sp_vocab_mask_open(sp_vocab_mask *mask, const sp_tokenizer *tokenizer, uint32_t n_vocab,
+                             sp_error *error)
+{
+    *mask = (sp_vocab_mask){.n_vocab = n_vocab, .allowed = sp_alloc_zero(n_vocab, 1)};
+    if (!mask->allowed) return sp_fail(error, SP_NO_MEMORY, "no memory for a vocabulary of %u", n_vocab);
+    int32_t size = sp_tokenizer_size(tokenizer);
+    for (uint32_t id = 0; id < n_vocab && (int64_t)id < size; id++) {
+        size_t n_bytes;
+        sp_tokenizer_bytes(tokenizer, (int32_t)id, &n_bytes);
+        if (n_bytes == 0 && !sp_tokenizer_is_special(tokenizer, (int32_t)id)) continue;
+        mask->allowed[id] = 1;
+        mask->n_allowed++;
+    }
+    if (mask->n_allowed > 0) return SP_OK;
+    sp_vocab_mask_close(mask);
+    return sp_fail(error, SP_DATA, "tokenizer.json: no token has an id below vocab_size %u", n_vocab);
+}
+
+void sp_vocab_mask_close(sp_vocab_mask *mask)
+{
+    sp_free(mask->allowed);
+    *mask = (sp_vocab_mask){0};
+}
+
+sp_status sp_sampling_check(const sp_sampling *sampling, sp_error *error)
+{
+    if (!(sampling->temperature >= 0 && sampling->temperature <= 100))
+        return sp_fail_param(error, SP_INVALID, "temperature", "temperature must be from 0 to 100");
+    if (!(sampling->top_p > 0 && sampling->top_p <= 1))
+        return sp_fail_param(error, SP_INVALID, "top_p", "top_p must be above 0 and at most 1");
+    if (!(sampling->min_p >= 0 && sampling->min_p <= 1))
+        return sp_fail_param(error, SP_INVALID, "min_p", "min_p must be from 0 to 1");
+    if (sampling->top_k < -1)
+        return sp_fail_param(error, SP_INVALID, "top_k", "top_k must be at least -1 (-1 and 0: off)");
+    return SP_OK;
+}
+
+static uint64_t splitmix(uint64_t x)
+{
+    x += 0x9E3779B97F4A7C15u;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    return x ^ (x >> 31);
+}
+
+double sp_draw_uniform(int64_t seed, uint32_t position)
+{
+    return (double)(splitmix(splitmix((uint64_t)seed) ^ position) >> 11) * 0x1p-53;
+}
+
+/* Largest of n logits, and whether all are finite. */
+static bool find_max(const float *logits, uint32_t n, float *max)
+{
+    float best = logits[0];
+    bool finite = true;
+    for (uint32_t i = 0; i < n; i++) {
+        finite &= isfinite(logits[i]) != 0;
+        if (logits[i] > best) best = logits[i];
+    }
+    *max = best;
+    return finite;
+}
+
+/* log sum exp of n finite logits with maximum max, in double, ascending. */
+static double log_sum_exp(const float *logits, uint32_t n, float max)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < n; i++) sum += exp((double)logits[i] - (double)max);
+    return (double)max + log(sum);
+}
+
+bool sp_logprob(const float *logits, uint32_t n_vocab, int32_t token, float *logprob)
+{
+    float max;
+    if (!find_max(logits, n_vocab, &max)) return false;
+    *logprob = (float)((double)logits[token] - log_sum_exp(logits, n_vocab, max));
+    return true;
+}
+
+/* Heap order: heavier first, then the lower id. Total, so that pops have one order. */
+static bool before(const sp_candidate *a, const sp_candidate *b)
+{
+    return a->weight > b->weight || (a->weight == b->weight && a->token < b->token);
+}
+
+static void sift_down(sp_candidate *heap, size_t n, size_t at)
+{
+    for (;;) {
+        size_t best = at, left = 2 * at + 1;
+        for (size_t child = left; child < n && child < left + 2; child++)
+            if (before(&heap[child], &heap[best])) best = child;
+        if (best == at) return;
+        sp_candidate swap = heap[at];
+        heap[at] = heap[best];
+        heap[best] = swap;
+        at = best;
+    }
+}
+
+/* Orders the best of n candidates to the end of the array, best last, as many as top_k and top_p keep;
+ * returns their number. */
+static size_t cut(sp_candidate *all, size_t n, const sp_sampling *sampling)
+{
+    size_t limit = sampling->top_k > 0 && (uint64_t)sampling->top_k < n ? (size_t)sampling->top_k : n;
+    double total = 0, mass = 0;
+    if (limit == n)
+        for (size_t i = 0; i < n; i++) total += all[i].weight;
+    for (size_t i = n / 2; i-- > 0;) sift_down(all, n, i);
+
+    size_t left = n, kept = 0;
+    bool by_mass = sampling->top_p < 1;
+    while (kept < limit && !(limit == n && by_mass && mass >= sampling->top_p * total)) {
+        sp_candidate best = all[0];
+        all[0] = all[--left];
+        sift_down(all, left, 0);
+        all[left] = best;
+        mass += best.weight;
+        kept++;
+    }
+    if (limit == n || !by_mass) return kept;
+    /* top_k came first: top_p is a share of what that kept */
+    total = mass;
+    mass = 0;
+    size_t inner = 0;
+    while (inner < kept && !(inner > 0 && mass >= sampling->top_p * total))
+        mass += all[n - 1 - inner++].weight;
+    return inner;
+}
+
+/* The first of the candidates, first to last by step, at which the running sum of weights >= floor exceeds u
+ * of it all. */
+static int32_t draw(const sp_candidate *first, size_t n, ptrdiff_t step, double floor, double u)
+{
+    double total = 0, sum = 0;
+    int32_t last = first->token;
+    const sp_candidate *c = first;
+    for (size_t i = 0; i < n; i++, c += step)
+        if (c->weight >= floor) total += c->weight;
+    c = first;
+    for (size_t i = 0; i < n; i++, c += step) {
+        if (c->weight < floor || c->weight == 0) continue;
+        sum += c->weight;
+        last = c->token;
+        if (sum > u * total) break;
+    }
+    return last;
+}
+
+/* Inserts into a list of the best n, kept falling; ids arrive rising, so equal values stay in order. */
+static void keep_top(sp_sampled *out, uint32_t n, int32_t token, float value)
+{
+    if (n == 0 || (out->n_top == n && !(value > out->top[n - 1].logprob))) return;
+    uint32_t at = out->n_top < n ? out->n_top++ : n - 1;
+    for (; at > 0 && value > out->top[at - 1].logprob; at--) out->top[at] = out->top[at - 1];
+    out->top[at] = (sp_token_logprob){.token = token, .logprob = value};
+}
+
+/* The token for weights over the allowed ids; max is the largest allowed logit. */
+static int32_t choose(const sp_vocab_mask *mask, const float *logits, float max, const sp_sampling *sampling,
+                      uint32_t position, sp_candidate *scratch)
+{
+    size_t n = 0;
+    for (uint32_t id = 0; id < mask->n_vocab; id++) {
+        if (!mask->allowed[id]) continue;
+        double z = ((double)logits[id] - (double)max) / sampling->temperature;
+        scratch[n++] = (sp_candidate){.weight = exp(z), .token = (int32_t)id};
+    }
+    double u = sp_draw_uniform(sampling->seed, position);
+    bool cuts = sampling->top_p < 1 || (sampling->top_k > 0 && (uint64_t)sampling->top_k < n);
+    if (!cuts) return draw(scratch, n, 1, sampling->min_p, u);
+    size_t kept = cut(scratch, n, sampling);
+    return draw(scratch + n - 1, kept, -1, sampling->min_p, u);
+}
+
+void sp_sample(const sp_vocab_mask *mask, const float *logits, const sp_sampling *sampling, uint32_t position,
+               uint32_t n_top, sp_candidate *scratch, sp_sampled *out)
+{
+    assert(n_top <= SP_MAX_LOGPROBS && mask->n_allowed > 0);
+    *out = (sp_sampled){.ok = false, .token = -1};
+    float max;
+    if (!find_max(logits, mask->n_vocab, &max)) return;
+
+    out->ok = true;
+    for (uint32_t id = 0; id < mask->n_vocab; id++) {
+        if (!mask->allowed[id]) continue;
+        if (out->token < 0 || logits[id] > logits[out->token]) out->token = (int32_t)id;
+        keep_top(out, n_top, (int32_t)id, logits[id]);
+    }
+    if (sampling->temperature > 0)
+        out->token = choose(mask, logits, logits[out->token], sampling, position, scratch);
+    double norm = log_sum_exp(logits, mask->n_vocab, max);
+    out->logprob = (float)((double)logits[out->token] - norm);
+    for (uint32_t i = 0; i < out->n_top; i++)
+        out->top[i].logprob = (float)((double)out->top[i].logprob - norm);
+}
