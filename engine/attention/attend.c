@@ -1,0 +1,199 @@
+/* See attend.h. */
+#include "engine/attention/attend.h"
+#include "engine/attention/measure.h"
+
+#include <assert.h>
+
+#define PLANS_A_JOB 2 /* layers of one sequence use at most two parts (interleaved heads) */
+
+typedef struct sp_cached_plan {
+    sp_plan plan;
+    sp_plan_counts counts;
+    bool valid; /* made in this step */
+    uint32_t layer;
+} sp_cached_plan;
+
+struct sp_attender {
+    sp_attender_options options;
+    sp_attend_job *jobs;
+    size_t n_jobs;
+    sp_cached_plan *plans;    /* (max_jobs, PLANS_A_JOB) */
+    const uint8_t **pointers; /* (ceil(context / 64)) pages of one layer */
+    sp_measurer *measurer;    /* made when first asked for */
+};
+
+size_t sp_attender_plan_bytes(uint32_t context, uint32_t n_heads)
+{
+    return ((size_t)32 << 20) + (size_t)256 * context * n_heads;
+}
+
+sp_status sp_attender_open(const sp_attender_options *options, sp_attender **out, sp_error *error)
+{
+    sp_attender *attender = sp_alloc_zero(1, sizeof *attender);
+    if (!attender) return sp_fail(error, SP_NO_MEMORY, "no memory for attention");
+    attender->options = *options;
+    size_t n_plans = (size_t)options->max_jobs * PLANS_A_JOB;
+    attender->plans = sp_alloc_zero(n_plans, sizeof *attender->plans);
+    attender->pointers = sp_alloc((options->context + SP_TILE - 1) / SP_TILE, sizeof *attender->pointers);
+    if (!attender->plans || !attender->pointers) {
+        sp_attender_close(attender);
+        return sp_fail(error, SP_NO_MEMORY, "no memory for the plans of %u sequences", options->max_jobs);
+    }
+    for (size_t i = 0; i < n_plans; i++) sp_plan_init(&attender->plans[i].plan, options->plan_bytes);
+    *out = attender;
+    return SP_OK;
+}
+
+void sp_attender_close(sp_attender *attender)
+{
+    if (!attender) return;
+    for (size_t i = 0; attender->plans && i < (size_t)attender->options.max_jobs * PLANS_A_JOB; i++)
+        sp_plan_fini(&attender->plans[i].plan);
+    sp_measurer_close(attender->measurer);
+    sp_free(attender->plans);
+    sp_free((void *)attender->pointers);
+    sp_free(attender);
+}
+
+void sp_attender_begin(sp_attender *attender, sp_attend_job *jobs, size_t n_jobs)
+{
+    assert(n_jobs <= attender->options.max_jobs);
+    attender->jobs = jobs;
+    attender->n_jobs = n_jobs;
+    for (size_t i = 0; i < (size_t)attender->options.max_jobs * PLANS_A_JOB; i++)
+        attender->plans[i].valid = false;
+}
+
+/* Bytes that the other plans hold; with drop, plans of earlier steps are freed first. */
+static size_t held_bytes(sp_attender *attender, const sp_cached_plan *except, bool drop)
+{
+    size_t held = 0;
+    for (size_t i = 0; i < (size_t)attender->options.max_jobs * PLANS_A_JOB; i++) {
+        sp_cached_plan *cached = &attender->plans[i];
+        if (cached == except) continue;
+        if (drop && !cached->valid) {
+            sp_plan_fini(&cached->plan);
+            sp_plan_init(&cached->plan, attender->options.plan_bytes);
+        }
+        held += cached->plan.bytes;
+    }
+    return held;
+}
+
+static sp_status make_plan(sp_attender *attender, sp_cached_plan *cached, const sp_plan_request *request,
+                           sp_error *error)
+{
+    sp_status status = SP_TOO_LARGE;
+    for (int attempt = 0; attempt < 2 && status == SP_TOO_LARGE; attempt++) {
+        size_t held = held_bytes(attender, cached, attempt > 0);
+        size_t limit = attender->options.plan_bytes;
+        cached->plan.max_bytes = held < limit ? limit - held : 0;
+        status = sp_attention_plan(request, &cached->plan, error);
+    }
+    if (status != SP_OK) return status;
+    sp_plan_count(&cached->plan, &cached->counts);
+    cached->valid = true;
+    cached->layer = request->layer;
+    return SP_OK;
+}
+
+/* The plan of one job and layer: one made earlier in this step where layers share, else a new one. */
+static sp_status find_plan(sp_attender *attender, size_t index, const sp_attend_call *call,
+                           const sp_kv_view *kv, sp_cached_plan **out, sp_error *error)
+{
+    const sp_attender_options *options = &attender->options;
+    sp_attend_job *job = &attender->jobs[index];
+    const sp_attention *attention = job->attention;
+    sp_cached_plan *plans = &attender->plans[index * PLANS_A_JOB],
+                   *free_plan = &plans[call->layer % PLANS_A_JOB];
+    for (size_t i = 0; i < PLANS_A_JOB; i++) {
+        bool shared = plans[i].valid && (attention->backend->caps & SP_CAP_STATIC) != 0;
+        if (shared && sp_attention_same_plan(attention, call->layer, plans[i].layer)) {
+            *out = &plans[i];
+            return SP_OK;
+        }
+        if (!plans[i].valid) free_plan = &plans[i];
+    }
+    sp_plan_request request = {.attention = attention,
+                               .layer = call->layer,
+                               .kind = call->kind,
+                               .causal = true,
+                               .position = job->position,
+                               .rows = job->rows,
+                               .n_keys = job->position + job->rows,
+                               .n_heads = options->n_heads,
+                               .n_kv_heads = options->n_kv_heads,
+                               .device = options->device,
+                               .q = call->q + (size_t)job->first_row * options->n_heads * options->head_dim,
+                               .kv = kv};
+    free_plan->valid = false;
+    double start = sp_now();
+    sp_status status = make_plan(attender, free_plan, &request, error);
+    job->phase->predict_seconds += sp_now() - start;
+    *out = free_plan;
+    return status;
+}
+
+static sp_status measure(sp_attender *attender, const sp_attend_job *job, const sp_plan *plan,
+                         const sp_attend_args *args, uint32_t layer, sp_error *error)
+{
+    const sp_attender_options *options = &attender->options;
+    if (!attender->measurer) {
+        sp_status status = sp_measurer_open(options->device, options->context, &attender->measurer, error);
+        if (status != SP_OK) return status;
+    }
+    sp_measure_rows(attender->measurer, plan, args, job->measures + (size_t)layer * options->n_heads);
+    return SP_OK;
+}
+
+static sp_status run_job(sp_attender *attender, size_t index, const sp_attend_call *call, float *out,
+                         sp_error *error)
+{
+    const sp_attender_options *options = &attender->options;
+    sp_attend_job *job = &attender->jobs[index];
+    size_t q_row = (size_t)options->n_heads * options->head_dim;
+    size_t k_row = (size_t)options->n_kv_heads * options->head_dim;
+    sp_kv_write(options->kv, options->device, job->pages, call->layer, job->position, job->rows,
+                call->k + job->first_row * k_row, call->v + job->first_row * k_row);
+
+    sp_attend_args args = {.normalizer = job->attention->normalizer,
+                           .scale = call->scale,
+                           .n_kv_heads = options->n_kv_heads,
+                           .q = call->q + job->first_row * q_row,
+                           .out = out};
+    args.kv =
+        sp_kv_layer(options->kv, job->pages, call->layer, job->position + job->rows, attender->pointers);
+    sp_cached_plan *cached;
+    sp_status status = find_plan(attender, index, call, &args.kv, &cached, error);
+    if (status != SP_OK) return status;
+
+    args.plan = &cached->plan;
+    sp_attend_stats stats = {0};
+    double start = sp_now();
+    status = options->device->ops->attend(options->device, &args, &stats, error);
+    job->phase->attend_seconds += sp_now() - start;
+    if (status != SP_OK) return status;
+    job->phase->edges += cached->counts.edges;
+    job->phase->pairs += cached->counts.pairs;
+    job->phase->tiles += cached->counts.tiles;
+    job->phase->groups += cached->counts.groups;
+    *job->rows_empty += cached->counts.rows_empty;
+    return job->measures ? measure(attender, job, &cached->plan, &args, call->layer, error) : SP_OK;
+}
+
+sp_status sp_attender_attend(void *context, const sp_attend_call *call, sp_error *error)
+{
+    sp_attender *attender = context;
+    size_t out_row = (size_t)attender->options.n_heads * attender->options.head_dim;
+    if (call->kind != SP_ATTEND_SELF || !call->k || !call->v)
+        return sp_fail(error, SP_INTERNAL, "layer %u asks for an attention that is not served", call->layer);
+    for (size_t i = 0; i < attender->n_jobs; i++) {
+        sp_attend_job *job = &attender->jobs[i];
+        assert(call->batch->slots[job->first_row] == i &&
+               call->batch->positions[job->first_row] == job->position);
+        float *out = call->out + job->first_row * out_row;
+        if (!job->failed && run_job(attender, i, call, out, &job->error) != SP_OK) job->failed = true;
+        if (job->failed) memset(out, 0, job->rows * out_row * sizeof *out);
+    }
+    return SP_OK;
+}

@@ -1,0 +1,24 @@
+/* `measure`: what a plan keeps of the gold graph, row by row, while the model runs.
+ *
+ * Gold is the dense graph of the same normalizer: keys with weight > 0; for softmax the fewest keys whose
+ * mass reaches 0.95 (ties to the lower position). A row is exact when the plan holds all its gold keys. Costs
+ * as much as dense attention in scalar code, so it runs on demand only. Owner: the attender. Tests:
+ * tests/golden/test_austen.c, tests/unit/engine/test_measure.c */
+#ifndef SPARSED_ENGINE_ATTENTION_MEASURE_H
+#define SPARSED_ENGINE_ATTENTION_MEASURE_H
+
+#include "engine/attention/attention.h"
+
+#define SP_GOLD_MASS 0.95
+
+typedef struct sp_measurer sp_measurer;
+
+/* Scratch for rows of at most `context` keys, for every worker of the device. SP_NO_MEMORY. */
+sp_status sp_measurer_open(sp_device *device, uint32_t context, sp_measurer **out,
+                           sp_error *error) SP_MUST_CHECK;
+void sp_measurer_close(sp_measurer *measurer);
+/* Adds all rows of one layer's plan to measures (n_heads). args as given to ops->attend. */
+void sp_measure_rows(sp_measurer *measurer, const sp_plan *plan, const sp_attend_args *args,
+                     sp_head_measure *measures);
+
+#endif
