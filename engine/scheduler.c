@@ -1,0 +1,501 @@
+/* See scheduler.h. */
+#include "engine/scheduler.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine/stats.h"
+#include "engine/step.h"
+
+#define DEFAULT_CHUNK 512u
+#define ADMITTED_A_PLACE                                                                                     \
+    4u /* paused sequences may wait beside the running ones, up to this many times as many */
+
+typedef struct sp_call {
+    struct sp_call *next;
+    void (*call)(void *context);
+    void *context;
+    bool done, ran;
+} sp_call;
+
+struct sp_scheduler {
+    sp_scheduler_options options;
+    pthread_mutex_t lock;
+    pthread_cond_t woken, called;
+    /* under the lock */
+    sp_sequence *queue; /* oldest first */
+    uint32_t n_waiting, n_active;
+    bool short_of_pages, stopping, signalled;
+    sp_call *calls;
+    uint32_t n_callers; /* threads inside sp_scheduler_call */
+    sp_stats stats;
+    double service_seconds; /* of an admitted request, smoothed */
+    /* the engine thread's */
+    sp_kv kv;
+    sp_step step;
+    sp_sequence **running; /* (max_admitted) in order of admission */
+    uint32_t n_running, max_admitted;
+    double decode_seconds, prefill_row_seconds; /* smoothed: a step without prefill; a row of prefill */
+};
+
+/* --- opening --- */
+
+static void open_locks(sp_scheduler *s)
+{
+    pthread_condattr_t clock;
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_cond_init(&s->woken, &clock);
+    pthread_cond_init(&s->called, &clock);
+    pthread_condattr_destroy(&clock);
+}
+
+static sp_status open_parts(sp_scheduler *s, sp_error *error)
+{
+    const sp_scheduler_options *o = &s->options;
+    const sp_hparams *hparams = &o->model->hparams;
+    s->max_admitted = ADMITTED_A_PLACE * o->max_sequences;
+    s->running = sp_alloc(s->max_admitted, sizeof *s->running);
+    if (!s->running) return sp_fail(error, SP_NO_MEMORY, "no memory for %u sequences", s->max_admitted);
+    sp_kv_options kv = {.n_layers = hparams->n_layers,
+                        .n_kv_heads = hparams->n_kv_heads,
+                        .head_dim = hparams->head_dim,
+                        .dtype = o->kv_type,
+                        .n_pages = o->n_pages,
+                        .poison = o->poison};
+    sp_status status = sp_kv_open(&kv, &s->kv, error);
+    if (status != SP_OK) return status;
+    uint32_t whole = (o->context + SP_TILE - 1) / SP_TILE * SP_TILE;
+    uint32_t chunk = o->max_chunk > 0 ? o->max_chunk : DEFAULT_CHUNK;
+    sp_step_options step = {.model = o->model,
+                            .kv = &s->kv,
+                            .context = o->context,
+                            .max_sequences = o->max_sequences,
+                            .max_chunk = chunk < whole ? chunk : whole};
+    return sp_step_open(&step, &s->step, error);
+}
+
+sp_status sp_scheduler_open(const sp_scheduler_options *options, sp_scheduler **out, sp_error *error)
+{
+    sp_scheduler *s = sp_alloc_zero(1, sizeof *s);
+    if (!s) return sp_fail(error, SP_NO_MEMORY, "no memory for the scheduler");
+    s->options = *options;
+    if (!s->options.clock) s->options.clock = sp_now;
+    s->service_seconds = 1;
+    sp_stats_init(&s->stats);
+    open_locks(s);
+    sp_status status = open_parts(s, error);
+    if (status == SP_OK)
+        *out = s;
+    else
+        sp_scheduler_close(s);
+    return status;
+}
+
+size_t sp_scheduler_scratch_bytes(const sp_scheduler *s)
+{
+    return s->step.scratch_bytes;
+}
+
+/* --- ends --- */
+
+/* Books the end of a sequence and frees its pages; its stream is told afterwards, so that who sees the end
+ * sees the gauges without it. */
+static void book_end(sp_scheduler *s, sp_sequence *sequence, sp_status status, sp_finish finish)
+{
+    double now = s->options.clock();
+    uint32_t at = 0;
+    while (at < s->n_running && s->running[at] != sequence) at++;
+    bool ran = at < s->n_running;
+    if (ran) {
+        memmove(s->running + at, s->running + at + 1, (s->n_running - at - 1) * sizeof *s->running);
+        s->n_running--;
+        sp_kv_give(&s->kv, sequence->n_pages, sequence->pages);
+    }
+    sp_usage *usage = &sequence->usage;
+    usage->prompt_tokens = sequence->n_prompt;
+    usage->completion_tokens = sequence->n_tokens - sequence->n_prompt;
+    if (sequence->first_token > 0) usage->decode_seconds = now - sequence->first_token;
+
+    pthread_mutex_lock(&s->lock);
+    if (ran) {
+        s->stats.running = s->n_running;
+        s->stats.kv_pages_used = sp_kv_used(&s->kv);
+        s->service_seconds += 0.2 * (now - sequence->admitted - s->service_seconds);
+        if (s->n_active > 0) s->n_active--;
+    }
+    sp_stats_finish(&s->stats, usage, status, finish, now - sequence->submitted);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void end_well(sp_scheduler *s, sp_sequence *sequence, sp_finish finish)
+{
+    book_end(s, sequence, SP_OK, finish);
+    sp_sequence_finish(sequence, finish);
+    sp_sequence_close(sequence);
+}
+
+static void end_badly(sp_scheduler *s, sp_sequence *sequence, const sp_error *error)
+{
+    book_end(s, sequence, error->status, SP_FINISH_STOP);
+    sp_sequence_fail(sequence, error);
+    sp_sequence_close(sequence);
+}
+
+/* Why a sequence must end now, if it must: SP_OK, SP_CANCELLED or SP_UNAVAILABLE. */
+static sp_status check_time(const sp_scheduler *s, const sp_sequence *sequence, double now, bool waiting,
+                            sp_error *error)
+{
+    const sp_scheduler_options *o = &s->options;
+    double age = now - sequence->submitted;
+    if (sp_stream_is_cancelled(sequence->stream))
+        return sp_fail(error, SP_CANCELLED, "the request was cancelled");
+    if (age > o->request_timeout)
+        return sp_fail_param(error, SP_UNAVAILABLE, "request_timeout",
+                             "the request took longer than %g seconds", o->request_timeout);
+    if (waiting && age > o->queue_timeout)
+        return sp_fail_param(error, SP_UNAVAILABLE, "queue_timeout",
+                             "the request waited longer than %g seconds", o->queue_timeout);
+    return SP_OK;
+}
+
+/* --- any thread --- */
+
+sp_status sp_scheduler_submit(sp_scheduler *s, sp_sequence *sequence, sp_error *error)
+{
+    sp_status status = SP_OK;
+    sequence->submitted = s->options.clock();
+    pthread_mutex_lock(&s->lock);
+    uint32_t free_places = s->short_of_pages || s->n_active > s->options.max_sequences
+                               ? 0
+                               : s->options.max_sequences - s->n_active;
+    if (s->stopping) {
+        status = sp_fail(error, SP_UNAVAILABLE, "the server is stopping");
+    } else if (s->n_waiting >= s->options.max_queue + free_places) {
+        status = sp_fail(error, SP_BUSY, "the queue is full (%u requests)", s->options.max_queue);
+    } else {
+        sp_sequence **end = &s->queue;
+        while (*end) end = &(*end)->next;
+        *end = sequence;
+        s->stats.waiting = ++s->n_waiting;
+        s->signalled = true;
+        pthread_cond_signal(&s->woken);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return status;
+}
+
+void sp_scheduler_wake(void *context)
+{
+    sp_scheduler *s = context;
+    pthread_mutex_lock(&s->lock);
+    s->signalled = true;
+    pthread_cond_signal(&s->woken);
+    pthread_mutex_unlock(&s->lock);
+}
+
+sp_status sp_scheduler_call(sp_scheduler *s, void (*call)(void *context), void *context, sp_error *error)
+{
+    sp_call entry = {.call = call, .context = context};
+    pthread_mutex_lock(&s->lock);
+    s->n_callers++;
+    if (!s->stopping) {
+        sp_call **end = &s->calls;
+        while (*end) end = &(*end)->next;
+        *end = &entry;
+        s->signalled = true;
+        pthread_cond_signal(&s->woken);
+        while (!entry.done) pthread_cond_wait(&s->called, &s->lock);
+    }
+    s->n_callers--;
+    pthread_cond_broadcast(&s->called);
+    pthread_mutex_unlock(&s->lock);
+    return entry.ran ? SP_OK : sp_fail(error, SP_UNAVAILABLE, "the server is stopping");
+}
+
+void sp_scheduler_stats(sp_scheduler *s, sp_stats *out)
+{
+    pthread_mutex_lock(&s->lock);
+    *out = s->stats;
+    out->drain_seconds = s->service_seconds / (s->n_active > 0 ? s->n_active : 1);
+    pthread_mutex_unlock(&s->lock);
+}
+
+void sp_scheduler_stop(sp_scheduler *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->stopping = true;
+    s->signalled = true;
+    pthread_cond_signal(&s->woken);
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* --- admission --- */
+
+/* Takes from the queue what must end; the list is linked by next. */
+static sp_sequence *take_expired(sp_scheduler *s, double now)
+{
+    sp_sequence *expired = NULL;
+    pthread_mutex_lock(&s->lock);
+    for (sp_sequence **at = &s->queue; *at;) {
+        sp_sequence *sequence = *at;
+        if (check_time(s, sequence, now, true, NULL) == SP_OK) {
+            at = &sequence->next;
+            continue;
+        }
+        *at = sequence->next;
+        sequence->next = expired;
+        expired = sequence;
+        s->stats.waiting = --s->n_waiting;
+    }
+    pthread_mutex_unlock(&s->lock);
+    return expired;
+}
+
+static void admit(sp_scheduler *s, double now)
+{
+    pthread_mutex_lock(&s->lock);
+    s->short_of_pages = false;
+    while (s->queue && s->n_active < s->options.max_sequences && s->n_running < s->max_admitted) {
+        sp_sequence *sequence = s->queue;
+        s->short_of_pages = !sp_kv_take(&s->kv, sequence->n_pages, sequence->pages);
+        if (s->short_of_pages) break;
+        s->queue = sequence->next;
+        sequence->next = NULL;
+        sequence->admitted = now;
+        sequence->usage.queue_seconds = now - sequence->submitted;
+        s->running[s->n_running++] = sequence;
+        s->n_active++;
+        s->stats.waiting = --s->n_waiting;
+        s->stats.running = s->n_running;
+        s->stats.kv_pages_used = sp_kv_used(&s->kv);
+        sp_histogram_add(&s->stats.queue_time, sequence->usage.queue_seconds);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void end_expired(sp_scheduler *s, double now)
+{
+    sp_error error;
+    for (sp_sequence *sequence = take_expired(s, now), *next; sequence; sequence = next) {
+        next = sequence->next;
+        if (check_time(s, sequence, now, true, &error) != SP_OK) end_badly(s, sequence, &error);
+    }
+    for (uint32_t i = s->n_running; i-- > 0;)
+        if (check_time(s, s->running[i], now, false, &error) != SP_OK) end_badly(s, s->running[i], &error);
+}
+
+/* --- one step --- */
+
+/* Prefill rows that fit into what a step's time leaves. */
+static uint32_t row_budget(const sp_scheduler *s, bool decodes)
+{
+    uint32_t most = s->step.options.max_chunk, least = most < SP_TILE ? most : SP_TILE;
+    if (!(s->prefill_row_seconds > 0)) return least;
+    double rows = (s->options.step_seconds - (decodes ? s->decode_seconds : 0)) / s->prefill_row_seconds;
+    return rows <= least ? least : rows >= most ? most : (uint32_t)rows;
+}
+
+/* Rows of the next chunk of a prompt: ends at a multiple of 64 where it does not end the prompt. */
+static uint32_t chunk_rows(const sp_scheduler *s, const sp_sequence *sequence, uint32_t budget, bool first)
+{
+    uint32_t left = sequence->n_prompt - sequence->position, room = sp_step_room(&s->step, sequence);
+    uint32_t rows = budget < room ? budget : room;
+    if (rows >= left) return left;
+    uint32_t end = (sequence->position + rows) / SP_TILE * SP_TILE;
+    if (end > sequence->position) return end - sequence->position;
+    return first ? rows : 0;
+}
+
+/* Fills the step; returns the number of prefill rows. */
+static uint32_t fill_step(sp_scheduler *s)
+{
+    uint32_t n_active = 0, n_prefill = 0;
+    sp_step_begin(&s->step);
+    for (uint32_t i = 0; i < s->n_running && n_active < s->options.max_sequences; i++) {
+        sp_sequence *sequence = s->running[i];
+        bool prefills = sp_sequence_prefills(sequence);
+        if (!prefills && !sp_stream_has_room(sequence->stream)) continue;
+        n_active++;
+        if (!prefills) sp_step_add(&s->step, sequence, 1);
+    }
+    uint32_t places = n_active - (uint32_t)s->step.n_entries;
+    uint32_t budget = row_budget(s, s->step.n_entries > 0);
+    for (uint32_t i = 0; i < s->n_running && places > 0 && n_prefill < budget; i++) {
+        sp_sequence *sequence = s->running[i];
+        if (!sp_sequence_prefills(sequence)) continue;
+        places--;
+        uint32_t rows = chunk_rows(s, sequence, budget - n_prefill, n_prefill == 0);
+        if (rows == 0) break;
+        sp_step_add(&s->step, sequence, rows);
+        n_prefill += rows;
+    }
+    pthread_mutex_lock(&s->lock);
+    s->n_active = n_active;
+    pthread_mutex_unlock(&s->lock);
+    return n_prefill;
+}
+
+static void smooth(double *mean, double value)
+{
+    *mean = *mean > 0 ? *mean + 0.3 * (value - *mean) : value;
+}
+
+static void learn(sp_scheduler *s, double seconds, uint32_t n_prefill)
+{
+    if (n_prefill == 0) {
+        smooth(&s->decode_seconds, seconds);
+        return;
+    }
+    bool decodes = s->step.n_rows > n_prefill;
+    double prefill = seconds - (decodes ? s->decode_seconds : 0);
+    if (prefill < 0.25 * seconds) prefill = 0.25 * seconds;
+    smooth(&s->prefill_row_seconds, prefill / n_prefill);
+}
+
+/* Hands the sampled token on. */
+static sp_status give_token(sp_scheduler *s, sp_sequence *sequence, const sp_sampled *sampled, double now,
+                            bool *finished, sp_finish *finish, sp_error *error)
+{
+    bool first = sequence->first_token == 0;
+    pthread_mutex_lock(&s->lock);
+    s->stats.generation_tokens++;
+    if (first)
+        sp_histogram_add(&s->stats.time_to_first_token, now - sequence->submitted);
+    else
+        sp_histogram_add(&s->stats.inter_token, now - sequence->last_token);
+    pthread_mutex_unlock(&s->lock);
+    if (first) {
+        sequence->first_token = now;
+        sequence->usage.first_token_seconds = now - sequence->submitted;
+    }
+    sequence->last_token = now;
+    return sp_sequence_accept(sequence, sampled, finished, finish, error);
+}
+
+/* What the step means to one of its sequences. */
+static void deliver(sp_scheduler *s, sp_step_entry *entry, sp_attend_job *job, double now)
+{
+    sp_sequence *sequence = entry->sequence;
+    bool prefilled = sp_sequence_prefills(sequence), finished = false;
+    sp_finish finish = SP_FINISH_LENGTH;
+    sequence->position += entry->rows;
+    job->phase->tokens += entry->rows;
+    if (prefilled) {
+        pthread_mutex_lock(&s->lock);
+        s->stats.prompt_tokens += entry->rows;
+        pthread_mutex_unlock(&s->lock);
+        sequence->usage.prefill_seconds = now - sequence->admitted;
+        if (!job->failed) sp_stream_push_progress(sequence->stream, sequence->position, sequence->n_prompt);
+        finished = !sp_sequence_prefills(sequence) && sequence->max_tokens == 0;
+    }
+    if (!job->failed && entry->samples)
+        job->failed = give_token(s, sequence, &entry->sampled, now, &finished, &finish, &job->error) != SP_OK;
+    if (job->failed)
+        end_badly(s, sequence, &job->error);
+    else if (finished)
+        end_well(s, sequence, finish);
+}
+
+/* Runs the oldest call, if there is one. */
+static bool run_call(sp_scheduler *s)
+{
+    pthread_mutex_lock(&s->lock);
+    sp_call *entry = s->calls;
+    if (entry) s->calls = entry->next;
+    pthread_mutex_unlock(&s->lock);
+    if (!entry) return false;
+    entry->call(entry->context);
+    pthread_mutex_lock(&s->lock);
+    entry->done = entry->ran = true;
+    pthread_cond_broadcast(&s->called);
+    pthread_mutex_unlock(&s->lock);
+    return true;
+}
+
+bool sp_scheduler_step(sp_scheduler *s)
+{
+    double now = s->options.clock();
+    end_expired(s, now);
+    admit(s, now);
+    bool worked = run_call(s);
+    uint32_t n_prefill = fill_step(s);
+    if (s->step.n_entries == 0) return worked;
+
+    sp_error error;
+    double start = sp_now();
+    sp_status status = sp_step_run(&s->step, &error);
+    learn(s, sp_now() - start, n_prefill);
+    now = s->options.clock();
+    for (size_t i = 0; i < s->step.n_entries; i++) {
+        sp_attend_job *job = &s->step.jobs[i];
+        if (status != SP_OK) {
+            job->failed = true;
+            job->error = error;
+        }
+        deliver(s, &s->step.entries[i], job, now);
+    }
+    return true;
+}
+
+/* Sleeps until woken; a tenth of a second at most while anybody waits, for the timeouts. */
+static void sleep_until_woken(sp_scheduler *s)
+{
+    pthread_mutex_lock(&s->lock);
+    if (!s->signalled && (s->n_waiting > 0 || s->n_running > 0)) {
+        struct timespec until;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_nsec += 100000000L;
+        if (until.tv_nsec >= 1000000000L) {
+            until.tv_sec++;
+            until.tv_nsec -= 1000000000L;
+        }
+        pthread_cond_timedwait(&s->woken, &s->lock, &until);
+    }
+    while (!s->signalled && s->n_waiting == 0 && s->n_running == 0) pthread_cond_wait(&s->woken, &s->lock);
+    s->signalled = false;
+    pthread_mutex_unlock(&s->lock);
+}
+
+void sp_scheduler_run(sp_scheduler *s)
+{
+    for (;;) {
+        pthread_mutex_lock(&s->lock);
+        bool stopping = s->stopping;
+        pthread_mutex_unlock(&s->lock);
+        if (stopping) return;
+        if (!sp_scheduler_step(s)) sleep_until_woken(s);
+    }
+}
+
+void sp_scheduler_close(sp_scheduler *s)
+{
+    if (!s) return;
+    sp_error error;
+    sp_fail(&error, SP_UNAVAILABLE, "the server is stopping");
+    sp_scheduler_stop(s);
+    pthread_mutex_lock(&s->lock);
+    sp_sequence *queue = s->queue;
+    s->queue = NULL;
+    s->stats.waiting = s->n_waiting = 0;
+    for (sp_call *entry = s->calls; entry; entry = entry->next) entry->done = true;
+    s->calls = NULL;
+    pthread_cond_broadcast(&s->called);
+    while (s->n_callers > 0) pthread_cond_wait(&s->called, &s->lock);
+    pthread_mutex_unlock(&s->lock);
+    for (sp_sequence *next; queue; queue = next) {
+        next = queue->next;
+        end_badly(s, queue, &error);
+    }
+    while (s->n_running > 0) end_badly(s, s->running[s->n_running - 1], &error);
+    sp_step_close(&s->step);
+    sp_kv_close(&s->kv);
+    sp_free(s->running);
+    pthread_cond_destroy(&s->woken);
+    pthread_cond_destroy(&s->called);
+    pthread_mutex_destroy(&s->lock);
+    sp_free(s);
+}

@@ -1,0 +1,305 @@
+/* See sequence.h. */
+#include "engine/sequence.h"
+
+#include <math.h>
+#include <string.h>
+
+#define MAX_REPORT_BYTES ((size_t)64 << 20) /* measure: one object a layer and head */
+
+void sp_request_init(sp_request *request)
+{
+    *request = (sp_request){.max_tokens = 16, .sampling = {.temperature = 1, .top_p = 1}};
+}
+
+/* --- prompts --- */
+
+static sp_status encode_text(const sp_sequence_host *host, const sp_request *request, sp_tokens *tokens,
+                             sp_error *error)
+{
+    const char *text = request->prompt ? request->prompt : "";
+    sp_status status =
+        sp_tokenizer_encode(host->model->tokenizer, text, request->prompt_size, SP_ENCODE_ADD, tokens, error);
+    if (status == SP_INVALID && error && !error->param[0]) memcpy(error->param, "prompt", sizeof "prompt");
+    return status;
+}
+
+/* Copies n ids into fresh memory with room for one more. */
+static sp_status check_ids(const sp_sequence_host *host, const sp_request *request, const sp_tokens *tokens,
+                           int32_t **ids, size_t *n_ids, sp_error *error)
+{
+    bool given = request->ids != NULL;
+    size_t n = given ? request->n_ids : tokens->count;
+    int32_t *out = sp_alloc(n + 1, sizeof *out);
+    if (!out) return sp_fail(error, SP_NO_MEMORY, "no memory for a prompt of %zu tokens", n);
+    for (size_t i = 0; i < n; i++) {
+        out[i] = given ? request->ids[i] : tokens->data[i].id;
+        if (out[i] >= 0 && (uint32_t)out[i] < host->model->hparams.vocab) continue;
+        sp_status status =
+            sp_fail_param(error, SP_INVALID, "prompt", "token id %d is not below the vocabulary of %u",
+                          out[i], host->model->hparams.vocab);
+        sp_free(out);
+        return status;
+    }
+    if (n == 0) {
+        out[n++] = host->model->hparams.bos;
+        if (out[0] < 0) {
+            sp_free(out);
+            return sp_fail_param(error, SP_INVALID, "prompt",
+                                 "the prompt is empty and the model has no token to begin with");
+        }
+    }
+    *ids = out;
+    *n_ids = n;
+    return SP_OK;
+}
+
+sp_status sp_sequence_encode(const sp_sequence_host *host, const sp_request *request, int32_t **ids,
+                             size_t *n_ids, sp_error *error)
+{
+    sp_tokens tokens = {0};
+    sp_status status = request->ids ? SP_OK : encode_text(host, request, &tokens, error);
+    if (status == SP_OK) status = check_ids(host, request, &tokens, ids, n_ids, error);
+    sp_tokens_fini(&tokens);
+    return status;
+}
+
+/* --- opening --- */
+
+static sp_status check_lengths(const sp_sequence_host *host, const sp_request *request, size_t n_prompt,
+                               sp_error *error)
+{
+    if (n_prompt > host->context)
+        return sp_fail_param(error, SP_TOO_LONG, "prompt", "the prompt has %zu tokens, the context holds %u",
+                             n_prompt, host->context);
+    if (request->max_tokens > host->context - n_prompt)
+        return sp_fail_param(error, SP_INVALID, "max_tokens",
+                             "the prompt's %zu tokens and max_tokens %u exceed the context of %u", n_prompt,
+                             request->max_tokens, host->context);
+    if (request->logprobs > SP_MAX_LOGPROBS)
+        return sp_fail_param(error, SP_INVALID, "logprobs", "logprobs must be from 0 to %d", SP_MAX_LOGPROBS);
+    return sp_sampling_check(&request->sampling, error);
+}
+
+static bool same_attention(const sp_attention *a, const sp_attention *b)
+{
+    if (a->backend != b->backend || a->seed != b->seed || a->normalizer.alpha != b->normalizer.alpha)
+        return false;
+    if (a->backend->has_heads && a->heads != b->heads) return false;
+    for (size_t i = 0; i < a->backend->n_params; i++)
+        if (a->params[i] != b->params[i]) return false;
+    return true;
+}
+
+static void add_note(sp_attention *attention, const char *note)
+{
+    size_t used = strnlen(attention->notes, sizeof attention->notes), n = strlen(note);
+    size_t separator = used > 0;
+    if (used + separator + n + 1 > sizeof attention->notes) return;
+    if (separator) attention->notes[used] = '\n';
+    memcpy(attention->notes + used + separator, note, n + 1);
+}
+
+static sp_status resolve_attention(sp_sequence *s, const sp_request *request, sp_error *error)
+{
+    const sp_sequence_host *host = s->host;
+    const char *text = request->attention ? request->attention : host->attention;
+    size_t size = request->attention ? request->attention_size : text ? strlen(text) : 0;
+    sp_status status = sp_attention_parse(text, size, &host->attention_host, &s->attention, error);
+    if (status != SP_OK) return status;
+    if (!(s->attention.backend->caps & SP_CAP_STREAMING))
+        return sp_fail_param(error, SP_INVALID, "attention",
+                             "%s cannot generate: its rows change when tokens follow",
+                             s->attention.backend->name);
+    if (host->pattern)
+        s->trained = same_attention(&s->attention, host->pattern);
+    else
+        s->trained = strcmp(s->attention.backend->name, "dense") == 0 &&
+                     s->attention.normalizer.alpha == host->model->hparams.normalizer.alpha;
+    if (host->note) add_note(&s->attention, host->note);
+    return SP_OK;
+}
+
+/* All memory of the sequence that does not depend on its stream. */
+static sp_status allocate(sp_sequence *s, const sp_request *request, const int32_t *ids, size_t n_ids,
+                          sp_error *error)
+{
+    const sp_hparams *hparams = &s->host->model->hparams;
+    size_t n_tokens = n_ids + request->max_tokens;
+    s->n_prompt = s->n_tokens = (uint32_t)n_ids;
+    s->max_tokens = request->max_tokens;
+    s->n_pages = (uint32_t)((n_tokens + SP_TILE - 1) / SP_TILE);
+    s->tokens = sp_alloc(n_tokens, sizeof *s->tokens);
+    s->pages = sp_alloc(s->n_pages, sizeof *s->pages);
+    bool enough = s->tokens && s->pages;
+    if (enough) memcpy(s->tokens, ids, n_ids * sizeof *ids);
+    if (s->attention.measure) {
+        s->measures = sp_alloc_zero((size_t)hparams->n_layers * hparams->n_heads, sizeof *s->measures);
+        enough = enough && s->measures;
+    }
+    if (request->prompt_logprobs) {
+        s->prompt_logprobs = sp_alloc(n_ids, sizeof *s->prompt_logprobs);
+        if (s->prompt_logprobs) s->prompt_logprobs[0] = NAN;
+        enough = enough && s->prompt_logprobs;
+    }
+    if (request->prompt_logits) {
+        s->prompt_logits = sp_alloc(hparams->vocab, sizeof *s->prompt_logits);
+        enough = enough && s->prompt_logits;
+    }
+    return enough ? SP_OK : sp_fail(error, SP_NO_MEMORY, "no memory for a request of %zu tokens", n_tokens);
+}
+
+static sp_status open_output(sp_sequence *s, const sp_request *request, void (*notify)(void *context),
+                             void *context, sp_error *error)
+{
+    const sp_sequence_host *host = s->host;
+    sp_status status = sp_stops_open(&s->stops, request->stops, request->stop_sizes, request->n_stops,
+                                     host->max_piece, error);
+    if (status != SP_OK) return status;
+    sp_decoder_init(&s->decoder, host->model->tokenizer, true);
+    sp_stream_options options = {.max_piece = host->max_piece + SP_MAX_STOP_BYTES,
+                                 .n_top = request->logprobs,
+                                 .n_events =
+                                     request->max_tokens < SP_STREAM_EVENTS ? request->max_tokens + 1 : 0,
+                                 .notify = notify,
+                                 .notify_context = context,
+                                 .wake = host->wake,
+                                 .wake_context = host->wake_context};
+    s->stream = sp_stream_open(&options);
+    return s->stream ? SP_OK : sp_fail(error, SP_NO_MEMORY, "no memory for a stream");
+}
+
+static sp_status fill(sp_sequence *s, const sp_request *request, void (*notify)(void *context), void *context,
+                      sp_error *error)
+{
+    int32_t *ids = NULL;
+    size_t n_ids = 0;
+    s->sampling = request->sampling;
+    s->n_top = request->logprobs;
+    s->ignore_eos = request->ignore_eos;
+    sp_status status = resolve_attention(s, request, error);
+    if (status == SP_OK) status = sp_sequence_encode(s->host, request, &ids, &n_ids, error);
+    if (status == SP_OK) status = check_lengths(s->host, request, n_ids, error);
+    if (status == SP_OK) status = allocate(s, request, ids, n_ids, error);
+    if (status == SP_OK) status = open_output(s, request, notify, context, error);
+    sp_free(ids);
+    return status;
+}
+
+sp_status sp_sequence_open(const sp_sequence_host *host, const sp_request *request,
+                           void (*notify)(void *context), void *notify_context, sp_sequence **out,
+                           sp_error *error)
+{
+    sp_sequence *s = sp_alloc_zero(1, sizeof *s);
+    if (!s) return sp_fail(error, SP_NO_MEMORY, "no memory for a request");
+    s->host = host;
+    sp_status status = fill(s, request, notify, notify_context, error);
+    if (status == SP_OK)
+        *out = s;
+    else
+        sp_sequence_close(s);
+    return status;
+}
+
+void sp_sequence_close(sp_sequence *s)
+{
+    if (!s) return;
+    if (s->stream) { /* never handed out: both references go */
+        sp_stream *stream = s->stream;
+        sp_stream_finish(stream, &(sp_event){.type = SP_EVENT_ERROR});
+        sp_stream_free(stream);
+    }
+    sp_stops_close(&s->stops);
+    sp_free(s->tokens);
+    sp_free(s->pages);
+    sp_free(s->measures);
+    sp_free(s->prompt_logprobs);
+    sp_free(s->prompt_logits);
+    sp_free(s);
+}
+
+/* --- running --- */
+
+static bool ends_text(const sp_sequence *s, int32_t token)
+{
+    const sp_hparams *hparams = &s->host->model->hparams;
+    if (s->ignore_eos) return false;
+    for (size_t i = 0; i < hparams->n_eos; i++)
+        if (hparams->eos[i] == token) return true;
+    return token == sp_tokenizer_eos(s->host->model->tokenizer);
+}
+
+sp_status sp_sequence_accept(sp_sequence *s, const sp_sampled *sampled, bool *finished, sp_finish *finish,
+                             sp_error *error)
+{
+    size_t begin = s->stops.held.size, release = 0;
+    bool eos = ends_text(s, sampled->token);
+    s->tokens[s->n_tokens++] = sampled->token;
+    if (!eos && !sp_decoder_push(&s->decoder, sampled->token, &s->stops.held))
+        return sp_fail(error, SP_INTERNAL, "token %d releases more text than there is room for",
+                       sampled->token);
+    bool stopped = sp_stops_scan(&s->stops, begin, &release);
+    sp_stream_push_token(s->stream, sampled->token, sampled->logprob, sampled->top, sampled->n_top,
+                         s->stops.held.data, release);
+    sp_stops_drop(&s->stops, release);
+    if (stopped) { /* nothing of what follows goes out */
+        sp_buffer_clear(&s->stops.held);
+        s->decoder.n_held = 0;
+    }
+    *finish = eos || stopped ? SP_FINISH_STOP : SP_FINISH_LENGTH;
+    *finished = eos || stopped || s->n_tokens - s->n_prompt == s->max_tokens;
+    return SP_OK;
+}
+
+/* attention_report as JSON in *out; empty when it cannot be held. */
+static void write_report(const sp_sequence *s, sp_buffer *out)
+{
+    const sp_model *model = s->host->model;
+    sp_attention_report report = {.attention = s->attention,
+                                  .prefill = s->prefill,
+                                  .decode = s->decode,
+                                  .rows_empty = s->rows_empty,
+                                  .trained = s->trained,
+                                  .batch_invariant = model->device->batch_invariant,
+                                  .device = model->device->kind->name,
+                                  .measures = s->measures,
+                                  .n_layers = model->hparams.n_layers,
+                                  .n_heads = model->hparams.n_heads};
+    sp_json_writer writer;
+    sp_json_writer_init(&writer, out);
+    sp_attention_report_write(&report, &writer);
+    if (out->failed) sp_buffer_clear(out);
+}
+
+void sp_sequence_finish(sp_sequence *s, sp_finish finish)
+{
+    size_t begin = s->stops.held.size, release = 0;
+    sp_decoder_finish(&s->decoder, &s->stops.held);
+    if (!sp_stops_scan(&s->stops, begin, &release)) release = s->stops.held.size;
+
+    sp_buffer report;
+    sp_buffer_init(&report, MAX_REPORT_BYTES);
+    write_report(s, &report);
+    sp_event last = {.type = SP_EVENT_DONE,
+                     .token = -1,
+                     .text = s->stops.held.data,
+                     .text_size = release,
+                     .finish = finish,
+                     .usage = s->usage,
+                     .report = report.data,
+                     .report_size = report.size,
+                     .prompt_logprobs = s->prompt_logprobs,
+                     .prompt_logits = s->prompt_logits,
+                     .prompt_ids = s->tokens};
+    sp_stream_finish(s->stream, &last);
+    s->stream = NULL;
+    s->tokens = NULL;
+    s->prompt_logprobs = NULL;
+    s->prompt_logits = NULL;
+}
+
+void sp_sequence_fail(sp_sequence *s, const sp_error *error)
+{
+    sp_stream_finish(s->stream,
+                     &(sp_event){.type = SP_EVENT_ERROR, .token = -1, .usage = s->usage, .error = *error});
+    s->stream = NULL;
+}

@@ -1,0 +1,81 @@
+/* A sequence: one request from the moment it is accepted to its last event.
+ *
+ * Everything a sequence needs while it decodes is allocated when it is opened, in the submitting thread, so
+ * that admission and decoding cannot run out of memory. After the hand-over it belongs to the scheduler: to
+ * the queue (under its mutex), then to the engine thread. Pages belong to the pool and are only named here.
+ * Tests: tests/unit/engine/test_scheduler.c, tests/golden/test_austen.c */
+#ifndef SPARSED_ENGINE_SEQUENCE_H
+#define SPARSED_ENGINE_SEQUENCE_H
+
+#include "engine/sampler.h"
+#include "engine/stops.h"
+#include "engine/stream.h"
+
+/* What the engine means to every sequence; constant after open. */
+typedef struct sp_sequence_host {
+    const sp_model *model;
+    uint32_t context;
+    size_t max_piece;            /* bytes of text one token may release */
+    const char *attention;       /* JSON: the default of requests without one; NULL: dense */
+    const sp_attention *pattern; /* what the model was trained with; NULL: dense */
+    sp_attention_host attention_host;
+    const char *note; /* for every report; or NULL */
+    void (*wake)(void *context);
+    void *wake_context;
+} sp_sequence_host;
+
+typedef struct sp_sequence {
+    struct sp_sequence *next; /* in the queue */
+    const sp_sequence_host *host;
+    sp_stream *stream;
+
+    int32_t *tokens; /* (n_prompt + max_tokens): prompt, then what was generated */
+    uint32_t n_prompt, n_tokens, max_tokens;
+    uint32_t position; /* tokens whose keys and values are in the pages */
+    uint32_t *pages;   /* (n_pages) page table; filled at admission */
+    uint32_t n_pages;
+
+    sp_sampling sampling;
+    uint32_t n_top;
+    bool ignore_eos;
+    sp_decoder decoder;
+    sp_stops stops;
+
+    sp_attention attention;
+    bool trained;
+    sp_attention_phase prefill, decode;
+    uint64_t rows_empty;
+    sp_head_measure *measures; /* (n_layers, n_heads) or NULL */
+    float *prompt_logprobs;    /* (n_prompt) or NULL */
+    float *prompt_logits;      /* (vocab) or NULL */
+
+    double submitted, admitted, first_token, last_token; /* clock of the scheduler */
+    sp_usage usage;
+} sp_sequence;
+
+/* Ids of the request's prompt (sp_free): encoded text, or the ids given. SP_INVALID names "prompt". */
+sp_status sp_sequence_encode(const sp_sequence_host *host, const sp_request *request, int32_t **ids,
+                             size_t *n_ids, sp_error *error) SP_MUST_CHECK;
+/* Validates the request and makes its sequence and stream. host outlives it. SP_INVALID (param names the
+ * field), SP_TOO_LONG, SP_NO_MEMORY. */
+sp_status sp_sequence_open(const sp_sequence_host *host, const sp_request *request,
+                           void (*notify)(void *context), void *notify_context, sp_sequence **out,
+                           sp_error *error) SP_MUST_CHECK;
+/* Frees a sequence whose stream was finished (or never handed out: then both references are dropped). */
+void sp_sequence_close(sp_sequence *sequence);
+
+static inline bool sp_sequence_prefills(const sp_sequence *s)
+{
+    return s->position < s->n_prompt;
+}
+
+/* Takes the sampled token: appends it, releases text to the stream. *finished is set when it was the last
+ * one. */
+sp_status sp_sequence_accept(sp_sequence *sequence, const sp_sampled *sampled, bool *finished,
+                             sp_finish *finish, sp_error *error) SP_MUST_CHECK;
+/* Ends the stream with DONE: what text is left, usage, report. The sequence's arrays go with it. */
+void sp_sequence_finish(sp_sequence *sequence, sp_finish finish);
+/* Ends the stream with ERROR. */
+void sp_sequence_fail(sp_sequence *sequence, const sp_error *error);
+
+#endif

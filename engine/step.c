@@ -1,0 +1,198 @@
+/* See step.h. */
+#include "engine/step.h"
+
+#include <assert.h>
+#include <string.h>
+
+#define LOGITS_BYTES ((size_t)16 << 20) /* for the rows of scored prompts */
+
+/* A row whose logits were asked for. */
+typedef struct sp_logits_row {
+    uint32_t entry, position;
+    bool finite;
+} sp_logits_row;
+
+static size_t clamp(size_t value, size_t low, size_t high)
+{
+    return value < low ? low : value > high ? high : value;
+}
+
+/* Bytes of everything that the step allocates; false on overflow. */
+static bool count_bytes(sp_step *step, size_t forward_bytes, size_t plan_bytes)
+{
+    const sp_model *model = step->options.model;
+    size_t vocab = model->hparams.vocab, workers = sp_threads_count(model->device->threads);
+    size_t logits, candidates, total, rows = sizeof(int32_t) + 2 * sizeof(uint32_t) + 1;
+    if (!sp_mul_size(step->max_logits, vocab * sizeof(float) + sizeof(sp_logits_row), &logits)) return false;
+    if (!sp_mul_size(workers, vocab * sizeof(sp_candidate), &candidates)) return false;
+    if (!sp_add_size(logits, candidates, &total) || !sp_add_size(total, forward_bytes, &total)) return false;
+    if (!sp_add_size(total, plan_bytes, &total)) return false;
+    return sp_add_size(total, step->max_rows * rows, &step->scratch_bytes);
+}
+
+static bool allocate(sp_step *step, size_t forward_bytes)
+{
+    const sp_model *model = step->options.model;
+    size_t vocab = model->hparams.vocab, n = step->options.max_sequences;
+    step->entries = sp_alloc_zero(n, sizeof *step->entries);
+    step->jobs = sp_alloc_zero(n, sizeof *step->jobs);
+    step->tokens = sp_alloc(step->max_rows, sizeof *step->tokens);
+    step->positions = sp_alloc(step->max_rows, sizeof *step->positions);
+    step->slots = sp_alloc(step->max_rows, sizeof *step->slots);
+    step->wants = sp_alloc(step->max_rows, 1);
+    step->logits_rows = sp_alloc(step->max_logits, sizeof *step->logits_rows);
+    step->logits = sp_alloc(step->max_logits * vocab, sizeof *step->logits);
+    step->scratch = sp_alloc(forward_bytes > 0 ? forward_bytes : 1, 1);
+    step->candidates = sp_alloc(sp_threads_count(model->device->threads) * vocab, sizeof *step->candidates);
+    return step->entries && step->jobs && step->tokens && step->positions && step->slots && step->wants &&
+           step->logits_rows && step->logits && step->scratch && step->candidates;
+}
+
+static sp_status open_attender(sp_step *step, size_t plan_bytes, sp_error *error)
+{
+    const sp_hparams *hparams = &step->options.model->hparams;
+    sp_attender_options options = {.device = step->options.model->device,
+                                   .kv = step->options.kv,
+                                   .normalizer = hparams->normalizer,
+                                   .n_layers = hparams->n_layers,
+                                   .n_heads = hparams->n_heads,
+                                   .n_kv_heads = hparams->n_kv_heads,
+                                   .head_dim = hparams->head_dim,
+                                   .context = step->options.context,
+                                   .max_jobs = step->options.max_sequences,
+                                   .plan_bytes = plan_bytes};
+    return sp_attender_open(&options, &step->attender, error);
+}
+
+sp_status sp_step_open(const sp_step_options *options, sp_step *out, sp_error *error)
+{
+    const sp_model *model = options->model;
+    *out = (sp_step){.options = *options};
+    out->max_rows = (size_t)options->max_sequences + options->max_chunk;
+    size_t scored = LOGITS_BYTES / sizeof(float) / model->hparams.vocab;
+    out->max_logits = options->max_sequences + clamp(scored, 16, options->max_chunk);
+    size_t forward_bytes, plan_bytes = sp_attender_plan_bytes(options->context, model->hparams.n_heads);
+    if (!sp_model_scratch_bytes(model, out->max_rows, out->max_logits, &forward_bytes) ||
+        !count_bytes(out, forward_bytes, plan_bytes))
+        return sp_fail(error, SP_NO_MEMORY, "the scratch of a step does not fit into an address");
+
+    sp_status status = sp_vocab_mask_open(&out->mask, model->tokenizer, model->hparams.vocab, error);
+    if (status == SP_OK && !allocate(out, forward_bytes))
+        status = sp_fail(error, SP_NO_MEMORY, "no memory for the scratch of a step (%zu bytes)",
+                         out->scratch_bytes);
+    if (status == SP_OK) status = open_attender(out, plan_bytes, error);
+    if (status != SP_OK) sp_step_close(out);
+    return status;
+}
+
+void sp_step_close(sp_step *step)
+{
+    sp_attender_close(step->attender);
+    sp_vocab_mask_close(&step->mask);
+    sp_free(step->entries);
+    sp_free(step->jobs);
+    sp_free(step->tokens);
+    sp_free(step->positions);
+    sp_free(step->slots);
+    sp_free(step->wants);
+    sp_free(step->logits_rows);
+    sp_free(step->logits);
+    sp_free(step->scratch);
+    sp_free(step->candidates);
+    *step = (sp_step){0};
+}
+
+void sp_step_begin(sp_step *step)
+{
+    step->n_entries = step->n_rows = step->n_logits = 0;
+}
+
+uint32_t sp_step_room(const sp_step *step, const sp_sequence *sequence)
+{
+    if (step->n_entries == step->options.max_sequences) return 0;
+    size_t room = step->max_rows - step->n_rows;
+    /* the logits of one row a sequence are always there */
+    size_t spare = step->max_logits - step->n_logits - (step->options.max_sequences - step->n_entries) + 1;
+    if (sequence->prompt_logprobs && sp_sequence_prefills(sequence) && room > spare) room = spare;
+    return (uint32_t)room;
+}
+
+/* Whether the row of this position must give logits: to be sampled, to be kept, or to score the next token.
+ */
+static bool wants_logits(const sp_sequence *s, uint32_t position)
+{
+    if (position + 1 < s->n_prompt) return s->prompt_logprobs != NULL;
+    return s->max_tokens > 0 || (s->prompt_logits && position + 1 == s->n_prompt);
+}
+
+void sp_step_add(sp_step *step, sp_sequence *s, uint32_t rows)
+{
+    assert(rows > 0 && rows <= sp_step_room(step, s) && s->position + rows <= s->n_tokens);
+    uint32_t slot = (uint32_t)step->n_entries++;
+    bool prefills = sp_sequence_prefills(s);
+    step->entries[slot] = (sp_step_entry){.sequence = s, .rows = rows};
+    step->jobs[slot] = (sp_attend_job){.attention = &s->attention,
+                                       .pages = s->pages,
+                                       .first_row = (uint32_t)step->n_rows,
+                                       .rows = rows,
+                                       .position = s->position,
+                                       .phase = prefills ? &s->prefill : &s->decode,
+                                       .rows_empty = &s->rows_empty,
+                                       .measures = s->measures};
+    for (uint32_t i = 0; i < rows; i++) {
+        size_t row = step->n_rows++;
+        uint32_t position = s->position + i;
+        step->tokens[row] = s->tokens[position];
+        step->positions[row] = position;
+        step->slots[row] = slot;
+        step->wants[row] = wants_logits(s, position);
+        if (!step->wants[row]) continue;
+        step->logits_rows[step->n_logits++] =
+            (sp_logits_row){.entry = slot, .position = position, .finite = true};
+        step->entries[slot].samples = position + 1 >= s->n_prompt && s->max_tokens > 0;
+    }
+}
+
+/* One row of logits: scores the prompt's next token, keeps the prompt's last row, samples. */
+static void finish_row(void *context, size_t task, size_t worker)
+{
+    sp_step *step = context;
+    sp_logits_row *row = &step->logits_rows[task];
+    sp_step_entry *entry = &step->entries[row->entry];
+    sp_sequence *s = entry->sequence;
+    size_t vocab = step->options.model->hparams.vocab;
+    const float *logits = step->logits + task * vocab;
+    uint32_t next = row->position + 1;
+    if (next < s->n_prompt) {
+        row->finite = sp_logprob(logits, (uint32_t)vocab, s->tokens[next], &s->prompt_logprobs[next]);
+        return;
+    }
+    if (next == s->n_prompt && s->prompt_logits) memcpy(s->prompt_logits, logits, vocab * sizeof *logits);
+    if (!entry->samples) return;
+    sp_sample(&step->mask, logits, &s->sampling, next, s->n_top, step->candidates + worker * vocab,
+              &entry->sampled);
+    row->finite = entry->sampled.ok;
+}
+
+sp_status sp_step_run(sp_step *step, sp_error *error)
+{
+    sp_model *model = step->options.model;
+    sp_batch batch = {.n_rows = step->n_rows,
+                      .tokens = step->tokens,
+                      .positions = step->positions,
+                      .slots = step->slots,
+                      .wants_logits = step->wants};
+    sp_attender_begin(step->attender, step->jobs, step->n_entries);
+    sp_status status = sp_model_forward(model, &batch, sp_attender_attend, step->attender, step->scratch,
+                                        step->logits, error);
+    if (status != SP_OK) return status;
+    sp_threads_run(model->device->threads, step->n_logits, finish_row, step);
+    for (size_t i = 0; i < step->n_logits; i++) {
+        const sp_logits_row *row = &step->logits_rows[i];
+        sp_attend_job *job = &step->jobs[row->entry];
+        if (row->finite || job->failed) continue;
+        job->failed = true;
+        sp_fail(&job->error, SP_INTERNAL, "the model's logits at position %u are not finite", row->position);
+    }
+    return SP_OK;
+}
