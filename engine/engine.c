@@ -1,0 +1,328 @@
+/* The engine's boundary (engine.h): opens model, pool and scheduler, starts the engine thread, and turns
+ * requests into sequences. Whatever runs per step is in scheduler.c and step.c. */
+#include "engine/engine.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine/kv.h"
+#include "engine/scheduler.h"
+
+#define MAX_SEQUENCES 1024u
+#define MAX_QUEUE (1u << 20)
+
+struct sp_engine {
+    sp_engine_options options;
+    sp_device *device;
+    sp_model *model;
+    sp_scheduler *scheduler;
+    sp_engine_info info;
+    sp_sequence_host host;
+    sp_attention pattern;
+    char *attention; /* JSON of the default attention, or NULL */
+    pthread_t thread;
+    bool started;
+};
+
+void sp_engine_options_init(sp_engine_options *options)
+{
+    *options = (sp_engine_options){.kv_type = SP_BF16,
+                                   .attend_scratch = (size_t)64 << 20,
+                                   .max_sequences = 16,
+                                   .max_queue = 64,
+                                   .queue_timeout = 60,
+                                   .request_timeout = 600,
+                                   .step_seconds = 0.02,
+                                   .max_tensor_bytes = (size_t)64 << 20};
+}
+
+static sp_status check_options(const sp_engine_options *options, sp_error *error)
+{
+    if (options->kv_type != SP_BF16 && options->kv_type != SP_F32)
+        return sp_fail_param(error, SP_USAGE, "kv", "--kv must be bf16 or f32");
+    if (options->max_sequences < 1 || options->max_sequences > MAX_SEQUENCES)
+        return sp_fail_param(error, SP_USAGE, "max-sequences", "--max-sequences must be from 1 to %u",
+                             MAX_SEQUENCES);
+    if (options->max_queue > MAX_QUEUE)
+        return sp_fail_param(error, SP_USAGE, "max-queue", "--max-queue must be at most %u", MAX_QUEUE);
+    return SP_OK;
+}
+
+static sp_status open_model(sp_engine *engine, sp_error *error)
+{
+    const sp_engine_options *options = &engine->options;
+    sp_device_options device = {.n_threads = options->n_threads,
+                                .attend_scratch = options->attend_scratch,
+                                .openblas = options->openblas};
+    sp_status status = sp_device_open("cpu", &device, &engine->device, error);
+    if (status != SP_OK) return status;
+    sp_model_options model = {.weights = options->weights,
+                              .exact = options->kv_type == SP_F32,
+                              .progress = options->progress,
+                              .progress_context = options->progress_context};
+    return sp_model_open(options->model_path, engine->device, &model, &engine->model, error);
+}
+
+/* --- memory --- */
+
+/* Half of what the system calls available; 1 GiB where it does not say. */
+static size_t default_kv_bytes(void)
+{
+    size_t bytes = (size_t)1 << 30;
+    unsigned long long kib;
+    char line[128];
+    FILE *file = fopen("/proc/meminfo", "re");
+    if (!file) return bytes;
+    while (fgets(line, sizeof line, file))
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) bytes = (size_t)kib * 1024 / 2;
+    fclose(file);
+    return bytes;
+}
+
+static uint64_t pages_of(uint64_t tokens)
+{
+    return (tokens + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
+}
+
+/* Decides context and pages: what max_sequences whole contexts need, or what the budget holds. */
+static sp_status size_pool(sp_engine *engine, uint32_t *n_pages, sp_error *error)
+{
+    const sp_engine_options *options = &engine->options;
+    const sp_hparams *hparams = &engine->model->hparams;
+    sp_kv_options kv = {.n_layers = hparams->n_layers,
+                        .n_kv_heads = hparams->n_kv_heads,
+                        .head_dim = hparams->head_dim,
+                        .dtype = options->kv_type};
+    size_t page_bytes, budget = options->kv_bytes > 0 ? options->kv_bytes : default_kv_bytes();
+    if (!sp_kv_page_bytes(&kv, &page_bytes) || page_bytes > budget)
+        return sp_fail_param(
+            error, SP_USAGE, "kv-bytes",
+            "the KV budget of %zu bytes does not hold one page of %u tokens; raise --kv-bytes", budget,
+            SP_PAGE_TOKENS);
+    if (options->context > hparams->context)
+        return sp_fail_param(error, SP_USAGE, "ctx", "--ctx %u is beyond the model's context of %u",
+                             options->context, hparams->context);
+
+    uint64_t held = budget / page_bytes, context = options->context > 0 ? options->context : hparams->context;
+    if (pages_of(context) > held) {
+        if (options->context > 0)
+            return sp_fail_param(
+                error, SP_USAGE, "ctx",
+                "--ctx %u needs %llu KV pages of %zu bytes, the KV budget of %zu bytes holds %llu",
+                options->context, (unsigned long long)pages_of(context), page_bytes, budget,
+                (unsigned long long)held);
+        context = held * SP_PAGE_TOKENS;
+    }
+    uint64_t wanted = pages_of(context) * options->max_sequences;
+    if (wanted > held) wanted = held;
+    *n_pages = wanted < UINT32_MAX ? (uint32_t)wanted : UINT32_MAX - 1;
+    engine->info.context = (uint32_t)context;
+    engine->info.kv_pages = *n_pages;
+    engine->info.page_tokens = SP_PAGE_TOKENS;
+    engine->info.kv_bytes = *n_pages * page_bytes;
+    return SP_OK;
+}
+
+/* --- what requests are held against --- */
+
+/* The default attention and what the model was trained with; both are parsed now so that requests cannot fail
+ * on them. */
+static sp_status open_attention(sp_engine *engine, sp_error *error)
+{
+    const sp_engine_options *options = &engine->options;
+    const sp_model *model = engine->model;
+    sp_sequence_host *host = &engine->host;
+    sp_attention parsed;
+    sp_error why;
+    host->attention_host = (sp_attention_host){.n_heads = model->hparams.n_heads,
+                                               .model_normalizer = model->hparams.normalizer,
+                                               .generates = true,
+                                               .allow_measure = true};
+    const char *pattern = model->attention_pattern;
+    if (pattern) {
+        if (sp_attention_parse(pattern, strlen(pattern), &host->attention_host, &engine->pattern, &why) !=
+            SP_OK)
+            return sp_fail_param(error, SP_DATA, "attention_pattern",
+                                 "%s: config.json: attention_pattern: %s", model->name, why.message);
+        host->pattern = &engine->pattern;
+    }
+    if (options->override_normalizer) {
+        host->attention_host.model_normalizer = options->normalizer;
+        host->note = "the server's --normalizer replaces the model's own";
+    }
+    const char *text = options->attention ? options->attention : pattern;
+    if (!text) return SP_OK;
+    if (sp_attention_parse(text, strlen(text), &host->attention_host, &parsed, &why) != SP_OK)
+        return sp_fail_param(error, SP_USAGE, "attention", "--attention: %s", why.message);
+    engine->attention = sp_copy_text(text, strlen(text));
+    if (!engine->attention) return sp_fail(error, SP_NO_MEMORY, "no memory for the default attention");
+    host->attention = engine->attention;
+    return SP_OK;
+}
+
+/* Bytes that one token may release: each of its bytes, and those held back, may become U+FFFD. */
+static size_t longest_piece(const sp_tokenizer *tokenizer)
+{
+    size_t longest = 0;
+    for (int32_t id = 0; id < sp_tokenizer_size(tokenizer); id++) {
+        size_t size;
+        sp_tokenizer_bytes(tokenizer, id, &size);
+        if (size > longest) longest = size;
+    }
+    return 3 * longest + 32;
+}
+
+static sp_status open_scheduler(sp_engine *engine, sp_error *error)
+{
+    const sp_engine_options *options = &engine->options;
+    uint32_t n_pages = 0;
+    sp_status status = size_pool(engine, &n_pages, error);
+    if (status != SP_OK) return status;
+    sp_scheduler_options scheduler = {.model = engine->model,
+                                      .kv_type = options->kv_type,
+                                      .context = engine->info.context,
+                                      .n_pages = n_pages,
+                                      .max_sequences = options->max_sequences,
+                                      .max_queue = options->max_queue,
+                                      .queue_timeout = options->queue_timeout,
+                                      .request_timeout = options->request_timeout,
+                                      .step_seconds = options->step_seconds};
+#if !defined(__OPTIMIZE__) || defined(__SANITIZE_ADDRESS__)
+    scheduler.poison = true;
+#endif
+    return sp_scheduler_open(&scheduler, &engine->scheduler, error);
+}
+
+static void fill_info(sp_engine *engine)
+{
+    sp_engine_info *info = &engine->info;
+    const sp_model *model = engine->model;
+    info->model_name = model->name;
+    info->arch = model->arch->name;
+    info->hparams = model->hparams;
+    info->weight_bytes = model->weight_bytes;
+    info->scratch_bytes = sp_scheduler_scratch_bytes(engine->scheduler) + engine->device->attend_scratch;
+    info->device = engine->device->kind->name;
+    info->level = engine->device->level;
+    info->n_threads = sp_threads_count(engine->device->threads);
+    info->kv_type = engine->options.kv_type;
+    info->batch_invariant = engine->device->batch_invariant;
+    info->tokenizer = model->tokenizer;
+    info->created = (int64_t)time(NULL);
+    engine->host.model = model;
+    engine->host.context = info->context;
+    engine->host.max_piece = longest_piece(model->tokenizer);
+    engine->host.wake = sp_scheduler_wake;
+    engine->host.wake_context = engine->scheduler;
+}
+
+static void *run_thread(void *context)
+{
+    sp_scheduler_run(((sp_engine *)context)->scheduler);
+    return NULL;
+}
+
+sp_status sp_engine_open(const sp_engine_options *options, sp_engine **out, sp_error *error)
+{
+    sp_status status = check_options(options, error);
+    if (status != SP_OK) return status;
+    sp_engine *engine = sp_alloc_zero(1, sizeof *engine);
+    if (!engine) return sp_fail(error, SP_NO_MEMORY, "no memory for the engine");
+    engine->options = *options;
+    status = open_model(engine, error);
+    if (status == SP_OK) status = open_attention(engine, error);
+    if (status == SP_OK) status = open_scheduler(engine, error);
+    if (status == SP_OK) {
+        fill_info(engine);
+        engine->started = pthread_create(&engine->thread, NULL, run_thread, engine) == 0;
+        if (!engine->started) status = sp_fail(error, SP_IO, "the engine thread could not be started");
+    }
+    if (status == SP_OK)
+        *out = engine;
+    else
+        sp_engine_close(engine);
+    return status;
+}
+
+void sp_engine_close(sp_engine *engine)
+{
+    if (!engine) return;
+    if (engine->started) {
+        sp_scheduler_stop(engine->scheduler);
+        pthread_join(engine->thread, NULL);
+    }
+    sp_scheduler_close(engine->scheduler);
+    sp_model_close(engine->model);
+    sp_device_close(engine->device);
+    sp_free(engine->attention);
+    sp_free(engine);
+}
+
+const sp_engine_info *sp_engine_get_info(const sp_engine *engine)
+{
+    return &engine->info;
+}
+
+/* --- requests --- */
+
+sp_status sp_engine_submit(sp_engine *engine, const sp_request *request, void (*notify)(void *context),
+                           void *context, sp_stream **out, sp_error *error)
+{
+    sp_sequence *sequence;
+    sp_status status = sp_sequence_open(&engine->host, request, notify, context, &sequence, error);
+    if (status != SP_OK) return status;
+    sp_stream *stream = sequence->stream;
+    status = sp_scheduler_submit(engine->scheduler, sequence, error);
+    if (status == SP_OK)
+        *out = stream;
+    else
+        sp_sequence_close(sequence);
+    return status;
+}
+
+size_t sp_engine_count_prompt(const sp_engine *engine, const sp_request *request)
+{
+    int32_t *ids;
+    size_t n_ids = 0;
+    if (sp_sequence_encode(&engine->host, request, &ids, &n_ids, NULL) != SP_OK) return 0;
+    sp_free(ids);
+    return n_ids;
+}
+
+typedef struct apply_call {
+    sp_device *device;
+    const void *in;
+    size_t in_size;
+    sp_apply_options options;
+    sp_buffer *out;
+    sp_error *error;
+    sp_status status;
+} apply_call;
+
+static void run_apply(void *context)
+{
+    apply_call *call = context;
+    call->status =
+        sp_apply(call->device, "body", call->in, call->in_size, &call->options, call->out, call->error);
+}
+
+sp_status sp_engine_apply(sp_engine *engine, const void *in, size_t in_size, const sp_apply_options *options,
+                          sp_buffer *out, sp_error *error)
+{
+    apply_call call = {.device = engine->device,
+                       .in = in,
+                       .in_size = in_size,
+                       .options = *options,
+                       .out = out,
+                       .error = error};
+    if (call.options.max_bytes == 0) call.options.max_bytes = engine->options.max_tensor_bytes;
+    sp_status status = sp_scheduler_call(engine->scheduler, run_apply, &call, error);
+    return status == SP_OK ? call.status : status;
+}
+
+void sp_engine_stats(sp_engine *engine, sp_stats *out)
+{
+    sp_scheduler_stats(engine->scheduler, out);
+}
