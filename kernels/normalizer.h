@@ -3,10 +3,10 @@
  *   entmax_alpha(s)_i = max((alpha - 1) s_i - tau, 0)^(1 / (alpha - 1)),  tau such that the weights sum to 1
  *
  * alpha = 1 is softmax, 2 is sparsemax. Exact and without a sort: with z = (alpha - 1) s, only z_i > max(z) - 1 can be
- * in the support; f(t) = sum (z_i - t)^(1/(alpha-1)) - 1 is convex and decreasing, so Newton from the left end of
- * the bracket rises to the root. alpha 1.5 and 2 end by the closed form on the final support; other alphas use Halley
- * steps guarded by bisection. Formulas: Correia et al. 2019, Goncalves et al. 2025 (AdaSplash).
- * Tests: tests/unit/kernels/test_normalizer.c, tests/kernels/test_slots.c */
+ * in the support; the norm h(t) = (sum (z_i - t)^e)^(1/e) - 1 with e = 1/(alpha-1) is convex and decreasing, so Newton
+ * from the left end of the bracket rises to the root (normalizer.c says why the norm and not the sum). For alpha 2 a
+ * step is the closed form on the support. Formulas: Correia et al. 2019, Goncalves et al. 2025 (AdaSplash).
+ * Tests: tests/unit/kernels/test_normalizer.c, tests/kernels/test_attend.c */
 #ifndef SPARSED_KERNELS_NORMALIZER_H
 #define SPARSED_KERNELS_NORMALIZER_H
 

@@ -12,6 +12,8 @@ static const sp_ops cpu_ops = {
     .silu_mul = sp_cpu_silu_mul,
     .add = sp_cpu_add,
     .to_bf16 = sp_cpu_to_bf16,
+    .attend = sp_cpu_attend,
+    .row_weights = sp_cpu_row_weights,
 };
 
 /* The same, linear layers by OpenBLAS. */
@@ -23,6 +25,8 @@ static const sp_ops openblas_ops = {
     .silu_mul = sp_cpu_silu_mul,
     .add = sp_cpu_add,
     .to_bf16 = sp_cpu_to_bf16,
+    .attend = sp_cpu_attend,
+    .row_weights = sp_cpu_row_weights,
 };
 
 static sp_cpu_slots tables[SP_CPU_ISAS];

@@ -1,0 +1,326 @@
+/* Exact alpha-entmax attention over a plan, in three phases a row: *score* stores z = (alpha - 1) s of every
+ * listed tile and its maximum; *threshold* solves for tau over the candidates z > max - 1, which are few;
+ * *value* sums p v over the support only, so that V is read nowhere else. Most of the work is the scores:
+ * half of what softmax computes.
+ *
+ * Without groups a task does the three phases for a block of rows whose scores stay in its L2 cache. With
+ * groups, whose scores are made by other tasks, and for few rows over many keys (decoding), the phases are
+ * passes over a window of rows, and a row's area in call->scores holds its tiles, then its gathered tiles by
+ * round. Sums of values start afresh every span and are added ascending. Sources: Peters et al. 2019; the
+ * pruning rule is spec R14. Tests: tests/kernels/test_attend.c */
+#include <math.h>
+#include <string.h>
+
+#include "kernels/cpu/attend.h"
+
+/* A row on its way from scores to its output. */
+typedef struct row_job {
+    uint32_t head, kv, position;
+    uint32_t begin, end; /* its tiles in the plan */
+    const sp_attend_member *members;
+    uint32_t n_members;
+    const float *scores; /* its area */
+    const float *tops;
+    uint32_t tiles; /* in the area */
+} row_job;
+
+/* What the value phase of one row carries from tile to tile. */
+typedef struct value_sum {
+    const sp_attend_call *call;
+    sp_attend_worker *worker;
+    const row_job *job;
+    float top, tau, alpha;
+    float *out;
+    size_t n; /* weights and rows gathered for this span */
+} value_sum;
+
+static void flush(value_sum *sum)
+{
+    const sp_attend_call *call = sum->call;
+    if (sum->n) {
+        call->slots->accumulate(sum->n, sum->worker->weights, sum->worker->rows, call->args->kv.value_dim,
+                                sum->out);
+    }
+    sum->n = 0;
+}
+
+/* The support of one tile of the area; its keys are base .. base + 63, or keys[0 ..]. */
+static void add_tile(value_sum *sum, uint32_t slot, uint32_t base, const uint32_t *keys)
+{
+    const row_job *job = sum->job;
+    sp_attend_worker *worker = sum->worker;
+    if (!(job->tops[slot] - sum->top > sum->tau)) return;
+    uint64_t word = sum->call->slots->weigh(sum->alpha, job->scores + (size_t)slot * SP_TILE, sum->top,
+                                            sum->tau, worker->weights + sum->n);
+    for (uint64_t left = word; left; left &= left - 1) {
+        uint32_t j = (uint32_t)__builtin_ctzll(left), key = keys ? keys[j] : base + j;
+        worker->rows[sum->n++] = sp_attend_v_row(sum->call, job->kv, key);
+        worker->stats.v_pages += !worker->seen[key / SP_TILE];
+        worker->seen[key / SP_TILE] = 1;
+    }
+    worker->support[job->head] += (uint64_t)__builtin_popcountll(word);
+}
+
+static void add_members(value_sum *sum)
+{
+    const sp_plan *plan = sum->call->plan;
+    const row_job *job = sum->job;
+    uint32_t slot = job->end - job->begin;
+    for (uint32_t m = 0; m < job->n_members; m++) {
+        const sp_group *group = &plan->groups[job->members[m].group];
+        uint32_t first, end;
+        sp_attend_rank_tiles(plan, group, job->members[m].query, &first, &end);
+        for (uint32_t t = first; t < end; t++, slot++) {
+            if (t % SP_SPAN_TILES == 0) flush(sum);
+            add_tile(sum, slot, 0, plan->numbers + group->keys + (size_t)t * SP_TILE);
+        }
+        flush(sum);
+    }
+}
+
+/* Threshold and values of one row whose scores are all there. */
+static void finish_row(const sp_attend_call *call, sp_attend_worker *worker, const row_job *job)
+{
+    const sp_attend_slots *slots = call->slots;
+    float *out = sp_attend_out(call, job->position, job->head), top = -INFINITY;
+    memset(out, 0, call->args->kv.value_dim * sizeof *out);
+    for (uint32_t i = 0; i < job->tiles; i++)
+        if (job->tops[i] > top) top = job->tops[i];
+    if (top == -INFINITY) {
+        worker->stats.rows_empty++;
+        return;
+    }
+    float alpha = call->args->normalizer.alpha;
+    size_t n = slots->collect(job->tiles, job->scores, job->tops, top, worker->candidates);
+    float tau = slots->threshold(alpha, worker->candidates, n);
+    value_sum sum = {
+        .call = call, .worker = worker, .job = job, .top = top, .tau = tau, .alpha = alpha, .out = out};
+    for (uint32_t t = job->begin; t < job->end; t++) {
+        uint32_t key_tile = call->plan->tiles[t].key_tile;
+        if (t > job->begin && key_tile / SP_SPAN_TILES != call->plan->tiles[t - 1].key_tile / SP_SPAN_TILES)
+            flush(&sum);
+        add_tile(&sum, t - job->begin, key_tile * SP_TILE, NULL);
+    }
+    flush(&sum);
+    add_members(&sum);
+}
+
+static void clear_seen(const sp_attend_call *call, const sp_attend_worker *worker)
+{
+    memset(worker->seen, 0, (call->args->kv.n_keys + SP_TILE - 1) / SP_TILE);
+}
+
+/* Scores of plan tiles begin..end for rows low..high of a run's rows; worker->scores and tops point at the
+ * rows' first tile and move on. */
+static void score_tiles(const sp_attend_call *call, sp_attend_worker *worker, const sp_attend_run *run,
+                        uint32_t first, uint32_t n, uint32_t begin, uint32_t end, size_t low, size_t high)
+{
+    sp_attend_tile tile = {.rows = high - low,
+                           .head_dim = call->head_dim,
+                           .value_dim = call->value_dim,
+                           .q = (const uint8_t *)worker->q + low * call->q_bytes,
+                           .scores = worker->scores,
+                           .tops = worker->tops};
+    for (uint32_t t = begin; t < end; t++) {
+        const sp_tile *piece = &call->plan->tiles[t];
+        bool full;
+        uint64_t need = sp_attend_tile_words(call, piece, first, n, run->heads, worker->words, &full);
+        tile.words = full ? NULL : worker->words + low;
+        if (need) sp_attend_load_tile(call, worker, run->kv, piece->key_tile, need, false, &tile);
+        if (need) call->slots->scores(&tile);
+        worker->stats.k_pages += need != 0;
+        for (size_t i = 0; i < tile.rows; i++) {
+            if (!need) *worker->tops[i] = -INFINITY;
+            worker->scores[i] += SP_TILE;
+            worker->tops[i]++;
+        }
+    }
+}
+
+/* --- three phases in one task --- */
+
+static void local_task(void *context, size_t index, size_t thread)
+{
+    const sp_attend_call *call = context;
+    const sp_attend_task *task = &call->tasks[index];
+    const sp_attend_run *run = &call->runs[task->run];
+    sp_attend_worker *worker = &call->workers[thread];
+    uint32_t first, n = sp_attend_tile_rows(call, task->source, &first), tiles = task->end - task->begin;
+    size_t rows = (size_t)n * run->heads, area = sp_attend_area(tiles);
+    sp_attend_pack_queries(call, worker, run, first, NULL, n);
+    clear_seen(call, worker);
+    uint64_t pages = worker->stats.k_pages;
+    for (size_t low = 0, high; low < rows; low = high) {
+        high = low + call->block_rows < rows ? low + call->block_rows : rows;
+        for (size_t i = low; i < high; i++) {
+            worker->scores[i - low] = worker->area + (i - low) * area;
+            worker->tops[i - low] = worker->scores[i - low] + (size_t)tiles * SP_TILE;
+        }
+        worker->stats.k_pages = pages; /* blocks of a task read the same pages */
+        score_tiles(call, worker, run, first, n, task->begin, task->end, low, high);
+        for (size_t i = low; i < high; i++) {
+            const float *scores = worker->area + (i - low) * area;
+            row_job job = {.head = run->head + (uint32_t)(i / n),
+                           .kv = run->kv,
+                           .position = first + (uint32_t)(i % n),
+                           .begin = task->begin,
+                           .end = task->end,
+                           .scores = scores,
+                           .tops = scores + (size_t)tiles * SP_TILE,
+                           .tiles = tiles};
+            finish_row(call, worker, &job);
+        }
+    }
+}
+
+/* --- phases as passes over the window --- */
+
+static float *row_scores(const sp_attend_call *call, uint32_t list, uint32_t head, uint32_t position)
+{
+    return call->scores + call->head_area[head] + call->row_area[sp_attend_row_index(call, list, position)];
+}
+
+static bool lay_out_scores(sp_attend_call *call)
+{
+    const sp_plan_shape *shape = &call->plan->shape;
+    for (uint32_t list = 0; list < shape->n_lists; list++) {
+        size_t at = 0;
+        for (uint32_t p = call->begin; p < call->end; p++) {
+            size_t row = sp_attend_row_index(call, list, p);
+            call->row_area[row] = at;
+            at += sp_attend_area(call->row_tiles[row]);
+        }
+    }
+    size_t floats = 0;
+    for (uint32_t h = 0; h < shape->n_heads; h++) {
+        size_t last = sp_attend_row_index(call, call->plan->head_list[h], call->end - 1);
+        call->head_area[h] = floats;
+        floats += call->row_area[last] + sp_attend_area(call->row_tiles[last]);
+    }
+    call->scores = sp_attend_reserve(&call->buffers[SP_BUFFER_SCORES], floats * sizeof(float));
+    return call->scores;
+}
+
+static void score_task(void *context, size_t index, size_t thread)
+{
+    const sp_attend_call *call = context;
+    const sp_attend_task *task = &call->tasks[index];
+    const sp_attend_run *run = &call->runs[task->run];
+    sp_attend_worker *worker = &call->workers[thread];
+    uint32_t first, n = sp_attend_tile_rows(call, task->source, &first);
+    uint32_t slot = task->begin - sp_attend_tile_begin(call, run->list, task->source);
+    for (size_t i = 0; i < (size_t)n * run->heads; i++) {
+        uint32_t position = first + (uint32_t)(i % n);
+        float *scores = row_scores(call, run->list, run->head + (uint32_t)(i / n), position);
+        size_t tiles = call->row_tiles[sp_attend_row_index(call, run->list, position)];
+        worker->scores[i] = scores + (size_t)slot * SP_TILE;
+        worker->tops[i] = scores + tiles * SP_TILE + slot;
+    }
+    sp_attend_pack_queries(call, worker, run, first, NULL, n);
+    score_tiles(call, worker, run, first, n, task->begin, task->end, 0, (size_t)n * run->heads);
+}
+
+/* Where a row's scores of one group start in its area, in tiles: behind its tiles and earlier groups. */
+static uint32_t member_slot(const sp_attend_call *call, uint32_t list, uint32_t position, uint32_t group)
+{
+    const sp_plan *plan = call->plan;
+    size_t row = sp_attend_row_index(call, list, position);
+    uint32_t tile = position / SP_TILE - plan->first_tile, first, end;
+    uint32_t slot = sp_attend_tile_begin(call, list, tile + 1) - sp_attend_tile_begin(call, list, tile);
+    for (uint32_t m = call->member_begin[row]; call->members[m].group != group; m++) {
+        sp_attend_rank_tiles(plan, &plan->groups[call->members[m].group], call->members[m].query, &first,
+                             &end);
+        slot += end - first;
+    }
+    return slot;
+}
+
+static void group_task(void *context, size_t index, size_t thread)
+{
+    const sp_attend_call *call = context;
+    const sp_plan *plan = call->plan;
+    const sp_attend_task *task = &call->tasks[index];
+    const sp_attend_run *run = &call->runs[task->run];
+    const sp_group *group = &plan->groups[task->source];
+    sp_attend_worker *worker = &call->workers[thread];
+    const uint32_t *positions = plan->numbers + group->queries + task->begin;
+    uint32_t n = task->end - task->begin, low[SP_TILE], high[SP_TILE], slots[SP_TILE], from = UINT32_MAX,
+             to = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        sp_attend_rank_tiles(plan, group, task->begin + i, &low[i], &high[i]);
+        slots[i] = member_slot(call, run->list, positions[i], task->source);
+        if (low[i] < high[i] && low[i] < from) from = low[i];
+        if (high[i] > to) to = high[i];
+    }
+    if (from >= to) return;
+    float unused_scores[SP_TILE], unused_top;
+    sp_attend_tile tile = {.rows = (size_t)n * run->heads,
+                           .head_dim = call->head_dim,
+                           .value_dim = call->value_dim,
+                           .q = worker->q,
+                           .words = worker->words,
+                           .scores = worker->scores,
+                           .tops = worker->tops};
+    uint32_t last_page = UINT32_MAX;
+    sp_attend_pack_queries(call, worker, run, 0, positions, n);
+    for (uint32_t t = from; t < to; t++) {
+        uint64_t need = sp_attend_rank_words(call, group, task->begin, n, t, run->heads, worker->words);
+        for (size_t i = 0; i < tile.rows; i++) {
+            uint32_t q = (uint32_t)(i % n), position = positions[q];
+            float *area = row_scores(call, run->list, run->head + (uint32_t)(i / n), position);
+            size_t tiles = call->row_tiles[sp_attend_row_index(call, run->list, position)];
+            bool inside = t >= low[q] && t < high[q];
+            worker->scores[i] = inside ? area + (size_t)(slots[q] + t - low[q]) * SP_TILE : unused_scores;
+            worker->tops[i] = inside ? area + tiles * SP_TILE + slots[q] + t - low[q] : &unused_top;
+            if (!need) *worker->tops[i] = -INFINITY;
+        }
+        if (!need) continue;
+        worker->stats.k_pages +=
+            sp_attend_load_ranks(call, worker, run->kv, group, t, need, false, &last_page, &tile);
+        call->slots->scores(&tile);
+    }
+}
+
+static void finish_task(void *context, size_t index, size_t thread)
+{
+    const sp_attend_call *call = context;
+    const sp_attend_task *task = &call->tasks[index];
+    const sp_attend_run *run = &call->runs[task->run];
+    sp_attend_worker *worker = &call->workers[thread];
+    uint32_t first, n = sp_attend_tile_rows(call, task->source, &first);
+    clear_seen(call, worker);
+    for (size_t i = 0; i < (size_t)n * run->heads; i++) {
+        uint32_t position = first + (uint32_t)(i % n), head = run->head + (uint32_t)(i / n);
+        size_t row = sp_attend_row_index(call, run->list, position);
+        const float *scores = row_scores(call, run->list, head, position);
+        row_job job = {.head = head,
+                       .kv = run->kv,
+                       .position = position,
+                       .begin = task->begin,
+                       .end = task->end,
+                       .members = call->members + call->member_begin[row],
+                       .n_members = call->member_begin[row + 1] - call->member_begin[row],
+                       .scores = scores,
+                       .tops = scores + (size_t)call->row_tiles[row] * SP_TILE,
+                       .tiles = call->row_tiles[row]};
+        finish_row(call, worker, &job);
+    }
+}
+
+bool sp_attend_entmax(sp_attend_call *call)
+{
+    size_t unused;
+    if (!call->row_tiles) {
+        if (!sp_attend_make_tasks(call, false, 0, &unused)) return false;
+        sp_threads_run(call->threads, call->n_tasks, local_task, call);
+        return true;
+    }
+    if (!lay_out_scores(call)) return false;
+    if (!sp_attend_make_tasks(call, sp_attend_should_split(call), 0, &unused)) return false;
+    sp_threads_run(call->threads, call->n_tasks, score_task, call);
+    if (!sp_attend_make_group_tasks(call, 0, call->plan->n_groups)) return false;
+    sp_threads_run(call->threads, call->n_tasks, group_task, call);
+    if (!sp_attend_make_tasks(call, false, 0, &unused)) return false;
+    sp_threads_run(call->threads, call->n_tasks, finish_task, call);
+    return true;
+}
