@@ -1,0 +1,91 @@
+/* GET /v1/models and /v1/models/{id}: the one loaded model. Tests: tests/http/test_completions.py */
+#include <string.h>
+
+#include "server/routes.h"
+
+static void write_meta(const sp_engine_info *info, sp_json_writer *out)
+{
+    sp_json_key(out, "meta");
+    sp_json_open(out, '{');
+    sp_json_key(out, "n_vocab");
+    sp_json_uint(out, info->hparams.vocab);
+    sp_json_key(out, "n_ctx_train");
+    sp_json_uint(out, info->hparams.context);
+    sp_json_key(out, "n_embd");
+    sp_json_uint(out, info->hparams.hidden);
+    sp_json_key(out, "n_layers");
+    sp_json_uint(out, info->hparams.n_layers);
+    sp_json_key(out, "n_heads");
+    sp_json_uint(out, info->hparams.n_heads);
+    sp_json_key(out, "size");
+    sp_json_uint(out, info->weight_bytes);
+    sp_json_close(out, '}');
+}
+
+static void write_model(const sp_engine_info *info, sp_json_writer *out)
+{
+    sp_json_open(out, '{');
+    sp_json_key(out, "id");
+    sp_json_cstring(out, info->model_name);
+    sp_json_key(out, "object");
+    sp_json_cstring(out, "model");
+    sp_json_key(out, "created");
+    sp_json_int(out, info->created);
+    sp_json_key(out, "owned_by");
+    sp_json_cstring(out, "sparsed");
+    sp_json_key(out, "root");
+    sp_json_cstring(out, info->model_name);
+    sp_json_key(out, "parent");
+    sp_json_null(out);
+    sp_json_key(out, "max_model_len");
+    sp_json_uint(out, info->context);
+    write_meta(info, out);
+    sp_json_key(out, "attention_backends");
+    sp_json_open(out, '[');
+    for (size_t i = 0; sp_backends[i]; i++) {
+        if (sp_backends[i]->caps & SP_CAP_STREAMING) sp_json_cstring(out, sp_backends[i]->name);
+    }
+    sp_json_close(out, ']');
+    sp_json_key(out, "tasks");
+    sp_json_open(out, '[');
+    sp_json_cstring(out, "generate");
+    sp_json_close(out, ']');
+    sp_json_close(out, '}');
+}
+
+void sp_api_models(sp_exchange *exchange)
+{
+    sp_json_writer writer;
+    sp_error error;
+    if (sp_exchange_admit(exchange, &error)) {
+        sp_exchange_fail(exchange, &error);
+        return;
+    }
+    sp_exchange_json(exchange, 200, &writer);
+    sp_json_open(&writer, '{');
+    sp_json_key(&writer, "object");
+    sp_json_cstring(&writer, "list");
+    sp_json_key(&writer, "data");
+    sp_json_open(&writer, '[');
+    write_model(sp_engine_get_info(sp_exchange_engine(exchange)), &writer);
+    sp_json_close(&writer, ']');
+    sp_json_close(&writer, '}');
+}
+
+void sp_api_model(sp_exchange *exchange)
+{
+    sp_json_writer writer;
+    sp_error error;
+    if (sp_exchange_admit(exchange, &error)) {
+        sp_exchange_fail(exchange, &error);
+        return;
+    }
+    const sp_engine_info *info = sp_engine_get_info(sp_exchange_engine(exchange));
+    if (strcmp(sp_exchange_rest(exchange), info->model_name) != 0) {
+        sp_exchange_refuse(exchange, 404, "model", "the model \"%.100s\" is not loaded",
+                           sp_exchange_rest(exchange));
+        return;
+    }
+    sp_exchange_json(exchange, 200, &writer);
+    write_model(info, &writer);
+}

@@ -1,0 +1,333 @@
+/* The exchange without its transport: what is decided from a request head, what handlers call, the access
+ * log.
+ *
+ * Order of refusals: gate 400, Host 403, 404 or 405, 411, 413, 415, then (with the body) 400, then 429 or
+ * 503. A refusal is only filled in here; http.c says how it travels. Tests: tests/http/test_gate.py */
+#include <stdio.h>
+#include <string.h>
+
+#include "server/errors.h"
+#include "server/routes.h"
+#include "server/state.h"
+
+const char *sp_exchange_id(const sp_exchange *exchange)
+{
+    return exchange->id;
+}
+
+const char *sp_exchange_hex(const sp_exchange *exchange)
+{
+    return exchange->hex;
+}
+
+const char *sp_exchange_rest(const sp_exchange *exchange)
+{
+    return exchange->rest;
+}
+
+sp_buffer *sp_exchange_body(sp_exchange *exchange)
+{
+    return &exchange->body;
+}
+
+sp_server *sp_exchange_server(const sp_exchange *exchange)
+{
+    return exchange->server;
+}
+
+const sp_options *sp_exchange_options(const sp_exchange *exchange)
+{
+    return exchange->server->options;
+}
+
+sp_engine *sp_exchange_engine(const sp_exchange *exchange)
+{
+    return atomic_load(&exchange->server->engine);
+}
+
+sp_reply *sp_exchange_reply(sp_exchange *exchange)
+{
+    return &exchange->reply;
+}
+
+void *sp_exchange_state(const sp_exchange *exchange)
+{
+    return exchange->state;
+}
+
+void sp_exchange_set_state(sp_exchange *exchange, void *state, void (*free_state)(void *state))
+{
+    exchange->state = state;
+    exchange->free_state = free_state;
+}
+
+void sp_exchange_wait(sp_exchange *exchange, sp_poll_fn poll)
+{
+    exchange->poll = poll;
+}
+
+void sp_exchange_stream(sp_exchange *exchange, const char *content_type, sp_pull_fn pull)
+{
+    exchange->reply.content_type = content_type;
+    exchange->pull = pull;
+}
+
+void sp_exchange_wake(sp_exchange *exchange)
+{
+    pthread_mutex_lock(&exchange->server->lock);
+    sp_http_wake(exchange);
+    pthread_mutex_unlock(&exchange->server->lock);
+}
+
+bool sp_exchange_left(const sp_exchange *exchange)
+{
+    pthread_mutex_lock(&exchange->server->lock);
+    bool left = exchange->left;
+    pthread_mutex_unlock(&exchange->server->lock);
+    return left;
+}
+
+static sp_phase phase_of(const sp_exchange *exchange)
+{
+    pthread_mutex_lock(&exchange->server->lock);
+    sp_phase phase = exchange->server->phase;
+    pthread_mutex_unlock(&exchange->server->lock);
+    return phase;
+}
+
+sp_status sp_exchange_admit(const sp_exchange *exchange, sp_error *error)
+{
+    if (exchange->conn->refused) return sp_fail(error, SP_UNAVAILABLE, "Too many connections; try again");
+    if (!sp_exchange_engine(exchange)) return sp_fail(error, SP_UNAVAILABLE, "Loading model");
+    bool stopping = (exchange->route->flags & SP_ROUTE_WORK) && phase_of(exchange) >= SP_DRAINING;
+    return stopping ? sp_fail(error, SP_UNAVAILABLE, "The server is stopping") : SP_OK;
+}
+
+sp_status sp_exchange_cut(const sp_exchange *exchange, sp_error *error)
+{
+    if (phase_of(exchange) < SP_CUTTING) return SP_OK;
+    return sp_fail(error, SP_UNAVAILABLE, "The server is stopping; the request was cut");
+}
+
+/* --- query --- */
+/* The next name=value of a query; false at its end. */
+static bool next_pair(const char **query, const char **name, size_t *name_size, const char **value,
+                      size_t *size)
+{
+    while (**query == '&') (*query)++;
+    if (!**query) return false;
+    size_t n = strcspn(*query, "&"), equals = strcspn(*query, "=&");
+    *name = *query;
+    *name_size = equals;
+    *value = *query + equals + (equals < n);
+    *size = n - equals - (equals < n);
+    *query += n;
+    return true;
+}
+
+const char *sp_exchange_query(const sp_exchange *exchange, const char *name)
+{
+    const char *query = exchange->query, *key, *value;
+    size_t key_size, size;
+    sp_arena *arena = &((sp_exchange *)exchange)->arena;
+    while (query && next_pair(&query, &key, &key_size, &value, &size)) {
+        if (key_size != strlen(name) || memcmp(key, name, key_size) != 0) continue;
+        char *decoded = sp_arena_alloc(arena, size + 1, 1);
+        return decoded && sp_gate_decode(value, size, true, decoded, size + 1) ? decoded : "";
+    }
+    return NULL;
+}
+
+/* Own routes take no query parameter they don't know. */
+static bool check_query(sp_exchange *exchange)
+{
+    const char *query = exchange->query, *key, *value;
+    size_t key_size, size;
+    if (exchange->route->flags & SP_ROUTE_OPENAI) return true;
+    while (query && next_pair(&query, &key, &key_size, &value, &size)) {
+        const char *const *known = exchange->route->query;
+        while (known && *known && (strlen(*known) != key_size || memcmp(*known, key, key_size) != 0)) known++;
+        if (known && *known) continue;
+        char name[65];
+        snprintf(name, sizeof name, "%.*s", (int)(key_size < 64 ? key_size : 64), key);
+        sp_exchange_refuse(exchange, 400, name, "unknown query parameter");
+        return false;
+    }
+    return true;
+}
+
+/* --- replies --- */
+static void begin_body(sp_exchange *exchange, unsigned status)
+{
+    sp_buffer_fini(&exchange->reply.body);
+    sp_buffer_init(&exchange->reply.body, SIZE_MAX / 2);
+    exchange->reply.status = status;
+    exchange->reply.content_type = "application/json; charset=utf-8";
+}
+
+void sp_exchange_json(sp_exchange *exchange, unsigned status, sp_json_writer *writer)
+{
+    begin_body(exchange, status);
+    sp_json_writer_init(writer, &exchange->reply.body);
+}
+
+/* What a status asks for beside the envelope. */
+static void set_status_headers(sp_exchange *exchange, unsigned status)
+{
+    exchange->reply.status = status;
+    if (status == 429 || status == 503) {
+        exchange->reply.retry_after = (uint32_t)sp_server_retry_seconds(exchange->server);
+    }
+    if (status == 500 || status == 501) exchange->reply.no_retry = true;
+}
+
+void sp_exchange_refuse(sp_exchange *exchange, unsigned status, const char *param, const char *format, ...)
+{
+    sp_json_writer writer;
+    sp_error text;
+    char message[400];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    (void)sp_fail_param(&text, SP_INVALID, param ? param : "", "%s", message); /* escapes control bytes */
+    sp_exchange_json(exchange, status, &writer);
+    sp_error_write(&writer, status, NULL, text.param, text.message);
+    set_status_headers(exchange, status);
+}
+
+void sp_exchange_fail(sp_exchange *exchange, const sp_error *error)
+{
+    unsigned status = sp_error_http_status(error->status);
+    sp_json_writer writer;
+    sp_exchange_json(exchange, status, &writer);
+    sp_error_write(&writer, status, NULL, error->param, error->message);
+    set_status_headers(exchange, status);
+}
+
+/* --- the request head --- */
+static bool split_uri(sp_exchange *exchange)
+{
+    size_t n = strcspn(exchange->uri, "?");
+    exchange->query = exchange->uri[n] ? exchange->uri + n + 1 : NULL;
+    if (n > SP_MAX_PATH) {
+        sp_exchange_refuse(exchange, 414, NULL, "the path is longer than %d bytes", SP_MAX_PATH);
+        return false;
+    }
+    exchange->path = sp_arena_alloc(&exchange->arena, n + 1, 1);
+    if (exchange->path && sp_gate_decode(exchange->uri, n, false, exchange->path, n + 1)) return true;
+    sp_exchange_refuse(exchange, 400, NULL,
+                       "the path holds a bad escape, a control byte or a \"..\" segment");
+    return false;
+}
+
+static bool find_route(sp_exchange *exchange)
+{
+    exchange->route = sp_route_find(exchange->method, exchange->path, &exchange->rest, exchange->reply.allow,
+                                    sizeof exchange->reply.allow);
+    if (exchange->route) return true;
+    if (exchange->reply.allow[0]) {
+        sp_exchange_refuse(exchange, 405, NULL, "%s does not take %s; allowed: %s", exchange->path,
+                           exchange->method, exchange->reply.allow);
+    } else {
+        sp_exchange_refuse(exchange, 404, NULL, "there is no %.200s here", exchange->path);
+    }
+    return false;
+}
+
+static bool check_body_head(sp_exchange *exchange)
+{
+    const sp_options *options = exchange->server->options;
+    const sp_gate *gate = &exchange->gate;
+    bool post = strcmp(exchange->route->method, "POST") == 0, bytes = exchange->route->flags & SP_ROUTE_BYTES;
+    exchange->limit = (size_t)(bytes ? options->max_tensor_bytes : options->max_body_bytes);
+    exchange->discard = !post;
+    if (post && !gate->lengths && !gate->codings) {
+        sp_exchange_refuse(exchange, 411, NULL, "send Content-Length or Transfer-Encoding: chunked");
+    } else if (gate->length > exchange->limit) {
+        sp_exchange_refuse(exchange, 413, NULL, "the body is longer than %zu bytes (%s)", exchange->limit,
+                           bytes ? "max_tensor_bytes" : "max_body_bytes");
+    } else if (post && (gate->types != 1 || gate->encoded ||
+                        strcmp(gate->type, bytes ? "application/octet-stream" : "application/json") != 0)) {
+        sp_exchange_refuse(exchange, 415, NULL, "the body must be %s, not encoded",
+                           bytes ? "application/octet-stream" : "application/json");
+    } else if (post && gate->length && !sp_exchange_reserve(exchange, gate->length)) {
+        sp_exchange_refuse(exchange, 503, NULL, "too many request bodies at once; try again");
+    }
+    sp_buffer_init(&exchange->body, (gate->length ? gate->length : exchange->limit) + 1);
+    return !exchange->reply.status;
+}
+
+void sp_exchange_check(sp_exchange *exchange, bool http_1_1)
+{
+    const sp_options *options = exchange->server->options;
+    const char *fault = sp_gate_finish(&exchange->gate, http_1_1);
+    if (exchange->gate.request_id[0])
+        snprintf(exchange->id, sizeof exchange->id, "%s", exchange->gate.request_id);
+    if (fault) {
+        sp_exchange_refuse(exchange, 400, NULL, "malformed request: %s", fault);
+        exchange->reply.close = true;
+    } else if (!sp_gate_host_allowed(exchange->gate.host, options->allowed_host, options->host)) {
+        sp_exchange_refuse(exchange, 403, NULL, "this Host is not served; see --allowed-host");
+    } else if (split_uri(exchange) && find_route(exchange) && check_body_head(exchange)) {
+        check_query(exchange);
+    }
+}
+
+bool sp_exchange_reserve(sp_exchange *exchange, size_t bytes)
+{
+    sp_server *server = exchange->server;
+    const sp_options *options = server->options;
+    bool tensor = exchange->route->flags & SP_ROUTE_BYTES;
+    size_t *used = tensor ? &server->tensor_bytes : &server->json_bytes;
+    size_t budget = tensor ? (size_t)options->max_tensor_bytes * SP_TENSOR_BODIES
+                           : (size_t)options->max_body_bytes * SP_JSON_BODIES;
+    pthread_mutex_lock(&server->lock);
+    bool fits = bytes <= budget - *used;
+    if (fits) {
+        *used += bytes;
+        exchange->reserved += bytes;
+    }
+    pthread_mutex_unlock(&server->lock);
+    return fits;
+}
+
+void sp_exchange_raw(sp_exchange *exchange, sp_buffer *out)
+{
+    const sp_reply *reply = &exchange->reply;
+    sp_buffer_format(out, "HTTP/1.1 %u %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nx-request-id: %s\r\n",
+                     reply->status, sp_http_reason(reply->status), reply->content_type, reply->body.size,
+                     exchange->id);
+    if (reply->allow[0]) sp_buffer_format(out, "Allow: %s\r\n", reply->allow);
+    if (reply->retry_after) sp_buffer_format(out, "Retry-After: %u\r\n", reply->retry_after);
+    if (reply->no_retry) sp_buffer_text(out, "x-should-retry: false\r\n");
+    sp_buffer_text(out, "Connection: close\r\n\r\n");
+    if (strcmp(exchange->method, "HEAD") != 0) sp_buffer_append(out, reply->body.data, reply->body.size);
+}
+
+void sp_exchange_log(sp_exchange *exchange)
+{
+    sp_server *server = exchange->server;
+    unsigned status = exchange->reply.status, class = status / 100;
+    size_t route = exchange->route ? (size_t)(exchange->route - sp_routes) : SP_MAX_ROUTES;
+    if (!exchange->finished && !status) class = 0;
+    pthread_mutex_lock(&server->lock);
+    server->http_requests[route][class < SP_STATUS_CLASSES ? class : 0]++;
+    pthread_mutex_unlock(&server->lock);
+    size_t path_size = strcspn(exchange->uri, "?");
+    sp_log(SP_LOG_INFO, "http id=%s client=%s method=%s path=%.*s status=%u%s bytes=%llu seconds=%.3f",
+           exchange->id, exchange->conn->client, exchange->method, (int)(path_size < 256 ? path_size : 256),
+           exchange->uri, status, exchange->finished ? "" : " aborted",
+           (unsigned long long)exchange->bytes_out, sp_now() - exchange->started);
+}
+
+void sp_exchange_free(sp_exchange *exchange)
+{
+    if (exchange->free_state) exchange->free_state(exchange->state);
+    sp_buffer_fini(&exchange->body);
+    sp_buffer_fini(&exchange->reply.body);
+    sp_buffer_fini(&exchange->out);
+    sp_arena_fini(&exchange->arena);
+    sp_free(exchange->uri);
+    sp_free(exchange);
+}

@@ -1,0 +1,80 @@
+/* One request and its reply, as the API handlers (api_*.c) see it: no sockets, no libmicrohttpd, no cJSON.
+ *
+ * Life: http.c makes the exchange when the request line arrives, checks it, collects the body and calls the
+ * route's handler once, on an HTTP thread. The handler does one of three things:
+ *   - fills the reply (sp_exchange_json, sp_exchange_fail): done;
+ *   - sp_exchange_wait(poll): the connection is suspended; poll runs on the HTTP thread after every
+ * sp_exchange_wake until it fills the reply or begins a stream;
+ *   - sp_exchange_stream(pull): headers go out, then pull appends bytes whenever the client can take them. A
+ * poll may do this too. Owned by http.c; what a handler hangs on it (state) is freed by free_state, on any of
+ * the server's threads, after which no wake may come. sp_exchange_wake is the only function that other
+ * threads may call. Tests: tests/http/ */
+#ifndef SPARSED_SERVER_EXCHANGE_H
+#define SPARSED_SERVER_EXCHANGE_H
+
+#include "server/server.h"
+
+typedef struct sp_exchange sp_exchange;
+
+/* Route flags. */
+#define SP_ROUTE_OPENAI 1u /* unknown query parameters are ignored */
+#define SP_ROUTE_PUBLIC 2u /* reachable without a key */
+#define SP_ROUTE_BYTES 4u  /* body is application/octet-stream of at most max_tensor_bytes, else JSON */
+#define SP_ROUTE_WORK 8u   /* new work: refused while draining */
+typedef struct sp_route {
+    const char *method; /* "GET" (serves HEAD too) or "POST" */
+    const char *path;   /* exact, or with a last part "{name}" that takes the rest of the path */
+    unsigned flags;
+    void (*handle)(sp_exchange *exchange);
+    const char *const *query; /* known query parameters, NULL terminated; NULL: none */
+} sp_route;
+
+typedef struct sp_reply {
+    unsigned status; /* 0: none yet */
+    const char *content_type;
+    sp_buffer body;
+    char allow[32];       /* 405 */
+    uint32_t retry_after; /* seconds; 0: no header */
+    bool no_retry;        /* x-should-retry: false */
+    bool close;           /* Connection: close */
+} sp_reply;
+
+typedef enum sp_pull { SP_PULL_MORE, SP_PULL_WAIT, SP_PULL_END } sp_pull;
+typedef void (*sp_poll_fn)(sp_exchange *exchange);
+/* Appends what there is to out. MORE: call again; WAIT: nothing until the next wake; END: the last bytes are
+ * in out. */
+typedef sp_pull (*sp_pull_fn)(sp_exchange *exchange, sp_buffer *out);
+
+/* --- what a handler reads --- */
+const char *sp_exchange_id(const sp_exchange *exchange);   /* x-request-id */
+const char *sp_exchange_hex(const sp_exchange *exchange);  /* 24 hex digits, unique: for "cmpl-" ids */
+const char *sp_exchange_rest(const sp_exchange *exchange); /* what "{name}" of the route took, decoded */
+const char *sp_exchange_query(const sp_exchange *exchange,
+                              const char *name);    /* decoded value; NULL: not given */
+sp_buffer *sp_exchange_body(sp_exchange *exchange); /* data has a NUL behind size */
+sp_server *sp_exchange_server(const sp_exchange *exchange);
+const sp_options *sp_exchange_options(const sp_exchange *exchange);
+sp_engine *sp_exchange_engine(const sp_exchange *exchange); /* NULL while loading */
+/* SP_OK, or SP_UNAVAILABLE while loading or, for new work, stopping. */
+sp_status sp_exchange_admit(const sp_exchange *exchange, sp_error *error) SP_MUST_CHECK;
+/* SP_OK, or SP_UNAVAILABLE when the drain timeout cuts what still runs: polls and pulls end on it. */
+sp_status sp_exchange_cut(const sp_exchange *exchange, sp_error *error) SP_MUST_CHECK;
+/* The client has left: whatever is replied goes nowhere. */
+bool sp_exchange_left(const sp_exchange *exchange);
+
+/* --- what a handler does --- */
+sp_reply *sp_exchange_reply(sp_exchange *exchange);
+/* The reply's JSON body is begun: write one value to *writer; the reply has this status. */
+void sp_exchange_json(sp_exchange *exchange, unsigned status, sp_json_writer *writer);
+/* The error envelope as the reply, with the headers its status asks for. */
+void sp_exchange_fail(sp_exchange *exchange, const sp_error *error);
+/* The same for a refusal that has a status of its own (404, 405, 411, 413, 415). param NULL: null. */
+void sp_exchange_refuse(sp_exchange *exchange, unsigned status, const char *param, const char *format, ...)
+    SP_PRINTF(4, 5);
+void sp_exchange_set_state(sp_exchange *exchange, void *state, void (*free_state)(void *state));
+void *sp_exchange_state(const sp_exchange *exchange);
+void sp_exchange_wait(sp_exchange *exchange, sp_poll_fn poll);
+void sp_exchange_stream(sp_exchange *exchange, const char *content_type, sp_pull_fn pull);
+void sp_exchange_wake(sp_exchange *exchange); /* any thread; cheap */
+
+#endif

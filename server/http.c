@@ -1,0 +1,374 @@
+/* libmicrohttpd: the only file that knows it. It parses requests and writes replies on a few polling threads;
+ * we accept, keep the deadlines and notice leaving clients ourselves (connection.c).
+ *
+ * A request: on_uri makes the exchange, the first on_request call checks the head, further ones bring the
+ * body, the last one runs the handler. Whoever must wait suspends its connection; sp_http_wake resumes it and
+ * the library calls on_request (before the headers) or read_stream (after) again. A refusal while a body is
+ * still to come can't be queued here without the library reading or mixing up that body; so it is sent past
+ * the library on the plain socket, which then closes. The library is never stopped while a connection is
+ * suspended (it would abort). Escapes in the path are decoded by our own gate, not by the library. Tests:
+ * tests/http/ */
+#include <microhttpd.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+
+#include "server/sse.h"
+#include "server/state.h"
+
+#define ARENA_BYTES (64 * 1024) /* decoded path and query values */
+#define STREAM_BYTES (1u << 20) /* one pull's bytes at most */
+#define BLOCK_BYTES 16384
+
+static void lock(sp_server *server)
+{
+    pthread_mutex_lock(&server->lock);
+}
+
+static void unlock(sp_server *server)
+{
+    pthread_mutex_unlock(&server->lock);
+}
+
+static sp_conn *conn_of(struct MHD_Connection *mhd)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    return info ? info->socket_context : NULL;
+}
+
+/* --- waiting --- */
+void sp_http_wake(sp_exchange *exchange)
+{
+    if (!exchange->suspended) {
+        exchange->woken = true;
+        return;
+    }
+    exchange->suspended = false;
+    MHD_resume_connection(exchange->mhd);
+}
+
+/* Suspends the connection until the next wake. False when a wake has come meanwhile, or no wait is allowed
+ * any more: look again. */
+static bool suspend(sp_exchange *exchange)
+{
+    sp_server *server = exchange->server;
+    lock(server);
+    bool wait = !exchange->woken && !exchange->left;
+    exchange->woken = false;
+    if (wait) {
+        sp_connection_observe(exchange);
+        exchange->suspended = true;
+        MHD_suspend_connection(exchange->mhd);
+    }
+    unlock(server);
+    return wait;
+}
+
+/* Forgets wakes that came before this look, and tells whether the client has left. */
+static bool begin_look(sp_exchange *exchange, bool *ping)
+{
+    lock(exchange->server);
+    bool left = exchange->left;
+    *ping = exchange->ping;
+    exchange->woken = exchange->ping = false;
+    unlock(exchange->server);
+    return left;
+}
+
+/* --- replies --- */
+static void add_header(struct MHD_Response *response, const char *name, const char *value)
+{
+    if (MHD_add_response_header(response, name, value) != MHD_YES)
+        sp_log(SP_LOG_WARN, "header %s lost", name);
+}
+
+static enum MHD_Result queue(sp_exchange *exchange, struct MHD_Response *response, unsigned status)
+{
+    const sp_reply *reply = &exchange->reply;
+    char seconds[16];
+    if (!response) return MHD_NO;
+    add_header(response, "Content-Type", reply->content_type);
+    add_header(response, "x-request-id", exchange->id);
+    if (reply->allow[0]) add_header(response, "Allow", reply->allow);
+    snprintf(seconds, sizeof seconds, "%u", reply->retry_after);
+    if (reply->retry_after) add_header(response, "Retry-After", seconds);
+    if (reply->no_retry) add_header(response, "x-should-retry", "false");
+    if (exchange->pull) {
+        add_header(response, "Cache-Control", "no-cache");
+        add_header(response, "X-Accel-Buffering", "no");
+    }
+    lock(exchange->server);
+    bool dead = exchange->conn->state == SP_CONN_DEAD;
+    bool close = reply->close || exchange->conn->refused || exchange->server->phase != SP_SERVING;
+    sp_connection_set(exchange->conn, SP_CONN_REPLY);
+    exchange->spoke = sp_now();
+    unlock(exchange->server);
+    if (close) add_header(response, "Connection", "close");
+    enum MHD_Result result = dead ? MHD_NO : MHD_queue_response(exchange->mhd, status, response);
+    MHD_destroy_response(response);
+    return result;
+}
+
+static enum MHD_Result send_reply(sp_exchange *exchange)
+{
+    sp_buffer *body = &exchange->reply.body;
+    if (body->failed) {
+        exchange->reply.status = 500;
+        sp_buffer_clear(body);
+    }
+    exchange->bytes_out = body->size;
+    return queue(exchange, MHD_create_response_from_buffer(body->size, body->data, MHD_RESPMEM_PERSISTENT),
+                 exchange->reply.status);
+}
+
+/* Content reader of streams: hands over what is there; suspends when nothing is. */
+static ssize_t read_stream(void *context, uint64_t position, char *bytes, size_t capacity)
+{
+    sp_exchange *exchange = context;
+    sp_buffer *out = &exchange->out;
+    (void)position;
+    for (;;) {
+        bool ping;
+        if (exchange->out_at < out->size) {
+            size_t n = out->size - exchange->out_at;
+            if (n > capacity) n = capacity;
+            memcpy(bytes, out->data + exchange->out_at, n);
+            exchange->out_at += n;
+            exchange->bytes_out += n;
+            lock(exchange->server);
+            exchange->spoke = sp_now();
+            unlock(exchange->server);
+            return (ssize_t)n;
+        }
+        if (exchange->ended) return MHD_CONTENT_READER_END_OF_STREAM;
+        if (begin_look(exchange, &ping)) return MHD_CONTENT_READER_END_WITH_ERROR;
+        sp_buffer_clear(out);
+        exchange->out_at = 0;
+        sp_pull result = exchange->pull(exchange, out);
+        if (out->failed) return MHD_CONTENT_READER_END_WITH_ERROR;
+        exchange->ended = result == SP_PULL_END;
+        if (ping && out->size == 0) sp_sse_ping(out);
+        if (out->size == 0 && result == SP_PULL_WAIT && suspend(exchange)) return 0;
+    }
+}
+
+static enum MHD_Result start_stream(sp_exchange *exchange)
+{
+    sp_buffer_init(&exchange->out, STREAM_BYTES);
+    exchange->reply.status = 200;
+    return queue(
+        exchange,
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK_BYTES, read_stream, exchange, NULL), 200);
+}
+
+/* Answers on the plain socket and gives the connection up. */
+static enum MHD_Result send_past(sp_exchange *exchange)
+{
+    sp_buffer bytes;
+    sp_buffer_init(&bytes, 65536);
+    sp_exchange_raw(exchange, &bytes);
+    lock(exchange->server);
+    if (exchange->conn->state != SP_CONN_DEAD && !bytes.failed) {
+        sp_connection_answer(exchange->conn, bytes.data, bytes.size);
+        exchange->finished = true;
+        exchange->bytes_out = exchange->reply.body.size;
+    }
+    unlock(exchange->server);
+    sp_buffer_fini(&bytes);
+    return MHD_NO;
+}
+
+/* --- a request --- */
+static enum MHD_Result take_header(void *context, enum MHD_ValueKind kind, const char *name, size_t name_size,
+                                   const char *value, size_t value_size)
+{
+    (void)kind;
+    sp_gate_header(context, name, name_size, value, value_size);
+    return MHD_YES;
+}
+
+/* False when the watch thread has given the connection up meanwhile. */
+static bool enter_state(sp_exchange *exchange, sp_conn_state state)
+{
+    lock(exchange->server);
+    bool alive = exchange->conn->state != SP_CONN_DEAD;
+    if (alive) sp_connection_set(exchange->conn, state);
+    if (alive && !exchange->active) {
+        exchange->active = true;
+        exchange->server->n_active++;
+    }
+    unlock(exchange->server);
+    return alive;
+}
+
+static enum MHD_Result begin(sp_exchange *exchange, const char *method, const char *version)
+{
+    exchange->begun = true;
+    snprintf(exchange->method, sizeof exchange->method, "%s", method);
+    MHD_get_connection_values_n(exchange->mhd, MHD_HEADER_KIND, take_header, &exchange->gate);
+    if (!enter_state(exchange, SP_CONN_BODY)) return MHD_NO;
+    sp_exchange_check(exchange, strcmp(version, "HTTP/1.1") == 0);
+    bool refused = exchange->reply.status != 0;
+    return refused && (exchange->gate.fault || sp_gate_has_body(&exchange->gate)) ? send_past(exchange)
+                                                                                  : MHD_YES;
+}
+
+static enum MHD_Result take_body(sp_exchange *exchange, const char *bytes, size_t n)
+{
+    if (exchange->body.size + n > exchange->limit) {
+        sp_exchange_refuse(exchange, 413, NULL, "the body is longer than %zu bytes", exchange->limit);
+        return send_past(exchange);
+    }
+    bool reserved = exchange->gate.lengths || sp_exchange_reserve(exchange, n);
+    if (reserved && (exchange->discard || sp_buffer_append(&exchange->body, bytes, n))) return MHD_YES;
+    sp_exchange_refuse(exchange, 503, NULL, "too many request bodies at once; try again");
+    return send_past(exchange);
+}
+
+static void run_handler(sp_exchange *exchange)
+{
+    exchange->handled = true;
+    if (exchange->reply.status) return;
+    if (exchange->conn->refused) {
+        sp_exchange_refuse(exchange, 503, NULL, "too many connections; try again");
+    } else if (!sp_buffer_append(&exchange->body, "", 1)) {
+        sp_exchange_refuse(exchange, 503, NULL, "no memory for the request");
+    } else {
+        exchange->body.size--;
+        exchange->route->handle(exchange);
+    }
+}
+
+/* The body is there; called again after every wake. */
+static enum MHD_Result proceed(sp_exchange *exchange)
+{
+    bool ping;
+    if (!exchange->handled) {
+        if (!enter_state(exchange, SP_CONN_WORK)) return MHD_NO;
+        run_handler(exchange);
+    }
+    for (;;) {
+        if (begin_look(exchange, &ping)) return MHD_NO;
+        if (exchange->poll && !exchange->pull && !exchange->reply.status) exchange->poll(exchange);
+        if (exchange->pull) return start_stream(exchange);
+        if (exchange->reply.status) return send_reply(exchange);
+        if (suspend(exchange)) return MHD_YES;
+    }
+}
+
+static enum MHD_Result on_request(void *context, struct MHD_Connection *mhd, const char *url,
+                                  const char *method, const char *version, const char *bytes, size_t *size,
+                                  void **slot)
+{
+    sp_exchange *exchange = *slot;
+    (void)context, (void)mhd, (void)url;
+    if (!exchange) return MHD_NO;
+    if (!exchange->begun) return begin(exchange, method, version);
+    if (*size == 0) return proceed(exchange);
+    enum MHD_Result result = take_body(exchange, bytes, *size);
+    *size = 0;
+    return result;
+}
+
+/* --- notifications --- */
+static void make_ids(sp_exchange *exchange)
+{
+    unsigned char random[12];
+    if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random) memset(random, 0, sizeof random);
+    for (size_t i = 0; i < sizeof random; i++) {
+        snprintf(exchange->hex + 2 * i, sizeof exchange->hex - 2 * i, "%02x", random[i]);
+    }
+    snprintf(exchange->id, sizeof exchange->id, "req-%s", exchange->hex);
+}
+
+/* A request line has come. What it returns is on_request's *slot. */
+static void *on_uri(void *context, const char *uri, struct MHD_Connection *mhd)
+{
+    sp_conn *conn = conn_of(mhd);
+    sp_exchange *exchange = conn ? sp_alloc_zero(1, sizeof *exchange) : NULL;
+    if (!exchange) return NULL;
+    exchange->server = context;
+    exchange->conn = conn;
+    exchange->mhd = mhd;
+    exchange->started = sp_now();
+    exchange->uri = sp_copy_text(uri, strlen(uri));
+    sp_gate_init(&exchange->gate);
+    sp_arena_init(&exchange->arena, ARENA_BYTES);
+    make_ids(exchange);
+    if (!exchange->uri) {
+        sp_exchange_free(exchange);
+        return NULL;
+    }
+    lock(exchange->server);
+    conn->exchange = exchange;
+    if (conn->state == SP_CONN_IDLE) sp_connection_set(conn, SP_CONN_HEADERS);
+    unlock(exchange->server);
+    return exchange;
+}
+
+static void on_completed(void *context, struct MHD_Connection *mhd, void **slot,
+                         enum MHD_RequestTerminationCode code)
+{
+    sp_exchange *exchange = *slot;
+    sp_server *server = context;
+    (void)mhd;
+    *slot = NULL;
+    if (!exchange) return;
+    exchange->finished = exchange->finished || code == MHD_REQUEST_TERMINATED_COMPLETED_OK;
+    sp_exchange_log(exchange);
+    if (exchange->free_state) exchange->free_state(exchange->state);
+    exchange->free_state = NULL; /* nobody can wake it any more but the watch thread */
+    lock(server);
+    sp_connection_release(exchange);
+    unlock(server);
+    sp_exchange_free(exchange);
+}
+
+static void on_connection(void *context, struct MHD_Connection *mhd, void **slot,
+                          enum MHD_ConnectionNotificationCode code)
+{
+    sp_server *server = context;
+    lock(server);
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
+        *slot = info && (size_t)info->connect_fd < server->max_fds ? server->conns[info->connect_fd] : NULL;
+    } else if (*slot) {
+        sp_connection_closed(server, *slot);
+        *slot = NULL;
+    }
+    unlock(server);
+}
+
+static size_t leave_escapes(void *context, struct MHD_Connection *mhd, char *text)
+{
+    (void)context, (void)mhd;
+    return strlen(text);
+}
+
+/* --- the daemon --- */
+bool sp_http_add(sp_server *server, int fd, const void *address, size_t address_size)
+{
+    return MHD_add_connection(server->daemon, fd, address, (socklen_t)address_size) == MHD_YES;
+}
+
+sp_status sp_http_start(sp_server *server, sp_error *error)
+{
+    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET;
+    unsigned limit = (unsigned)server->options->max_connections + 2 * SP_SPARE_CONNECTIONS;
+    server->daemon = MHD_start_daemon(
+        flags, 0, NULL, NULL, on_request, server, MHD_OPTION_THREAD_POOL_SIZE, (unsigned)SP_HTTP_THREADS,
+        MHD_OPTION_THREAD_STACK_SIZE, (size_t)(2 << 20), MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        (size_t)SP_HTTP_POOL_BYTES, MHD_OPTION_CONNECTION_LIMIT, limit, MHD_OPTION_CONNECTION_TIMEOUT, 0u,
+        MHD_OPTION_NOTIFY_CONNECTION, on_connection, server, MHD_OPTION_NOTIFY_COMPLETED, on_completed,
+        server, MHD_OPTION_URI_LOG_CALLBACK, on_uri, server, MHD_OPTION_UNESCAPE_CALLBACK, leave_escapes,
+        NULL, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
+    return server->daemon ? SP_OK : sp_fail(error, SP_IO, "libmicrohttpd could not start");
+}
+
+void sp_http_stop(sp_server *server)
+{
+    if (server->daemon) MHD_stop_daemon(server->daemon);
+    server->daemon = NULL;
+}

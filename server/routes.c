@@ -1,0 +1,59 @@
+/* The route table and dispatch (routes.h). */
+#include "server/routes.h"
+
+#include <string.h>
+
+static const char *const apply_query[] = {"metrics", NULL};
+
+const sp_route sp_routes[] = {
+    {"POST", "/v1/completions", SP_ROUTE_OPENAI | SP_ROUTE_WORK, sp_api_completions, NULL},
+    {"POST", "/completions", SP_ROUTE_OPENAI | SP_ROUTE_WORK, sp_api_completions, NULL},
+    {"GET", "/v1/models", SP_ROUTE_OPENAI, sp_api_models, NULL},
+    {"GET", "/models", SP_ROUTE_OPENAI, sp_api_models, NULL},
+    {"GET", "/v1/models/{id}", SP_ROUTE_OPENAI, sp_api_model, NULL},
+    {"GET", "/models/{id}", SP_ROUTE_OPENAI, sp_api_model, NULL},
+    {"GET", "/v1/attention/backends", 0, sp_api_backends, NULL},
+    {"POST", "/v1/attention/apply", SP_ROUTE_BYTES | SP_ROUTE_WORK, sp_api_apply, apply_query},
+    {"GET", "/v1/limits", 0, sp_api_limits, NULL},
+    {"GET", "/health", SP_ROUTE_PUBLIC | SP_ROUTE_OPENAI, sp_api_health, NULL},
+    {"GET", "/health/ready", SP_ROUTE_PUBLIC | SP_ROUTE_OPENAI, sp_api_health, NULL},
+    {"GET", "/health/live", SP_ROUTE_PUBLIC | SP_ROUTE_OPENAI, sp_api_live, NULL},
+    {"GET", "/v2/health/ready", SP_ROUTE_PUBLIC | SP_ROUTE_OPENAI, sp_api_health, NULL},
+    {"GET", "/v2/health/live", SP_ROUTE_PUBLIC | SP_ROUTE_OPENAI, sp_api_live, NULL},
+    {"GET", "/metrics", SP_ROUTE_OPENAI, sp_api_metrics, NULL},
+};
+const size_t sp_route_count = sizeof sp_routes / sizeof *sp_routes;
+
+static bool path_matches(const char *pattern, const char *path, const char **rest)
+{
+    const char *open = strchr(pattern, '{');
+    if (!open) return strcmp(pattern, path) == 0;
+    size_t n = (size_t)(open - pattern);
+    if (strncmp(pattern, path, n) != 0 || !path[n]) return false;
+    *rest = path + n;
+    return true;
+}
+
+const sp_route *sp_route_find(const char *method, const char *path, const char **rest, char *allow,
+                              size_t capacity)
+{
+    sp_buffer names;
+    sp_buffer_init(&names, capacity);
+    allow[0] = 0;
+    for (size_t i = 0; i < sp_route_count; i++) {
+        const sp_route *route = &sp_routes[i];
+        if (!path_matches(route->path, path, rest)) continue;
+        bool get = strcmp(route->method, "GET") == 0;
+        if (strcmp(method, route->method) == 0 || (get && strcmp(method, "HEAD") == 0)) {
+            sp_buffer_fini(&names);
+            return route;
+        }
+        sp_buffer_format(&names, "%s%s", names.size ? ", " : "", get ? "GET, HEAD" : route->method);
+    }
+    if (!names.failed && names.size < capacity) {
+        memcpy(allow, names.data ? names.data : "", names.size);
+        allow[names.size] = 0;
+    }
+    sp_buffer_fini(&names);
+    return NULL;
+}

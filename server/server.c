@@ -1,0 +1,186 @@
+/* The server's life: open while the model loads, ready, drain, close (server.h).
+ *
+ * Stopping: the first sp_server_stop makes readiness 503; while something runs and the drain delay lasts, new
+ * requests are still served (a load balancer needs the time); then the listener closes, new work gets 503 and
+ * what runs or is queued finishes within the drain timeout; what is left is cut: an error frame and [DONE],
+ * or 503. A second stop cuts at once. sp_server_run then lets libmicrohttpd go, which must not hold a
+ * suspended connection. Tests: tests/http/test_drain.py */
+#include <math.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "server/jobs.h"
+#include "server/state.h"
+
+#define CUT_SECONDS 2.0   /* for what was cut to be written */
+#define ENTRY_SECONDS 0.5 /* a connection that was just accepted may still bring a request */
+#define EXCHANGE_BYTES 8192
+#define CJSON_FACTOR 48 /* parsed tree and copies, a byte of body */
+
+sp_status sp_server_open(const sp_options *options, sp_server **out, sp_error *error)
+{
+    const char *host = options->host ? options->host : "127.0.0.1";
+    if (!sp_gate_is_loopback(host) && !options->insecure) {
+        return sp_fail_param(error, SP_USAGE, "host",
+                             "--host %s is reachable from outside and there are no keys; add "
+                             "--insecure if that is meant",
+                             host);
+    }
+    sp_server *server = sp_alloc_zero(1, sizeof *server);
+    if (!server) return sp_fail(error, SP_NO_MEMORY, "no memory for the server");
+    server->options = options;
+    server->listener = server->events = server->stop = -1;
+    pthread_mutex_init(&server->lock, NULL);
+    pthread_cond_init(&server->changed, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    sp_status status = sp_connection_listen(server, error);
+    if (!status) status = sp_jobs_open(server, &server->jobs, error);
+    if (!status) status = sp_http_start(server, error);
+    if (!status) status = sp_connection_watch(server, error);
+    *out = server;
+    if (!status) return SP_OK;
+    sp_server_close(server);
+    *out = NULL;
+    return status;
+}
+
+uint16_t sp_server_port(const sp_server *server)
+{
+    return server->port;
+}
+
+void sp_server_ready(sp_server *server, sp_engine *engine)
+{
+    atomic_store(&server->engine, engine);
+}
+
+void sp_server_stop(sp_server *server)
+{
+    uint64_t one = 1;
+    if (write(server->stop, &one, sizeof one) != (ssize_t)sizeof one)
+        return; /* the counter is full: it was stopped */
+}
+
+/* --- the drain --- */
+static void enter_phase(sp_server *server, sp_phase phase, double now, double seconds)
+{
+    static const char *const names[] = {"serving", "stopping: still serving", "draining", "cutting",
+                                        "stopped"};
+    server->phase = phase;
+    server->phase_until = now + seconds;
+    sp_log(SP_LOG_INFO, "%s (%zu requests, %zu connections)", names[phase], server->n_active,
+           server->n_conns);
+    for (sp_conn *conn = server->all; phase == SP_CUTTING && conn; conn = conn->next) {
+        if (conn->exchange) sp_http_wake(conn->exchange);
+    }
+    if (phase == SP_STOPPED) pthread_cond_broadcast(&server->changed);
+}
+
+static bool may_bring_requests(const sp_server *server, double now)
+{
+    for (const sp_conn *conn = server->all; conn; conn = conn->next) {
+        if (conn->state == SP_CONN_HEADERS && now - conn->since < ENTRY_SECONDS) return true;
+    }
+    return false;
+}
+
+void sp_server_drain(sp_server *server, double now)
+{
+    const sp_options *options = server->options;
+    bool again = server->stops >= 2, nothing = server->n_active == 0;
+    if (server->phase == SP_SERVING && server->stops)
+        enter_phase(server, SP_DELAYING, now, options->drain_delay);
+    if (server->phase == SP_DELAYING && (nothing || again || now >= server->phase_until)) {
+        enter_phase(server, SP_DRAINING, now, options->drain_timeout);
+        return; /* the listener is emptied before the next look */
+    }
+    if (server->phase == SP_DRAINING) {
+        if (again || now >= server->phase_until) {
+            enter_phase(server, SP_CUTTING, now, CUT_SECONDS);
+        } else if (nothing && !may_bring_requests(server, now)) {
+            enter_phase(server, SP_STOPPED, now, 0.0);
+        }
+    }
+    if (server->phase == SP_CUTTING && (nothing || now >= server->phase_until)) {
+        enter_phase(server, SP_STOPPED, now, 0.0);
+    }
+}
+
+/* Ends every wait, until no request is left or two seconds have passed. */
+static void end_waits(sp_server *server)
+{
+    for (int i = 0; i < 200; i++) {
+        pthread_mutex_lock(&server->lock);
+        size_t suspended = 0;
+        for (sp_conn *conn = server->all; conn; conn = conn->next) {
+            sp_exchange *exchange = conn->exchange;
+            if (!exchange) continue;
+            suspended += exchange->suspended;
+            exchange->left = true; /* suspends no more */
+            sp_http_wake(exchange);
+        }
+        bool done = suspended == 0 && server->n_active == 0;
+        pthread_mutex_unlock(&server->lock);
+        if (done) return;
+        usleep(10000);
+    }
+}
+
+void sp_server_run(sp_server *server)
+{
+    pthread_mutex_lock(&server->lock);
+    while (server->phase != SP_STOPPED) pthread_cond_wait(&server->changed, &server->lock);
+    pthread_mutex_unlock(&server->lock);
+    if (server->watching) pthread_join(server->watcher, NULL);
+    server->watching = false;
+    end_waits(server);
+    sp_http_stop(server);
+    sp_jobs_close(server->jobs);
+    server->jobs = NULL;
+}
+
+void sp_server_close(sp_server *server)
+{
+    if (!server) return;
+    if (server->watching) {
+        sp_server_stop(server);
+        sp_server_stop(server);
+        sp_server_run(server);
+    }
+    sp_http_stop(server);
+    sp_jobs_close(server->jobs);
+    if (server->listener >= 0) close(server->listener);
+    if (server->events >= 0) close(server->events);
+    if (server->stop >= 0) close(server->stop);
+    for (size_t i = 0; i < sizeof server->lingering / sizeof *server->lingering; i++) {
+        if (server->conns && server->lingering[i].fd >= 0) close(server->lingering[i].fd);
+    }
+    sp_free(server->conns);
+    pthread_cond_destroy(&server->changed);
+    pthread_mutex_destroy(&server->lock);
+    sp_free(server);
+}
+
+double sp_server_retry_seconds(sp_server *server)
+{
+    sp_engine *engine = atomic_load(&server->engine);
+    sp_stats stats;
+    if (!engine) return 1.0;
+    sp_engine_stats(engine, &stats);
+    double seconds = ceil(stats.drain_seconds);
+    return seconds >= 1.0 ? (seconds <= 120.0 ? seconds : 120.0) : 1.0;
+}
+
+size_t sp_server_memory_bytes(const sp_options *options)
+{
+    size_t connections = (size_t)options->max_connections + SP_SPARE_CONNECTIONS;
+    size_t body = (size_t)options->max_body_bytes, tensor = (size_t)options->max_tensor_bytes;
+    size_t requests = (size_t)options->max_sequences + (size_t)options->max_queue;
+    size_t total = connections * (SP_HTTP_POOL_BYTES + EXCHANGE_BYTES);
+    total += (size_t)SP_HTTP_THREADS * CJSON_FACTOR * body; /* parsed at once */
+    total += (size_t)SP_JSON_BODIES * body;                 /* received or being received */
+    total += requests * ((size_t)1 << 20);                  /* frames and texts of running requests */
+    total += 2 * (size_t)SP_TENSOR_BODIES * tensor;         /* apply: bodies and answers */
+    return total + ((size_t)SP_HTTP_THREADS + 2) * ((size_t)2 << 20);
+}

@@ -1,0 +1,147 @@
+/* What the files of server/ share: the server, its connections, the inside of an exchange.
+ *
+ * Threads: a few HTTP threads (libmicrohttpd's, http.c) read, call handlers and write; one watch thread
+ * (connection.c) accepts, keeps deadlines, notices clients that left, and drives the drain; engine and helper
+ * threads only call sp_exchange_wake. server->lock guards everything marked (L); libmicrohttpd's own locks
+ * are taken inside it, never around it. An exchange's other fields belong to the HTTP thread that serves its
+ * connection.
+ *
+ * A connection waits suspended: `woken` remembers a wake that comes while its thread still looks, so none is
+ * lost. */
+#ifndef SPARSED_SERVER_STATE_H
+#define SPARSED_SERVER_STATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "server/exchange.h"
+#include "server/gate.h"
+
+#define SP_HTTP_THREADS 4        /* so at most 4 bodies are parsed at once */
+#define SP_HTTP_POOL_BYTES 32768 /* libmicrohttpd's memory a connection: headers and one write buffer */
+#define SP_SPARE_CONNECTIONS 64  /* above --max-connections, to say 503 */
+#define SP_JSON_BODIES 32        /* JSON bodies held at once count at most this many times max_body_bytes */
+#define SP_TENSOR_BODIES 2       /* and tensor bodies, and answers, this many times max_tensor_bytes */
+#define SP_MAX_PATH 2048
+
+typedef enum sp_phase { SP_SERVING, SP_DELAYING, SP_DRAINING, SP_CUTTING, SP_STOPPED } sp_phase;
+
+typedef enum sp_conn_state {
+    SP_CONN_HEADERS, /* no request head yet, or part of one */
+    SP_CONN_BODY,    /* the head is read; the body may still come */
+    SP_CONN_WORK,    /* its handler works or waits */
+    SP_CONN_REPLY,   /* bytes go out */
+    SP_CONN_IDLE,    /* kept alive between requests */
+    SP_CONN_DEAD,    /* shut down by us; libmicrohttpd will close it */
+} sp_conn_state;
+
+typedef struct sp_conn {
+    int fd;
+    uint32_t serial; /* tells events of a closed connection from those of its successor on the same fd */
+    char client[46]; /* address */
+    bool refused;    /* above a limit: answered 503 */
+    bool linger;     /* answered early: what the client still sends is read and dropped after the close (L) */
+    sp_conn_state state; /* (L) */
+    double since;        /* when it entered the state (L) */
+    uint64_t received;   /* bytes received when it became idle (L) */
+    uint64_t acked;      /* bytes the client has acknowledged, and when that last rose (L) */
+    double moved;
+    sp_exchange *exchange;           /* (L) */
+    struct sp_conn *previous, *next; /* (L) */
+} sp_conn;
+
+struct MHD_Connection;
+struct sp_exchange {
+    sp_server *server;
+    sp_conn *conn;
+    struct MHD_Connection *mhd;
+    const sp_route *route;
+    sp_gate gate;
+    char method[16], id[65], hex[25];
+    char *uri;         /* as sent */
+    const char *query; /* inside uri, behind '?'; NULL: none */
+    char *path;        /* decoded */
+    const char *rest;
+    sp_arena arena;
+    double started;
+    bool begun, handled, finished, discard;
+    size_t limit;    /* of the body */
+    size_t reserved; /* of the budget for bodies (L) */
+    sp_buffer body;
+    sp_reply reply;
+    uint64_t bytes_out;
+    sp_poll_fn poll;
+    sp_pull_fn pull;
+    sp_buffer out; /* a stream's bytes that are not yet handed over */
+    size_t out_at;
+    bool ended;
+    void *state;
+    void (*free_state)(void *state);
+    bool watched;                              /* its socket is watched for the client leaving (L) */
+    bool active, suspended, woken, left, ping; /* (L) */
+    double spoke;                              /* when bytes last went out (L) */
+};
+
+#define SP_MAX_ROUTES 32
+#define SP_STATUS_CLASSES 6 /* 0: the client left first; 1xx .. 5xx */
+struct sp_server {
+    const sp_options *options;
+    _Atomic(sp_engine *) engine; /* NULL while loading */
+    struct MHD_Daemon *daemon;
+    int listener, events, stop; /* stop: eventfd */
+    uint16_t port;
+    pthread_t watcher;
+    bool watching;
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed;            /* phase became SP_STOPPED */
+    sp_conn **conns;                   /* (max_fds) by fd (L) */
+    sp_conn *all;                      /* (L) */
+    size_t max_fds, n_conns, n_active; /* (L) */
+    uint32_t serial;
+    size_t json_bytes, tensor_bytes; /* reserved (L) */
+    sp_phase phase;                  /* (L) */
+    unsigned stops;
+    double phase_until, phase_since;
+    uint64_t http_requests[SP_MAX_ROUTES + 1][SP_STATUS_CLASSES]; /* by route; last: no route (L) */
+    struct sp_jobs *jobs;                                         /* helper thread of /v1/attention/apply */
+    struct sp_linger {
+        int fd;
+        double until;
+        size_t bytes;
+    } lingering[64]; /* watch thread and (L) */
+};
+
+double sp_server_retry_seconds(sp_server *server); /* for Retry-After, >= 1 */
+
+/* --- http.c --- */
+sp_status sp_http_start(sp_server *server, sp_error *error) SP_MUST_CHECK;
+void sp_http_stop(sp_server *server); /* no connection may be suspended */
+/* Hands over a socket whose sp_conn is in the table; it is closed by libmicrohttpd, also on failure. */
+bool sp_http_add(sp_server *server, int fd, const void *address, size_t address_size);
+void sp_http_wake(sp_exchange *exchange); /* with the lock held */
+
+/* --- exchange.c --- */
+/* Everything that is decided from the request head: fills the reply where it is refused. */
+void sp_exchange_check(sp_exchange *exchange, bool http_1_1);
+/* The reply as bytes for a plain socket: status line, headers, body. */
+void sp_exchange_raw(sp_exchange *exchange, sp_buffer *out);
+bool sp_exchange_reserve(sp_exchange *exchange, size_t bytes); /* of the budget for bodies */
+void sp_exchange_log(sp_exchange *exchange);                   /* access log line and counters */
+void sp_exchange_free(sp_exchange *exchange);
+
+/* --- connection.c --- */
+sp_status sp_connection_listen(sp_server *server, sp_error *error) SP_MUST_CHECK;
+sp_status sp_connection_watch(sp_server *server, sp_error *error) SP_MUST_CHECK;
+/* With the lock held. */
+void sp_connection_set(sp_conn *conn, sp_conn_state state);
+void sp_connection_observe(sp_exchange *exchange); /* from now on the client leaving wakes the exchange */
+void sp_connection_release(sp_exchange *exchange); /* its exchange is over */
+void sp_connection_closed(sp_server *server, sp_conn *conn); /* frees it */
+/* Sends bytes past libmicrohttpd, which must not write any more, and marks the connection dead. */
+void sp_connection_answer(sp_conn *conn, const char *bytes, size_t size);
+
+/* --- server.c --- */
+void sp_server_drain(sp_server *server, double now); /* one look at the phase; watch thread, lock held */
+
+#endif
