@@ -92,7 +92,8 @@ run_tests() { # PRESET [CTEST OPTION ...]
 install_missing
 mkdir -p build
 jobs=$(nproc)
-export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1:halt_on_error=1:abort_on_error=0:strict_string_checks=1:detect_stack_use_after_return=1}
+# Not detect_stack_use_after_return: gcc 12 misaligns 64-byte vectors on that stack (GCC bug 110027).
+export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1:halt_on_error=1:abort_on_error=0:strict_string_checks=1}
 export UBSAN_OPTIONS=${UBSAN_OPTIONS:-halt_on_error=1:print_stacktrace=1}
 
 for preset in release asan; do
