@@ -48,7 +48,7 @@ static const char *const names[SP_CPU_ISAS] = {"reference", "avx2", "avx512", "a
 
 const char *sp_cpu_level_name(sp_cpu_isa level)
 {
-    return names[level];
+    return (unsigned)level < SP_CPU_ISAS ? names[level] : "unknown level";
 }
 
 sp_status sp_cpu_level_choose(sp_cpu_isa *out, sp_error *error)
