@@ -32,7 +32,8 @@ void sp_tokenizer_close(sp_tokenizer *tokenizer);
 
 #define SP_ENCODE_SPECIAL 1u /* special tokens written in the text are recognised; without it they are plain text */
 #define SP_ENCODE_ADD 2u     /* add what the post-processor adds (BOS, EOS); their range is empty */
-/* Text is UTF-8; ill-formed bytes are SP_INVALID. *out is overwritten, its memory reused. */
+/* Text is UTF-8; ill-formed bytes are SP_INVALID, and so is a byte for which the vocabulary has no token. *out is
+ * overwritten, its memory reused. */
 sp_status sp_tokenizer_encode(const sp_tokenizer *tokenizer, const char *text, size_t size, unsigned flags,
                               sp_tokens *out, sp_error *error) SP_MUST_CHECK;
 

@@ -1,0 +1,210 @@
+/* Byte pair encoding (Sennrich et al. 2016) over bytes (GPT-2): of all neighbouring pairs the one of lowest
+ * rank is merged, the leftmost among equals, until none is left.
+ *
+ * Symbols are a doubly linked list in an array indexed by byte; a heap holds (rank, place of the left
+ * symbol). A heap entry is stale when its symbol's rank changed since, and is skipped. A piece of n bytes
+ * takes O(n log n): each merge pops one entry and pushes two. Owner: the tokenizer; scratch belongs to one
+ * call of encode. Tests: tests/unit/models/test_tokenizer.c, tests/golden/test_tokenizers.c,
+ * tests/fuzz/fuzz_tokenize.c */
+#include "models/bpe.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define NO_RANK UINT32_MAX
+#define NO_SYMBOL UINT32_MAX
+
+typedef struct sp_bpe_symbol {
+    int32_t id;
+    uint32_t prev, next; /* NO_SYMBOL at the ends */
+    uint32_t rank;       /* of the pair with next; NO_RANK: none */
+} symbol;
+
+static int by_pair(const void *left, const void *right)
+{
+    const sp_merge *a = left, *b = right;
+    if (a->left != b->left) return a->left < b->left ? -1 : 1;
+    return (a->right > b->right) - (a->right < b->right);
+}
+
+sp_status sp_bpe_init(sp_bpe *bpe, const sp_vocab *vocab, sp_merge *merges, size_t n, sp_error *error)
+{
+    bpe->vocab = vocab;
+    bpe->merges = merges;
+    bpe->n_merges = n;
+    bpe->first = sp_alloc_zero((size_t)vocab->size + 1, sizeof *bpe->first);
+    bpe->results = n ? sp_alloc(n, sizeof *bpe->results) : NULL;
+    if (!bpe->first || (n && !bpe->results))
+        return sp_fail(error, SP_NO_MEMORY, "out of memory for the merges");
+    for (size_t i = 0; i < n; i++) bpe->results[i] = merges[i].result;
+    if (n) qsort(merges, n, sizeof *merges, by_pair);
+    for (size_t i = 0; i < n; i++) {
+        if (i && by_pair(&merges[i - 1], &merges[i]) == 0)
+            return sp_fail_param(error, SP_DATA, "merges", "merges: the pair '%.60s' '%.60s' is listed twice",
+                                 vocab->pieces[merges[i].left], vocab->pieces[merges[i].right]);
+        bpe->first[merges[i].left + 1]++;
+    }
+    for (int32_t id = 0; id < vocab->size; id++) bpe->first[id + 1] += bpe->first[id];
+    for (uint32_t byte = 0; byte < 256; byte++) {
+        char spelling[2];
+        bpe->byte_ids[byte] = sp_vocab_find(vocab, spelling, sp_byte_spell((uint8_t)byte, spelling));
+    }
+    return SP_OK;
+}
+
+void sp_bpe_fini(sp_bpe *bpe)
+{
+    sp_free(bpe->merges);
+    sp_free(bpe->first);
+    sp_free(bpe->results);
+}
+
+void sp_bpe_scratch_fini(sp_bpe_scratch *scratch)
+{
+    sp_free(scratch->symbols);
+    sp_free(scratch->heap);
+    sp_free(scratch->spelling);
+    *scratch = (sp_bpe_scratch){0};
+}
+
+static uint32_t find_rank(const sp_bpe *bpe, int32_t left, int32_t right)
+{
+    if (left < 0 || right < 0) return NO_RANK;
+    uint32_t low = bpe->first[left], high = bpe->first[left + 1];
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (bpe->merges[middle].right < right)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < bpe->first[left + 1] && bpe->merges[low].right == right ? bpe->merges[low].rank : NO_RANK;
+}
+
+/* --- a heap of 64-bit keys, least first --- */
+
+static void sift_down(uint64_t *heap, size_t n, size_t place)
+{
+    uint64_t key = heap[place];
+    for (size_t child; (child = 2 * place + 1) < n; place = child) {
+        if (child + 1 < n && heap[child + 1] < heap[child]) child++;
+        if (heap[child] >= key) break;
+        heap[place] = heap[child];
+    }
+    heap[place] = key;
+}
+
+static void push(uint64_t *heap, size_t *n, uint64_t key)
+{
+    size_t place = (*n)++;
+    for (size_t parent; place && heap[parent = (place - 1) / 2] > key; place = parent)
+        heap[place] = heap[parent];
+    heap[place] = key;
+}
+
+static uint64_t pop(uint64_t *heap, size_t *n)
+{
+    uint64_t top = heap[0];
+    heap[0] = heap[--*n];
+    if (*n) sift_down(heap, *n, 0);
+    return top;
+}
+
+/* --- one piece --- */
+
+static bool reserve(sp_bpe_scratch *scratch, size_t n)
+{
+    if (n <= scratch->capacity) return true;
+    size_t wanted = scratch->capacity * 2 > n ? scratch->capacity * 2 : n;
+    if (wanted < 256) wanted = 256;
+    sp_free(scratch->symbols);
+    sp_free(scratch->heap);
+    scratch->symbols = sp_alloc(wanted, sizeof *scratch->symbols);
+    scratch->heap = sp_alloc(2 * wanted, sizeof *scratch->heap); /* n - 1 at first, one more a merge */
+    scratch->capacity = scratch->symbols && scratch->heap ? wanted : 0;
+    return scratch->capacity != 0;
+}
+
+/* Sets the rank of symbol i with its next one and queues the pair. */
+static void link_pair(const sp_bpe *bpe, sp_bpe_scratch *scratch, uint32_t i, size_t *n_heap)
+{
+    symbol *s = &scratch->symbols[i];
+    s->rank = s->next == NO_SYMBOL ? NO_RANK : find_rank(bpe, s->id, scratch->symbols[s->next].id);
+    if (s->rank != NO_RANK) push(scratch->heap, n_heap, (uint64_t)s->rank << 32 | i);
+}
+
+static void merge_pair(const sp_bpe *bpe, sp_bpe_scratch *scratch, uint32_t i, size_t *n_heap)
+{
+    symbol *left = &scratch->symbols[i], *right = &scratch->symbols[left->next];
+    left->id = bpe->results[left->rank];
+    left->next = right->next;
+    right->rank = NO_RANK;
+    if (left->next != NO_SYMBOL) scratch->symbols[left->next].prev = i;
+    link_pair(bpe, scratch, i, n_heap);
+    if (left->prev != NO_SYMBOL) link_pair(bpe, scratch, left->prev, n_heap);
+}
+
+static void merge_all(const sp_bpe *bpe, sp_bpe_scratch *scratch, const char *text, uint32_t n)
+{
+    size_t n_heap = 0;
+    for (uint32_t i = 0; i < n; i++)
+        scratch->symbols[i] = (symbol){.id = bpe->byte_ids[(uint8_t)text[i]],
+                                       .prev = i ? i - 1 : NO_SYMBOL,
+                                       .next = i + 1 < n ? i + 1 : NO_SYMBOL};
+    for (uint32_t i = 0; i < n; i++) link_pair(bpe, scratch, i, &n_heap);
+    while (n_heap) {
+        uint64_t key = pop(scratch->heap, &n_heap);
+        uint32_t i = (uint32_t)key;
+        if (scratch->symbols[i].rank == (uint32_t)(key >> 32)) merge_pair(bpe, scratch, i, &n_heap);
+    }
+}
+
+/* The token that a piece is as a whole, or -1. *failed: out of memory. */
+static int32_t whole_token(const sp_bpe *bpe, sp_bpe_scratch *scratch, const char *text, size_t n,
+                           bool *failed)
+{
+    if (n > bpe->vocab->longest) return -1;
+    if (!scratch->spelling) scratch->spelling = sp_alloc(2 * bpe->vocab->longest + 2, 1);
+    *failed = !scratch->spelling;
+    if (*failed) return -1;
+    size_t size = 0;
+    for (size_t i = 0; i < n; i++) size += sp_byte_spell((uint8_t)text[i], scratch->spelling + size);
+    return sp_vocab_find(bpe->vocab, scratch->spelling, size);
+}
+
+bool sp_bpe_encode(const sp_bpe *bpe, sp_bpe_scratch *scratch, const char *text, size_t begin, size_t end,
+                   sp_tokens *out)
+{
+    size_t n = end - begin;
+    if (n == 1) return sp_tokens_push(out, bpe->byte_ids[(uint8_t)text[begin]], begin, end);
+    if (bpe->ignore_merges) {
+        bool failed = false;
+        int32_t id = whole_token(bpe, scratch, text + begin, n, &failed);
+        if (failed) return false;
+        if (id >= 0) return sp_tokens_push(out, id, begin, end);
+    }
+    if (!reserve(scratch, n)) return false;
+    merge_all(bpe, scratch, text + begin, (uint32_t)n);
+    for (size_t i = 0; i != NO_SYMBOL;) {
+        const symbol *s = &scratch->symbols[i];
+        size_t next = s->next == NO_SYMBOL ? n : s->next;
+        if (!sp_tokens_push(out, s->id, begin + i, begin + next)) return false;
+        i = s->next;
+    }
+    return true;
+}
+
+bool sp_tokens_push(sp_tokens *tokens, int32_t id, size_t begin, size_t end)
+{
+    if (tokens->count == tokens->capacity) {
+        size_t wanted = tokens->capacity ? 2 * tokens->capacity : 64;
+        sp_token *bigger = sp_alloc(wanted, sizeof *bigger);
+        if (!bigger) return false;
+        if (tokens->count) memcpy(bigger, tokens->data, tokens->count * sizeof *bigger);
+        sp_free(tokens->data);
+        tokens->data = bigger;
+        tokens->capacity = wanted;
+    }
+    tokens->data[tokens->count++] = (sp_token){.id = id, .begin = (uint32_t)begin, .end = (uint32_t)end};
+    return true;
+}
