@@ -41,7 +41,7 @@ void sp_api_limits(sp_exchange *exchange)
     sp_json_writer writer;
     sp_exchange_json(exchange, 200, &writer);
     sp_json_open(&writer, '{');
-    sp_options_write_limits(options, &writer);
+    sp_options_write_limits(options, engine ? sp_engine_get_info(engine)->kv_bytes : 0, &writer);
     if (engine) {
         const sp_engine_info *info = sp_engine_get_info(engine);
         size_t server_bytes = sp_server_memory_bytes(options);

@@ -9,7 +9,6 @@
  * Tests: tests/unit/server/test_options.c */
 #include "server/options.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -19,6 +18,7 @@
 #include <unistd.h>
 
 #include "kernels/json.h"
+#include "server/gate.h"
 
 #define CONFIG_MAX_BYTES (1u << 20)
 #define ARENA_MAX_BYTES (8u << 20)
@@ -317,15 +317,6 @@ static sp_status read_arguments(sp_options *options, unsigned command, int argc,
 
 /* --- what no single option says --- */
 
-static bool is_loopback(const char *host)
-{
-    struct in_addr v4;
-    struct in6_addr v6;
-    if (strcmp(host, "localhost") == 0) return true;
-    if (inet_pton(AF_INET, host, &v4) == 1) return (ntohl(v4.s_addr) >> 24) == 127;
-    return inet_pton(AF_INET6, host, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
-}
-
 static bool is_folder(const char *path)
 {
     struct stat info;
@@ -385,7 +376,7 @@ static sp_status finish_options(sp_options *options, unsigned command, sp_error 
         if (!status) status = finish_attention(options, error);
         if (status) return status;
     }
-    if ((command & SP_FOR_SERVE) && !is_loopback(options->host) && !options->insecure)
+    if ((command & SP_FOR_SERVE) && !sp_gate_is_loopback(options->host) && !options->insecure)
         return sp_fail_param(
             error, SP_USAGE, "host",
             "--host: %s is reachable by others and there are no keys; add --insecure if that is meant",

@@ -176,7 +176,7 @@ static void write_value(const sp_options *options, const sp_option *option, sp_j
     }
 }
 
-void sp_options_write_limits(const sp_options *options, sp_json_writer *out)
+void sp_options_write_limits(const sp_options *options, size_t kv_bytes, sp_json_writer *out)
 {
     for (size_t i = 0; i < sp_option_count; i++) {
         const sp_option *option = &sp_option_table[i];
@@ -186,6 +186,11 @@ void sp_options_write_limits(const sp_options *options, sp_json_writer *out)
         if (n >= sizeof key) continue;
         for (size_t j = 0; j <= n; j++) key[j] = option->name[j] == '-' ? '_' : option->name[j];
         sp_json_key(out, key);
-        write_value(options, option, out);
+        if (option->offset != offsetof(sp_options, kv_bytes))
+            write_value(options, option, out);
+        else if (kv_bytes)
+            sp_json_uint(out, kv_bytes);
+        else
+            sp_json_null(out);
     }
 }

@@ -81,7 +81,7 @@ const sp_option sp_option_table[] = {
     {"request-timeout", SP_OPTION_NUMBER, AT(request_timeout), LIMIT, 0.01, DAY, "600", "SECONDS",
      "How long a request may take in all."},
     {"max-output-tokens", SP_OPTION_INT, AT(max_output_tokens), LIMIT, 1, 16777216, "4096", "N",
-     "Largest max_tokens a request may ask for."},
+     "Most tokens of an answer whose request names no max_tokens and whose route has no default of its own."},
     {"max-body-bytes", SP_OPTION_BYTES, AT(max_body_bytes), LIMIT, KIB, GIB, "1M", "BYTES",
      "Largest JSON body; a larger one is answered 413."},
     {"max-tensor-bytes", SP_OPTION_BYTES, AT(max_tensor_bytes), LIMIT, KIB, 16 * GIB, "64M", "BYTES",

@@ -20,13 +20,6 @@
 
 sp_status sp_server_open(const sp_options *options, sp_server **out, sp_error *error)
 {
-    const char *host = options->host ? options->host : "127.0.0.1";
-    if (!sp_gate_is_loopback(host) && !options->insecure) {
-        return sp_fail_param(error, SP_USAGE, "host",
-                             "--host %s is reachable from outside and there are no keys; add "
-                             "--insecure if that is meant",
-                             host);
-    }
     sp_server *server = sp_alloc_zero(1, sizeof *server);
     if (!server) return sp_fail(error, SP_NO_MEMORY, "no memory for the server");
     server->options = options;

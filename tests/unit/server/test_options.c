@@ -382,12 +382,12 @@ static void test_limits(void **state)
     sp_buffer_init(&out, 1 << 16);
     sp_json_writer_init(&writer, &out);
     sp_json_open(&writer, '{');
-    sp_options_write_limits(&o, &writer);
+    sp_options_write_limits(&o, 2000000, &writer);
     sp_json_close(&writer, '}');
     assert_int_equal(sp_json_validate(out.data, out.size, &error), SP_OK);
     assert_true(sp_buffer_append(&out, "", 1));
     static const char *const members[] = {
-        "\"max_sequences\":16",           "\"max_queue\":5",       "\"kv_bytes\":2097152",
+        "\"max_sequences\":16",           "\"max_queue\":5",       "\"kv_bytes\":2000000",
         "\"attn_scratch\":67108864",      "\"queue_timeout\":60",  "\"mmap\":true",
         "\"half_close\":\"abort\"",       "\"allowed_host\":null", "\"insecure\":false",
         "\"max_connections_per_ip\":256", "\"step_ms\":20",        "\"drain_delay\":5"};
