@@ -83,10 +83,10 @@ bool sp_logprob(const float *logits, uint32_t n_vocab, int32_t token, float *log
     return true;
 }
 
-/* Heap order: heavier first, then the lower id. Total, so that pops have one order. */
+/* Heap order: the larger logit first, then the lower id. Total, so that pops have one order. */
 static bool before(const sp_candidate *a, const sp_candidate *b)
 {
-    return a->weight > b->weight || (a->weight == b->weight && a->token < b->token);
+    return a->logit > b->logit || (a->logit == b->logit && a->token < b->token);
 }
 
 static void sift_down(sp_candidate *heap, size_t n, size_t at)
@@ -169,7 +169,7 @@ static int32_t choose(const sp_vocab_mask *mask, const float *logits, float max,
     for (uint32_t id = 0; id < mask->n_vocab; id++) {
         if (!mask->allowed[id]) continue;
         double z = ((double)logits[id] - (double)max) / sampling->temperature;
-        scratch[n++] = (sp_candidate){.weight = exp(z), .token = (int32_t)id};
+        scratch[n++] = (sp_candidate){.weight = exp(z), .logit = logits[id], .token = (int32_t)id};
     }
     double u = sp_draw_uniform(sampling->seed, position);
     bool cuts = sampling->top_p < 1 || (sampling->top_k > 0 && (uint64_t)sampling->top_k < n);

@@ -24,6 +24,7 @@ void sp_vocab_mask_close(sp_vocab_mask *mask);
 
 typedef struct sp_candidate {
     double weight;
+    float logit; /* what decides the order: weights of different logits may round to one number */
     int32_t token;
 } sp_candidate;
 
