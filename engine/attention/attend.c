@@ -87,7 +87,7 @@ static sp_status make_plan(sp_attender *attender, sp_cached_plan *cached, const 
     for (int attempt = 0; attempt < 2 && status == SP_TOO_LARGE; attempt++) {
         size_t held = held_bytes(attender, cached, attempt > 0);
         size_t limit = attender->options.plan_bytes;
-        cached->plan.max_bytes = held < limit ? limit - held : 0;
+        cached->plan.max_bytes = held < limit ? limit - held : 1; /* 0 would be no limit */
         status = sp_attention_plan(request, &cached->plan, error);
     }
     if (status != SP_OK) return status;

@@ -1,15 +1,12 @@
 /* `measure`: what a plan keeps of the gold graph, row by row, while the model runs.
  *
- * Gold is the dense graph of the same normalizer: keys with weight > 0; for softmax the fewest keys whose
- * mass reaches 0.95 (ties to the lower position). A row is exact when the plan holds all its gold keys. Costs
- * as much as dense attention in scalar code, so it runs on demand only. Owner: the attender. Tests:
- * tests/golden/test_austen.c, tests/unit/engine/test_measure.c */
+ * Runs the device's row_weights over all keys of every row and head and counts with sp_measure_row
+ * (metrics.h), which says what gold is. Costs more than dense attention, so it runs on demand only. Owner:
+ * the attender. Tests: tests/golden/test_austen.c */
 #ifndef SPARSED_ENGINE_ATTENTION_MEASURE_H
 #define SPARSED_ENGINE_ATTENTION_MEASURE_H
 
 #include "engine/attention/attention.h"
-
-#define SP_GOLD_MASS 0.95
 
 typedef struct sp_measurer sp_measurer;
 
