@@ -1,0 +1,137 @@
+/* Attention microkernels with bf16 dot products (VDPBF16PS): q, K, softmax weights and V in bf16, two numbers
+ * a lane, sums in float32. Blocks as in attend_avx512.c. Entmax takes its scores from here and its values in
+ * float32, from widened rows. Tests: tests/kernels/test_attend.c */
+#include "kernels/cpu/attend_avx512.h"
+#include "kernels/cpu/attend_avx512_parts.h"
+
+INLINE __m512bh load_pairs(const uint32_t *pairs)
+{
+    return (__m512bh)_mm512_loadu_si512(pairs);
+}
+
+/* s = q . k of rows rows, pairs of d ascending. */
+INLINE void dot_rows(const int rows, const uint32_t *q, size_t pairs, const uint32_t *k, __m512 s[BLOCK][4])
+{
+    UNROLL
+    for (int i = 0; i < rows; i++) UNROLL
+    for (int j = 0; j < 4; j++) s[i][j] = _mm512_setzero_ps();
+    for (size_t d = 0; d < pairs; d++) {
+        __m512bh b[4];
+        UNROLL
+        for (int j = 0; j < 4; j++) b[j] = load_pairs(k + d * SP_TILE + 16 * j);
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            __m512bh a = (__m512bh)_mm512_set1_epi32((int)q[(size_t)i * pairs + d]);
+            UNROLL
+            for (int j = 0; j < 4; j++) s[i][j] = _mm512_dpbf16_ps(s[i][j], a, b[j]);
+        }
+    }
+}
+
+/* out = out * factor + p . v for 16 * vectors columns, pairs of keys ascending. */
+INLINE void value_rows(const int rows, const int vectors, const uint32_t *p, const float *factor,
+                       const uint32_t *v, size_t v_stride, float *out, size_t stride)
+{
+    __m512 o[BLOCK][4];
+    UNROLL
+    for (int i = 0; i < rows; i++) UNROLL
+    for (int j = 0; j < vectors; j++)
+        o[i][j] =
+            _mm512_mul_ps(_mm512_loadu_ps(out + (size_t)i * stride + 16 * j), _mm512_set1_ps(factor[i]));
+    for (size_t pair = 0; pair < SP_TILE / 2; pair++) {
+        __m512bh b[4];
+        UNROLL
+        for (int j = 0; j < vectors; j++) b[j] = load_pairs(v + pair * v_stride + 16 * j);
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            __m512bh a = (__m512bh)_mm512_set1_epi32((int)p[(size_t)i * (SP_TILE / 2) + pair]);
+            UNROLL
+            for (int j = 0; j < vectors; j++) o[i][j] = _mm512_dpbf16_ps(o[i][j], a, b[j]);
+        }
+    }
+    UNROLL
+    for (int i = 0; i < rows; i++) UNROLL
+    for (int j = 0; j < vectors; j++) _mm512_storeu_ps(out + (size_t)i * stride + 16 * j, o[i][j]);
+}
+
+INLINE void softmax_block(const int rows, const sp_attend_tile *tile, size_t row)
+{
+    const uint64_t *words = tile->words ? tile->words + row : NULL;
+    if (words && !any_edge(words, rows)) return;
+    __m512 s[BLOCK][4];
+    _Alignas(64) uint32_t p[BLOCK * SP_TILE / 2];
+    _Alignas(64) float factor[16];
+    size_t pairs = tile->head_dim / 2;
+    dot_rows(rows, (const uint32_t *)tile->q + row * pairs, pairs, tile->k, s);
+    softmax_rows(rows, s, words, tile->state.max + row, tile->state.sum + row, factor);
+    UNROLL
+    for (int i = 0; i < rows; i++) UNROLL
+    for (int j = 0; j < 4; j += 2)
+        _mm512_store_si512(p + (i * 4 + j) * 8, (__m512i)_mm512_cvtne2ps_pbh(s[i][j + 1], s[i][j]));
+    size_t stride = tile->value_dim, at = 0;
+    float *out = tile->state.out + row * stride;
+    const uint32_t *v = tile->v;
+    for (; at + 64 <= stride; at += 64)
+        value_rows(rows, 4, p, factor, v + at, tile->v_stride, out + at, stride);
+    switch ((stride - at) / 16) {
+    case 1:
+        value_rows(rows, 1, p, factor, v + at, tile->v_stride, out + at, stride);
+        break;
+    case 2:
+        value_rows(rows, 2, p, factor, v + at, tile->v_stride, out + at, stride);
+        break;
+    case 3:
+        value_rows(rows, 3, p, factor, v + at, tile->v_stride, out + at, stride);
+        break;
+    default:
+        break;
+    }
+}
+
+static void softmax(const sp_attend_tile *tile)
+{
+    size_t row = 0;
+    for (; row + 6 <= tile->rows; row += 6) softmax_block(6, tile, row);
+    for (; row + 3 <= tile->rows; row += 3) softmax_block(3, tile, row);
+    for (; row < tile->rows; row++) softmax_block(1, tile, row);
+}
+
+INLINE void score_block(const int rows, const sp_attend_tile *tile, size_t row)
+{
+    const uint64_t *words = tile->words ? tile->words + row : NULL;
+    if (words && !any_edge(words, rows)) {
+        for (int i = 0; i < rows; i++) *tile->tops[row + i] = -INFINITY;
+        return;
+    }
+    __m512 s[BLOCK][4];
+    size_t pairs = tile->head_dim / 2;
+    dot_rows(rows, (const uint32_t *)tile->q + row * pairs, pairs, tile->k, s);
+    store_scores(rows, s, words, tile->scores + row, tile->tops + row);
+}
+
+static void scores(const sp_attend_tile *tile)
+{
+    size_t row = 0;
+    for (; row + 6 <= tile->rows; row += 6) score_block(6, tile, row);
+    for (; row + 3 <= tile->rows; row += 3) score_block(3, tile, row);
+    for (; row < tile->rows; row++) score_block(1, tile, row);
+}
+
+static void pack_q(size_t head_dim, float scale, const float *q, void *out)
+{
+    uint16_t *packed = out;
+    for (size_t d = 0; d < head_dim; d++) packed[d] = sp_bf16_from_f32(q[d] * scale);
+    if (head_dim % 2) packed[head_dim] = 0;
+}
+
+const sp_attend_slots sp_attend_avx512bf16_bf16 = {.dots = true,
+                                                   .pack_q = pack_q,
+                                                   .pack_k = sp_avx512_pack_k_pairs,
+                                                   .pack_v = sp_avx512_pack_v_pairs,
+                                                   .softmax = softmax,
+                                                   .merge = sp_avx512_merge,
+                                                   .scores = scores,
+                                                   .collect = sp_avx512_collect,
+                                                   .threshold = sp_avx512_threshold,
+                                                   .weigh = sp_avx512_weigh,
+                                                   .accumulate = sp_avx512_accumulate_bf16};

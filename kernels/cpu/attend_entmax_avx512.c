@@ -1,0 +1,160 @@
+/* Entmax's own steps with AVX-512: candidates of the support are compressed, the threshold is found by Newton
+ * steps on the norm (normalizer.c) in float32 and finished in float64, the few weights are compressed with
+ * their places, and rows of V are added one by one. Tests: tests/kernels/test_attend.c */
+#include "kernels/cpu/attend_avx512.h"
+#include "kernels/cpu/attend_avx512_parts.h"
+
+#define MAX_STEPS 40
+#define FLOAT_ENOUGH 1e-5f /* excess of the norm over 1 at which float32 has done its part */
+
+size_t sp_avx512_collect(size_t tiles, const float *scores, const float *tops, float top, float *out)
+{
+    const __m512 max = _mm512_set1_ps(top), limit = _mm512_set1_ps(-1.0f);
+    size_t n = 0;
+    for (size_t t = 0; t < tiles; t++) {
+        if (!(tops[t] - top > -1)) continue;
+        for (size_t j = 0; j < SP_TILE; j += 16) {
+            __m512 z = _mm512_sub_ps(_mm512_loadu_ps(scores + t * SP_TILE + j), max);
+            __mmask16 in = _mm512_cmp_ps_mask(z, limit, _CMP_GT_OQ);
+            _mm512_storeu_ps(out + n, _mm512_maskz_compress_ps(in, z));
+            n += (size_t)__builtin_popcount(in);
+        }
+    }
+    return n;
+}
+
+/* sum x^(e - 1) and sum x^e over x = z - t > 0, for e = 2 (squares) or e = 1. z is padded to 16 with -2. */
+INLINE void sums(bool squares, const float *z, size_t n, float t, float *lower, float *whole)
+{
+    const __m512 at = _mm512_set1_ps(t), zero = _mm512_setzero_ps(), one = _mm512_set1_ps(1.0f);
+    __m512 low = zero, all = zero;
+    for (size_t i = 0; i < n; i += 16) {
+        __m512 x = _mm512_max_ps(_mm512_sub_ps(_mm512_loadu_ps(z + i), at), zero);
+        __mmask16 in = _mm512_cmp_ps_mask(x, zero, _CMP_GT_OQ);
+        low = squares ? _mm512_add_ps(low, x) : _mm512_mask_add_ps(low, in, low, one);
+        all = squares ? _mm512_fmadd_ps(x, x, all) : _mm512_add_ps(all, x);
+    }
+    *lower = _mm512_reduce_add_ps(low);
+    *whole = _mm512_reduce_add_ps(all);
+}
+
+/* The same in float64. */
+INLINE void sums_f64(bool squares, const float *z, size_t n, double t, double *lower, double *whole)
+{
+    const __m512d at = _mm512_set1_pd(t), zero = _mm512_setzero_pd(), one = _mm512_set1_pd(1.0);
+    __m512d low = zero, all = zero;
+    for (size_t i = 0; i < n; i += 8) {
+        __m512d x = _mm512_max_pd(_mm512_sub_pd(_mm512_cvtps_pd(_mm256_loadu_ps(z + i)), at), zero);
+        __mmask8 in = _mm512_cmp_pd_mask(x, zero, _CMP_GT_OQ);
+        low = squares ? _mm512_add_pd(low, x) : _mm512_mask_add_pd(low, in, low, one);
+        all = squares ? _mm512_fmadd_pd(x, x, all) : _mm512_add_pd(all, x);
+    }
+    *lower = _mm512_reduce_add_pd(low);
+    *whole = _mm512_reduce_add_pd(all);
+}
+
+INLINE float solve(const bool squares, const float *z, size_t n)
+{
+    float t = -1, lower, whole;
+    for (int step = 0; step < MAX_STEPS; step++) {
+        sums(squares, z, n, t, &lower, &whole);
+        float norm = squares ? sqrtf(whole) : whole;
+        if (!(norm - 1 > FLOAT_ENOUGH)) break;
+        float next = t + (squares ? (norm - 1) * norm / lower : (norm - 1) / lower);
+        if (!(next > t)) break;
+        t = next;
+    }
+    /* Steps from either side of the root land left of it and close in quadratically. */
+    double root = (double)t;
+    for (int step = 0; step < 3; step++) {
+        double low, all;
+        sums_f64(squares, z, n, root, &low, &all);
+        double norm = squares ? sqrt(all) : all, move = squares ? (norm - 1) * norm / low : (norm - 1) / low;
+        if (!(low > 0)) break;
+        root += move;
+        if (fabs(move) < 1e-6) break;
+    }
+    return root < -1 ? -1.0f : (float)root;
+}
+
+float sp_avx512_threshold(float alpha, float *candidates, size_t n)
+{
+    _mm512_storeu_ps(candidates + n, _mm512_set1_ps(-2.0f));
+    if (n == 1) return -1;
+    if (alpha == 1.5f) return solve(true, candidates, n);
+    if (alpha == 2.0f) return solve(false, candidates, n);
+    return (float)sp_entmax_threshold(alpha, candidates, n);
+}
+
+/* Other alphas: a power for each key of the support. */
+static uint64_t weigh_power(float alpha, const float *scores, float top, float tau, float *weights)
+{
+    float exponent = 1 / (alpha - 1);
+    uint64_t word = 0;
+    for (size_t j = 0; j < SP_TILE; j++) {
+        float x = scores[j] - top - tau, p = x > 0 ? powf(x, exponent) : 0;
+        if (!(p > 0)) continue;
+        word |= (uint64_t)1 << j;
+        *weights++ = p;
+    }
+    return word;
+}
+
+uint64_t sp_avx512_weigh(float alpha, const float *scores, float top, float tau, float *weights)
+{
+    if (alpha != 1.5f && alpha != 2.0f) return weigh_power(alpha, scores, top, tau, weights);
+    const __m512 max = _mm512_set1_ps(top), at = _mm512_set1_ps(tau), zero = _mm512_setzero_ps();
+    uint64_t word = 0;
+    for (size_t j = 0; j < SP_TILE; j += 16) {
+        __m512 x = _mm512_sub_ps(_mm512_sub_ps(_mm512_loadu_ps(scores + j), max), at);
+        __m512 p = alpha == 2.0f ? x : _mm512_mul_ps(x, x);
+        __mmask16 in = _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(x, zero, _CMP_GT_OQ), p, zero, _CMP_GT_OQ);
+        _mm512_storeu_ps(weights, _mm512_maskz_compress_ps(in, p));
+        weights += __builtin_popcount(in);
+        word |= (uint64_t)in << j;
+    }
+    return word;
+}
+
+/* Adds 64 columns, or those of the masks, of every row. */
+#define ACCUMULATE(load)                                                                                     \
+    for (size_t at = 0; at < value_dim; at += 64) {                                                          \
+        size_t left = value_dim - at < 64 ? value_dim - at : 64;                                             \
+        uint64_t columns = UINT64_MAX >> (64 - left);                                                        \
+        __m512 sum[4];                                                                                       \
+        UNROLL for (int j = 0; j < 4; j++) sum[j] = _mm512_setzero_ps();                                     \
+        for (size_t i = 0; i < n; i++) {                                                                     \
+            __m512 p = _mm512_set1_ps(weights[i]);                                                           \
+            UNROLL for (int j = 0; j < 4; j++) sum[j] =                                                      \
+                _mm512_fmadd_ps(p, load(rows[i], at + 16 * j, (__mmask16)(columns >> 16 * j)), sum[j]);      \
+        }                                                                                                    \
+        UNROLL for (int j = 0; j < 4; j++)                                                                   \
+        {                                                                                                    \
+            __mmask16 mask = (__mmask16)(columns >> 16 * j);                                                 \
+            float *to = out + at + 16 * j;                                                                   \
+            _mm512_mask_storeu_ps(to, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum[j]));         \
+        }                                                                                                    \
+    }
+
+INLINE __m512 masked_f32(const void *row, size_t at, __mmask16 mask)
+{
+    return _mm512_maskz_loadu_ps(mask, (const float *)row + at);
+}
+
+INLINE __m512 masked_bf16(const void *row, size_t at, __mmask16 mask)
+{
+    __m256i halves = _mm256_maskz_loadu_epi16(mask, (const uint16_t *)row + at);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
+void sp_avx512_accumulate_f32(size_t n, const float *weights, const void *const *rows, size_t value_dim,
+                              float *out)
+{
+    ACCUMULATE(masked_f32)
+}
+
+void sp_avx512_accumulate_bf16(size_t n, const float *weights, const void *const *rows, size_t value_dim,
+                               float *out)
+{
+    ACCUMULATE(masked_bf16)
+}

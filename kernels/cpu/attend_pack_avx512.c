@@ -1,0 +1,100 @@
+/* Packing of K and V tiles with AVX-512: 16 rows of 16 dwords are transposed in registers, so that a
+ * row-major page costs about one shuffle a dword and a half. Missing rows and the tail of a row read as
+ * zeros; nothing behind a row is touched. Tests: tests/kernels/test_attend.c */
+#include "kernels/cpu/attend_avx512.h"
+#include "kernels/cpu/attend_avx512_parts.h"
+
+/* The first n (at most 16, 0 to 16) numbers at a row; NULL gives zeros. */
+INLINE __m512i load_f32(const void *row, size_t at, size_t n)
+{
+    if (!row) return _mm512_setzero_si512();
+    const float *from = (const float *)row + at;
+    if (n >= 16) return _mm512_loadu_si512(from);
+    return _mm512_maskz_loadu_epi32((__mmask16)((1u << n) - 1), from);
+}
+
+INLINE __m256i load_bf16(const void *row, size_t at, size_t n)
+{
+    if (!row) return _mm256_setzero_si256();
+    const uint16_t *from = (const uint16_t *)row + at;
+    if (n >= 16) return _mm256_loadu_si256((const __m256i *)from);
+    return _mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), from);
+}
+
+INLINE __m512i load_widened(const void *row, size_t at, size_t n)
+{
+    return _mm512_slli_epi32(_mm512_cvtepu16_epi32(load_bf16(row, at, n)), 16);
+}
+
+/* 32 bf16 as 16 pairs. */
+INLINE __m512i load_pairs(const void *row, size_t at, size_t n)
+{
+    if (!row) return _mm512_setzero_si512();
+    const uint16_t *from = (const uint16_t *)row + at;
+    if (n >= 32) return _mm512_loadu_si512(from);
+    return _mm512_maskz_loadu_epi16((__mmask32)(((uint64_t)1 << n) - 1), from);
+}
+
+/* out[step][64] dwords; a step is width numbers of a row. */
+#define PACK_K(load, width)                                                                                  \
+    uint32_t *packed = out;                                                                                  \
+    size_t steps = width == 1 ? (head_dim + 1) / 2 * 2 : (head_dim + 1) / 2;                                 \
+    for (size_t j = 0; j < SP_TILE; j += 16) {                                                               \
+        for (size_t step = 0; step < steps; step += 16) {                                                    \
+            __m512i r[16];                                                                                   \
+            size_t left = head_dim - step * width;                                                           \
+            UNROLL16 for (int i = 0; i < 16; i++) r[i] = load(rows[j + i], step * width, left);              \
+            transpose(r);                                                                                    \
+            uint32_t *to = packed + step * SP_TILE + j;                                                      \
+            if (steps - step >= 16) {                                                                        \
+                UNROLL16 for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + i * SP_TILE, r[i]);           \
+            } else {                                                                                         \
+                _Alignas(64) uint32_t all[16][16];                                                           \
+                UNROLL16 for (int i = 0; i < 16; i++) _mm512_store_si512(all[i], r[i]);                      \
+                for (size_t i = 0; i < steps - step; i++)                                                    \
+                    _mm512_storeu_si512(to + i * SP_TILE, _mm512_load_si512(all[i]));                        \
+            }                                                                                                \
+        }                                                                                                    \
+    }
+#define UNROLL16 _Pragma("GCC unroll 16")
+
+void sp_avx512_pack_k_f32(const void *const *rows, size_t head_dim, void *out)
+{
+    PACK_K(load_f32, 1)
+}
+void sp_avx512_pack_k_widen(const void *const *rows, size_t head_dim, void *out)
+{
+    PACK_K(load_widened, 1)
+}
+void sp_avx512_pack_k_pairs(const void *const *rows, size_t head_dim, void *out)
+{
+    PACK_K(load_pairs, 2)
+}
+
+void sp_avx512_pack_v_f32(const void *const *rows, size_t value_dim, void *out)
+{
+    float *packed = out;
+    for (size_t j = 0; j < SP_TILE; j++)
+        for (size_t d = 0; d < value_dim; d += 16, packed += 16)
+            _mm512_storeu_si512(packed, load_f32(rows[j], d, value_dim - d));
+}
+
+void sp_avx512_pack_v_widen(const void *const *rows, size_t value_dim, void *out)
+{
+    float *packed = out;
+    for (size_t j = 0; j < SP_TILE; j++)
+        for (size_t d = 0; d < value_dim; d += 16, packed += 16)
+            _mm512_storeu_si512(packed, load_widened(rows[j], d, value_dim - d));
+}
+
+void sp_avx512_pack_v_pairs(const void *const *rows, size_t value_dim, void *out)
+{
+    uint32_t *packed = out;
+    for (size_t j = 0; j < SP_TILE; j += 2) {
+        for (size_t d = 0; d < value_dim; d += 16, packed += 16) {
+            __m512i low = _mm512_cvtepu16_epi32(load_bf16(rows[j], d, value_dim - d));
+            __m512i high = load_widened(rows[j + 1], d, value_dim - d);
+            _mm512_storeu_si512(packed, _mm512_or_si512(low, high));
+        }
+    }
+}
