@@ -71,8 +71,8 @@ void sp_options_fini(sp_options *options);
 sp_status sp_options_engine(const sp_options *options, sp_engine_options *out, sp_error *error) SP_MUST_CHECK;
 /* Complete help of one command, made from the table. */
 void sp_options_help(unsigned command, sp_buffer *out);
-/* Limits in force as members of an open JSON object: names with underscores. kv_bytes: what the engine took, 0 before it
- * is loaded (then null). */
+/* Limits in force as members of an open JSON object: names with underscores. kv_bytes: what the engine took,
+ * 0 before it is loaded (then null). */
 void sp_options_write_limits(const sp_options *options, size_t kv_bytes, sp_json_writer *out);
 
 #endif

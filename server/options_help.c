@@ -83,6 +83,14 @@ static void size_text(sp_buffer *out, double bytes)
     sp_buffer_format(out, "%.0f%s", bytes, units[unit]);
 }
 
+static void write_bounds(sp_buffer *out, double min, double max)
+{
+    if (max > 1e18)
+        sp_buffer_text(out, min < 0 ? "any 64-bit integer" : "0 to 2^63 - 1");
+    else
+        sp_buffer_format(out, "%.10g to %.10g", min, max);
+}
+
 /* " (default 64; 1 to 65536)" */
 static void write_range(sp_buffer *out, const sp_option *option)
 {
@@ -96,10 +104,8 @@ static void write_range(sp_buffer *out, const sp_option *option)
         size_text(out, option->min);
         sp_buffer_text(out, " to ");
         size_text(out, option->max);
-    } else if (ranged && fabs(option->max) > 1e18)
-        sp_buffer_text(out, "any 64-bit integer");
-    else if (ranged)
-        sp_buffer_format(out, "%.10g to %.10g", option->min, option->max);
+    } else if (ranged)
+        write_bounds(out, option->min, option->max);
     sp_buffer_text(out, ")");
 }
 
@@ -118,15 +124,22 @@ static void write_option(sp_buffer *out, const sp_option *option)
 
 static void write_param(sp_buffer *out, const sp_param *param)
 {
-    sp_buffer_format(out, "%*s%s (default ", 2 * INDENT, "", param->name);
+    sp_buffer text;
+    sp_buffer_init(&text, 2048);
+    sp_buffer_format(&text, "%s (default ", param->name);
     if (param->type == SP_PARAM_NAME) {
-        sp_buffer_text(out, param->values[(size_t)param->fallback]);
+        sp_buffer_text(&text, param->values[(size_t)param->fallback]);
         for (size_t i = 0; param->values[i]; i++)
-            sp_buffer_format(out, "%s%s", i ? "|" : "; ", param->values[i]);
-    } else
-        sp_buffer_format(out, "%.10g; %.10g to %.10g%s", param->fallback, param->min, param->max,
-                         param->odd_only ? ", odd or 0" : "");
-    sp_buffer_format(out, "): %s\n", param->summary);
+            sp_buffer_format(&text, "%s%s", i ? "|" : "; ", param->values[i]);
+    } else {
+        sp_buffer_format(&text, "%.10g; ", param->fallback);
+        write_bounds(&text, param->min, param->max);
+        if (param->odd_only) sp_buffer_text(&text, ", odd or 0");
+    }
+    sp_buffer_format(&text, "): %s", param->summary);
+    sp_buffer_append(&text, "", 1);
+    wrap(out, text.failed ? param->name : text.data, 2 * INDENT);
+    sp_buffer_fini(&text);
 }
 
 static void write_backends(sp_buffer *out)
