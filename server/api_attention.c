@@ -10,12 +10,7 @@ void sp_api_backends(sp_exchange *exchange)
 {
     sp_json_writer writer;
     sp_exchange_json(exchange, 200, &writer);
-    sp_json_open(&writer, '{');
-    sp_json_key(&writer, "object");
-    sp_json_cstring(&writer, "list");
-    sp_json_key(&writer, "data");
     sp_backends_write(&writer);
-    sp_json_close(&writer, '}');
 }
 
 void sp_api_apply(sp_exchange *exchange)

@@ -117,7 +117,7 @@ typedef struct sp_attention_report {
 } sp_attention_report;
 /* One JSON object, as engine/README.md says. */
 void sp_attention_report_write(const sp_attention_report *report, sp_json_writer *out);
-/* The list of GET /v1/attention/backends. */
+/* The whole reply of GET /v1/attention/backends: one object. */
 void sp_backends_write(sp_json_writer *out);
 /* {"alpha": a} or "softmax". */
 void sp_normalizer_write(sp_normalizer normalizer, sp_json_writer *out);
