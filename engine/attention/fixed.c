@@ -165,7 +165,7 @@ static const sp_param params[] = {
          "sub-blocks of columns dealt to the heads: divides their number, times summary at most stride",
      .fallback = 1,
      .min = 1,
-     .max = 65536},
+     .max = 1024},
     {.name = "global_first",
      .summary = "first tokens that see and are seen by all",
      .fallback = 0,

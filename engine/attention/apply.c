@@ -1,0 +1,407 @@
+/* sp_apply: one attention layer on given tensors.
+ *
+ * Keys and values are copied into pages of 64 positions, as the engine holds them, queries are run in chunks
+ * of 1,024 rows, and each chunk is planned and attended like any other. A first pass only plans and counts:
+ * the number of edges is known, and refused where too large, before anything is computed. The edge list and
+ * the gold graph come from the same plan, row by row, by the device's row_weights; heads are dealt to the
+ * workers, each writing its own range.
+ *
+ * Owner: everything is held by one sp_run and freed at its end. Tests: tests/golden/test_attend.c,
+ * tests/unit/engine/test_apply.c, tests/http/test_apply.py */
+#include "engine/attention/apply.h"
+
+#include <string.h>
+
+#include "engine/attention/apply_case.h"
+#include "engine/attention/metrics.h"
+
+enum { CHUNK = 1024 };
+#define MAX_EDGES ((uint64_t)1 << 28)
+
+typedef struct sp_run {
+    sp_device *device;
+    const sp_apply_options *options;
+    sp_apply_case input;
+    sp_plan plan;
+    bool measures; /* the gold graph is computed */
+    /* pages */
+    uint8_t *page_bytes;
+    const uint8_t **pages;
+    sp_kv_view kv;
+    /* answer */
+    float *out;          /* (n_heads, n, value_dim) */
+    uint32_t *indptr;    /* (n_heads, n + 1) */
+    uint32_t *edge_base; /* (n_heads) */
+    uint32_t *indices;   /* (n_edges) */
+    float *weights;      /* (n_edges) */
+    uint64_t n_edges;
+    sp_head_measure *measured; /* (n_heads) */
+    sp_attention_report report;
+    /* the chunk */
+    uint32_t row, rows;
+    float *q, *attended; /* (rows, n_heads, head_dim), (rows, n_heads, value_dim) */
+    /* one a worker, each of m elements */
+    uint32_t *keys;
+    float *gold;
+    uint64_t *order;
+} sp_run;
+
+/* --- sizes and memory --- */
+
+/* Takes a * b * size bytes off *left; false when they are more or overflow. */
+static bool spend(size_t *left, size_t a, size_t b, size_t size)
+{
+    size_t bytes;
+    if (!sp_mul_size(a, b, &bytes) || !sp_mul_size(bytes, size, &bytes) || bytes > *left) return false;
+    *left -= bytes;
+    return true;
+}
+
+static size_t answer_limit(const sp_apply_options *options)
+{
+    size_t most = SIZE_MAX / 4;
+    return options->max_bytes && options->max_bytes < most ? options->max_bytes : most;
+}
+
+/* The answer fits max_bytes; copies of keys, values and a chunk fit four times that. */
+static sp_status check_sizes(const sp_run *run, sp_error *error)
+{
+    const sp_apply_case *input = &run->input;
+    size_t limit = run->options->max_bytes ? run->options->max_bytes : SIZE_MAX / 4, answer = limit,
+           held = 4 * limit;
+    size_t edges = input->wants_edges ? (size_t)run->n_edges : 0,
+           wide = (size_t)input->head_dim + input->value_dim;
+    size_t rows = (size_t)input->n_kv_heads * (((size_t)input->m + SP_TILE - 1) / SP_TILE * SP_TILE);
+    bool fits =
+        spend(&answer, (size_t)input->n_heads * input->n, input->value_dim, sizeof(float)) &&
+        spend(&answer, edges, 1, sizeof(uint32_t) + sizeof(float)) &&
+        spend(&answer, input->wants_edges ? input->n_heads : 0, (size_t)input->n + 1, sizeof(uint32_t)) &&
+        spend(&held, rows, wide, sizeof(float)) &&
+        spend(&held, (size_t)CHUNK * input->n_heads, wide, sizeof(float)) &&
+        spend(&held, sp_threads_count(run->device->threads), input->m, 16);
+    if (fits) return SP_OK;
+    return sp_fail(error, SP_TOO_LARGE, "the answer is over the limit of %zu bytes; shorten the input%s",
+                   limit, edges ? " or set metadata 'edges' to none" : "");
+}
+
+static sp_status allocate(sp_run *run, sp_error *error)
+{
+    const sp_apply_case *input = &run->input;
+    size_t heads = input->n_heads, n = input->n, workers = sp_threads_count(run->device->threads);
+    size_t rows = n < CHUNK ? n : CHUNK;
+    run->out = sp_alloc_zero(heads * n, input->value_dim * sizeof *run->out);
+    run->q = sp_alloc(rows * heads, input->head_dim * sizeof *run->q);
+    run->attended = sp_alloc(rows * heads, input->value_dim * sizeof *run->attended);
+    run->keys = sp_alloc(workers * input->m, sizeof *run->keys);
+    run->gold = sp_alloc(workers * input->m, sizeof *run->gold);
+    run->order = sp_alloc(workers * input->m, sizeof *run->order);
+    run->measured = sp_alloc_zero(heads, sizeof *run->measured);
+    run->edge_base = sp_alloc_zero(heads, sizeof *run->edge_base);
+    bool complete = run->out && run->q && run->attended && run->keys && run->gold && run->order &&
+                    run->measured && run->edge_base;
+    if (input->wants_edges) {
+        run->indptr = sp_alloc_zero(heads * (n + 1), sizeof *run->indptr);
+        run->indices = sp_alloc(run->n_edges + 1, sizeof *run->indices);
+        run->weights = sp_alloc(run->n_edges + 1, sizeof *run->weights);
+        complete = complete && run->indptr && run->indices && run->weights;
+    }
+    return complete ? SP_OK
+                    : sp_fail(error, SP_NO_MEMORY, "out of memory for %zu heads of %zu queries", heads, n);
+}
+
+static void close_run(sp_run *run)
+{
+    sp_apply_case_close(&run->input);
+    sp_plan_fini(&run->plan);
+    void *const held[] = {run->page_bytes, run->pages,   run->out,      run->indptr, run->edge_base,
+                          run->indices,    run->weights, run->measured, run->q,      run->attended,
+                          run->keys,       run->gold,    run->order};
+    for (size_t i = 0; i < sizeof held / sizeof *held; i++) sp_free(held[i]);
+}
+
+/* --- keys and values into pages --- */
+
+static void convert(const sp_tensor *tensor, size_t row, float *to)
+{
+    size_t width = tensor->shape[2];
+    const uint8_t *from = (const uint8_t *)tensor->data + row * width * sp_dtype_size(tensor->dtype);
+    (void)sp_convert_to_f32(tensor->dtype, from, to, width);
+}
+
+static sp_status fill_pages(sp_run *run, sp_error *error)
+{
+    const sp_apply_case *input = &run->input;
+    size_t n_pages = ((size_t)input->m + SP_TILE - 1) / SP_TILE;
+    size_t wide = (size_t)input->head_dim + input->value_dim, head_floats = SP_TILE * wide;
+    float *floats = sp_alloc_zero(n_pages * input->n_kv_heads, head_floats * sizeof *floats);
+    run->page_bytes = (uint8_t *)floats;
+    run->pages = sp_alloc(n_pages, sizeof *run->pages);
+    if (!floats || !run->pages) return sp_fail(error, SP_NO_MEMORY, "out of memory for %u keys", input->m);
+    for (size_t page = 0; page < n_pages; page++) {
+        float *start = floats + page * input->n_kv_heads * head_floats;
+        run->pages[page] = (const uint8_t *)start;
+        for (size_t i = page * SP_TILE; i < input->m && i < (page + 1) * SP_TILE; i++) {
+            for (size_t h = 0; h < input->n_kv_heads; h++) {
+                float *k = start + h * head_floats, *v = k + SP_TILE * input->head_dim;
+                convert(&input->k, h * input->m + i, k + i % SP_TILE * input->head_dim);
+                convert(&input->v, h * input->m + i, v + i % SP_TILE * input->value_dim);
+            }
+        }
+    }
+    run->kv = (sp_kv_view){.dtype = SP_F32,
+                           .n_keys = input->valid,
+                           .head_dim = input->head_dim,
+                           .value_dim = input->value_dim,
+                           .head_bytes = head_floats * sizeof *floats,
+                           .pages = run->pages};
+    return SP_OK;
+}
+
+/* --- planning --- */
+
+static sp_status plan_chunk(sp_run *run, uint32_t row, sp_error *error)
+{
+    const sp_apply_case *input = &run->input;
+    run->row = row;
+    run->rows = input->valid_q - row < CHUNK ? input->valid_q - row : CHUNK;
+    const sp_plan_request request = {.attention = &input->attention,
+                                     .layer = input->layer,
+                                     .kind = input->kind,
+                                     .causal = input->causal,
+                                     .position = input->offset + row,
+                                     .rows = run->rows,
+                                     .n_keys = input->valid,
+                                     .n_heads = input->n_heads,
+                                     .n_kv_heads = input->n_kv_heads,
+                                     .device = run->device,
+                                     .kv = &run->kv};
+    return sp_attention_plan(&request, &run->plan, error);
+}
+
+/* Counts the edges of every head into edge_base (as totals) and n_edges. */
+static sp_status count_edges(sp_run *run, uint64_t *totals, sp_error *error)
+{
+    for (uint32_t row = 0; row < run->input.valid_q; row += CHUNK) {
+        sp_status status = plan_chunk(run, row, error);
+        if (status) return status;
+        for (uint32_t h = 0; h < run->input.n_heads; h++) {
+            uint64_t edges = sp_plan_count_head(&run->plan, h);
+            totals[h] += edges;
+            run->n_edges += edges;
+        }
+        if (run->input.wants_edges && run->n_edges > MAX_EDGES) {
+            return sp_fail_param(error, SP_TOO_LARGE, "edges",
+                                 "more than 2^28 edges; set metadata 'edges' to none for the output alone");
+        }
+    }
+    return SP_OK;
+}
+
+/* --- running --- */
+
+static void load_queries(sp_run *run)
+{
+    const sp_apply_case *input = &run->input;
+    for (size_t r = 0; r < run->rows; r++) {
+        for (size_t h = 0; h < input->n_heads; h++) {
+            convert(&input->q, h * input->n + run->row + r,
+                    run->q + (r * input->n_heads + h) * input->head_dim);
+        }
+    }
+}
+
+static sp_status attend_chunk(sp_run *run, sp_attend_stats *stats, sp_error *error)
+{
+    const sp_apply_case *input = &run->input;
+    const sp_attend_args args = {.plan = &run->plan,
+                                 .normalizer = input->attention.normalizer,
+                                 .scale = input->scale,
+                                 .n_kv_heads = input->n_kv_heads,
+                                 .q = run->q,
+                                 .kv = run->kv,
+                                 .out = run->attended};
+    sp_status status = run->device->ops->attend(run->device, &args, stats, error);
+    size_t heads = input->n_heads, width = input->value_dim;
+    for (size_t r = 0; r < run->rows && status == SP_OK; r++) {
+        for (size_t h = 0; h < heads; h++) {
+            memcpy(run->out + (h * input->n + run->row + r) * width, run->attended + (r * heads + h) * width,
+                   width * sizeof(float));
+        }
+    }
+    return status;
+}
+
+/* Gold against plan for one row: dense weights over what the row may see. */
+static void measure_row(sp_run *run, uint32_t head, uint32_t row, const float *q, const uint32_t *keys,
+                        size_t n, size_t worker)
+{
+    const sp_apply_case *input = &run->input;
+    float *gold = run->gold + worker * input->m;
+    uint32_t allowed = sp_apply_allowed(input, row), kv_head = head / (input->n_heads / input->n_kv_heads);
+    if (allowed) {
+        run->device->ops->row_weights(run->device, &run->kv, kv_head, q, input->scale,
+                                      input->attention.normalizer, NULL, allowed, gold);
+    }
+    sp_measure_row(&run->measured[head], input->attention.normalizer, gold, allowed, keys, n,
+                   run->order + worker * input->m);
+}
+
+/* One head of the chunk: its edges and weights behind those it has, and its measures. */
+static void list_head(void *context, size_t head, size_t worker)
+{
+    sp_run *run = context;
+    const sp_apply_case *input = &run->input;
+    uint32_t *indptr = run->indptr ? run->indptr + head * ((size_t)input->n + 1) + run->row : NULL;
+    uint32_t kv_head = (uint32_t)head / (input->n_heads / input->n_kv_heads);
+    for (uint32_t r = 0; r < run->rows; r++) {
+        const float *q = run->q + ((size_t)r * input->n_heads + head) * input->head_dim;
+        size_t at = indptr ? run->edge_base[head] + indptr[r] : 0;
+        uint32_t *keys = indptr ? run->indices + at : run->keys + worker * input->m;
+        size_t n = sp_plan_row(&run->plan, (uint32_t)head, input->offset + run->row + r, keys);
+        if (indptr && n) {
+            run->device->ops->row_weights(run->device, &run->kv, kv_head, q, input->scale,
+                                          input->attention.normalizer, keys, n, run->weights + at);
+        }
+        if (indptr) indptr[r + 1] = indptr[r] + (uint32_t)n;
+        if (run->measures) measure_row(run, (uint32_t)head, run->row + r, q, keys, n, worker);
+    }
+}
+
+/* Rows of padding behind the valid ones have no edges. */
+static void close_indptr(sp_run *run)
+{
+    size_t n = run->input.n;
+    for (size_t h = 0; h < run->input.n_heads && run->indptr; h++) {
+        uint32_t *indptr = run->indptr + h * (n + 1);
+        for (size_t i = run->input.valid_q; i < n; i++) indptr[i + 1] = indptr[i];
+    }
+}
+
+static sp_status run_chunks(sp_run *run, sp_error *error)
+{
+    sp_attention_phase *phase = &run->report.prefill;
+    sp_attend_stats stats = {0};
+    for (uint32_t row = 0; row < run->input.valid_q; row += CHUNK) {
+        double start = sp_now();
+        sp_status status = plan_chunk(run, row, error);
+        if (status) return status;
+        phase->predict_seconds += sp_now() - start;
+        sp_plan_counts counts;
+        sp_plan_count(&run->plan, &counts);
+        phase->edges += counts.edges, phase->pairs += counts.pairs;
+        phase->tiles += counts.tiles, phase->groups += counts.groups;
+        run->report.rows_empty += counts.rows_empty;
+        load_queries(run);
+        start = sp_now();
+        status = attend_chunk(run, &stats, error);
+        if (status) return status;
+        phase->attend_seconds += sp_now() - start;
+        if (run->indptr || run->measures) {
+            sp_threads_run(run->device->threads, run->input.n_heads, list_head, run);
+        }
+    }
+    phase->tokens = run->input.valid_q;
+    close_indptr(run);
+    return SP_OK;
+}
+
+/* --- the answer --- */
+
+static void write_report(sp_run *run, sp_buffer *out)
+{
+    sp_attention_report *report = &run->report;
+    report->attention = run->input.attention;
+    report->batch_invariant = run->device->batch_invariant;
+    report->device = run->device->kind->name;
+    report->measures = run->input.attention.measure ? run->measured : NULL;
+    report->n_layers = 1;
+    report->n_heads = run->input.n_heads;
+    sp_json_writer writer;
+    sp_json_writer_init(&writer, out);
+    sp_attention_report_write(report, &writer);
+}
+
+static void write_metrics(const sp_run *run, sp_buffer *out)
+{
+    sp_json_writer writer;
+    sp_json_writer_init(&writer, out);
+    sp_json_open(&writer, '[');
+    for (uint32_t h = 0; h < run->input.n_heads; h++) {
+        sp_json_open(&writer, '{');
+        sp_measure_write(&run->measured[h], &writer);
+        sp_json_close(&writer, '}');
+    }
+    sp_json_close(&writer, ']');
+}
+
+static sp_tensor_entry entry(const char *name, sp_dtype dtype, const void *data, uint32_t rank, size_t a,
+                             size_t b, size_t c)
+{
+    sp_tensor tensor = {.dtype = dtype, .rank = rank, .shape = {a, b, c}, .data = data};
+    tensor.bytes = sp_tensor_count(&tensor) * sp_dtype_size(dtype);
+    return (sp_tensor_entry){.name = name, .tensor = tensor};
+}
+
+static sp_status write_answer(sp_run *run, sp_buffer *out, sp_error *error)
+{
+    const sp_apply_case *input = &run->input;
+    size_t heads = input->n_heads, n = input->n;
+    const sp_tensor_entry entries[] = {entry("out", SP_F32, run->out, 3, heads, n, input->value_dim),
+                                       entry("indptr", SP_U32, run->indptr, 2, heads, n + 1, 0),
+                                       entry("edge_base", SP_U32, run->edge_base, 1, heads, 0, 0),
+                                       entry("indices", SP_U32, run->indices, 1, (size_t)run->n_edges, 0, 0),
+                                       entry("weights", SP_F32, run->weights, 1, (size_t)run->n_edges, 0, 0)};
+    sp_buffer report, metrics;
+    sp_buffer_init(&report, (size_t)64 << 20);
+    sp_buffer_init(&metrics, (size_t)64 << 20);
+    write_report(run, &report);
+    if (run->options->metrics) write_metrics(run, &metrics);
+    sp_status status = SP_OK;
+    if (report.failed || metrics.failed) {
+        status = sp_fail(error, SP_NO_MEMORY, "out of memory for the report of %zu heads", heads);
+    } else {
+        const sp_metadata_entry metadata[] = {
+            {.key = "report", .value = report.data, .size = report.size},
+            {.key = "metrics", .value = metrics.data, .size = metrics.size}};
+        status = sp_safetensors_write(entries, input->wants_edges ? 5 : 1, metadata,
+                                      run->options->metrics ? 2 : 1, out, error);
+    }
+    sp_buffer_fini(&report);
+    sp_buffer_fini(&metrics);
+    return status;
+}
+
+/* Counts, checks sizes, allocates and turns totals into starts. */
+static sp_status prepare(sp_run *run, sp_error *error)
+{
+    uint64_t *totals = sp_alloc_zero(run->input.n_heads, sizeof *totals);
+    if (!totals) return sp_fail(error, SP_NO_MEMORY, "out of memory for %u heads", run->input.n_heads);
+    sp_status status = count_edges(run, totals, error);
+    if (!status) status = check_sizes(run, error);
+    if (!status) status = allocate(run, error);
+    for (uint32_t h = 1; h < run->input.n_heads && !status && run->indptr; h++) {
+        run->edge_base[h] = run->edge_base[h - 1] + (uint32_t)totals[h - 1];
+    }
+    sp_free(totals);
+    return status ? status : fill_pages(run, error);
+}
+
+sp_status sp_apply(sp_device *device, const char *name, const void *in, size_t in_size,
+                   const sp_apply_options *options, sp_buffer *out, sp_error *error)
+{
+    sp_run run = {.device = device, .options = options};
+    sp_status status = sp_apply_case_open(name, in, in_size, &run.input, error);
+    if (status) return status;
+    sp_plan_init(&run.plan, 4 * answer_limit(options));
+    run.measures = options->metrics || run.input.attention.measure;
+    if (options->metrics && sp_is_softmax(run.input.attention.normalizer)) {
+        status =
+            sp_fail_param(error, SP_DATA, "metrics",
+                          "metrics need zeros: softmax gives every key weight; use an entmax normalizer");
+    }
+    if (!status) status = prepare(&run, error);
+    if (!status) status = run_chunks(&run, error);
+    if (!status) status = write_answer(&run, out, error);
+    close_run(&run);
+    return status;
+}
