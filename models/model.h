@@ -24,12 +24,22 @@ typedef struct sp_hparams {
     size_t n_eos;
 } sp_hparams;
 
+typedef struct sp_model_options {
+    sp_weights_options weights;
+    bool exact; /* float32 activations with bf16 weights too (reference arithmetic, as --kv f32 asks) */
+    /* Progress: called with a fraction 0..1 while loading; may be NULL. */
+    void (*progress)(void *context, double fraction);
+    void *progress_context;
+} sp_model_options;
+
 typedef struct sp_arch {
     const char *name;
     /* model_type of config.json this file serves, NULL terminated */
     const char *const *model_types;
-    sp_status (*load)(sp_model *model, const sp_weights *weights, sp_error *error);
-    void (*unload)(sp_model *model);
+    /* Fills model->hparams from model->config and refuses what is not built, before anything large is read. */
+    sp_status (*configure)(sp_model *model, sp_error *error);
+    sp_status (*load)(sp_model *model, const sp_weights *weights, const sp_model_options *options, sp_error *error);
+    void (*unload)(sp_model *model); /* also after a load that failed half way */
     /* Bytes of scratch a forward pass over at most max_rows rows and max_logits logit rows needs. */
     bool (*scratch)(const sp_model *model, size_t max_rows, size_t max_logits, size_t *bytes);
     /* logits: (number of rows with wants_logits, vocab). */
@@ -48,14 +58,6 @@ struct sp_model {
     size_t weight_bytes, n_params;
     void *state; /* the architecture's own */
 };
-
-typedef struct sp_model_options {
-    sp_weights_options weights;
-    bool exact; /* float32 activations with bf16 weights too (reference arithmetic, as --kv f32 asks) */
-    /* Progress: called with a fraction 0..1 while loading; may be NULL. */
-    void (*progress)(void *context, double fraction);
-    void *progress_context;
-} sp_model_options;
 
 /* path: a folder with config.json, tokenizer.json and safetensors. device outlives the model. */
 sp_status sp_model_open(const char *path, sp_device *device, const sp_model_options *options, sp_model **out,

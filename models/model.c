@@ -1,0 +1,161 @@
+/* Opens a model folder: config.json chooses the architecture, which reads its sizes and takes its weights.
+ *
+ * Order: config, tokenizer, weights, cheapest first, so that a folder that can't work is refused before
+ * gigabytes are read. The model owns its config, tokenizer and packed weights; the files' bytes are dropped
+ * when loading ends. Tests: tests/unit/models/test_model.c, tests/golden/test_models.c,
+ * tests/golden/test_hostile.py */
+#include "models/model.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* The last part of a path. */
+static char *folder_name(const char *path)
+{
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/') end--;
+    size_t begin = end;
+    while (begin > 0 && path[begin - 1] != '/') begin--;
+    return sp_copy_text(path + begin, end - begin);
+}
+
+static sp_status open_config(sp_model *model, const char *path, sp_error *error)
+{
+    sp_buffer file;
+    sp_buffer_init(&file, 8192);
+    sp_buffer_format(&file, "%s/config.json", path);
+    sp_status status = sp_buffer_append(&file, "", 1)
+                           ? sp_config_open(file.data, &model->config, error)
+                           : sp_fail(error, SP_NOT_FOUND, "%s: the path is too long", path);
+    sp_buffer_fini(&file);
+    return status;
+}
+
+static sp_status choose_arch(sp_model *model, const char *path, sp_error *error)
+{
+    const char *type = sp_config_text(model->config, "model_type");
+    if (!type)
+        return sp_fail_param(error, SP_DATA, "model_type", "%s/config.json: model_type is missing", path);
+    for (const sp_arch *const *arch = sp_archs; *arch; arch++)
+        for (const char *const *name = (*arch)->model_types; *name; name++)
+            if (strcmp(*name, type) == 0) {
+                model->arch = *arch;
+                return SP_OK;
+            }
+    return sp_fail_param(error, SP_DATA, "model_type", "%s/config.json: model_type '%.80s' is not supported",
+                         path, type);
+}
+
+/* What every architecture's config.json may say: the normalizer and pattern it was trained with, its token
+ * ids. */
+static sp_status read_common(sp_model *model, const char *path, sp_error *error)
+{
+    sp_hparams *h = &model->hparams;
+    bool present;
+    int32_t bos[1];
+    size_t n_bos;
+    h->normalizer.alpha = 1.0f;
+    sp_status status =
+        sp_config_normalizer(model->config, "attention_normalizer", &present, &h->normalizer, error);
+    if (status == SP_OK) status = sp_config_ids(model->config, "bos_token_id", bos, 1, &n_bos, error);
+    if (status == SP_OK) status = sp_config_ids(model->config, "eos_token_id", h->eos, 8, &h->n_eos, error);
+    if (status != SP_OK) return status;
+    h->bos = n_bos ? bos[0] : -1;
+    if (h->bos >= (int64_t)h->vocab)
+        return sp_fail_param(error, SP_DATA, "bos_token_id",
+                             "%s/config.json: bos_token_id %d is not below vocab_size %u", path, (int)h->bos,
+                             (unsigned)h->vocab);
+    for (size_t i = 0; i < h->n_eos; i++)
+        if (h->eos[i] >= (int64_t)h->vocab)
+            return sp_fail_param(error, SP_DATA, "eos_token_id",
+                                 "%s/config.json: eos_token_id %d is not below vocab_size %u", path,
+                                 (int)h->eos[i], (unsigned)h->vocab);
+    if (!sp_config_has(model->config, "attention_pattern")) return SP_OK;
+    model->attention_pattern = sp_config_json(model->config, "attention_pattern");
+    return model->attention_pattern ? SP_OK : sp_fail(error, SP_NO_MEMORY, "%s: out of memory", path);
+}
+
+static sp_status open_tokenizer(sp_model *model, const char *path, sp_error *error)
+{
+    sp_hparams *h = &model->hparams;
+    sp_status status = sp_tokenizer_open(path, &model->tokenizer, error);
+    if (status != SP_OK) return status;
+    if (sp_tokenizer_size(model->tokenizer) > (int64_t)h->vocab)
+        return sp_fail_param(error, SP_DATA, "vocab_size",
+                             "%s: tokenizer.json has ids up to %d, config.json's vocab_size is %u", path,
+                             (int)sp_tokenizer_size(model->tokenizer) - 1, (unsigned)h->vocab);
+    if (h->bos < 0) h->bos = sp_tokenizer_bos(model->tokenizer);
+    if (h->n_eos == 0 && sp_tokenizer_eos(model->tokenizer) >= 0)
+        h->eos[h->n_eos++] = sp_tokenizer_eos(model->tokenizer);
+    return SP_OK;
+}
+
+static sp_status load_weights(sp_model *model, const char *path, const sp_model_options *options,
+                              sp_error *error)
+{
+    sp_weights *weights;
+    if (options->progress) options->progress(options->progress_context, 0.0);
+    sp_status status = sp_weights_open(path, &options->weights, &weights, error);
+    if (status != SP_OK) return status;
+    status = model->arch->load(model, weights, options, error);
+    sp_weights_close(weights);
+    if (status == SP_OK && options->progress) options->progress(options->progress_context, 1.0);
+    return status;
+}
+
+static sp_status open_parts(sp_model *model, const char *path, const sp_model_options *options,
+                            sp_error *error)
+{
+    sp_status status = open_config(model, path, error);
+    if (status == SP_OK) status = choose_arch(model, path, error);
+    if (status == SP_OK) status = model->arch->configure(model, error);
+    if (status == SP_OK) status = read_common(model, path, error);
+    if (status == SP_OK) status = open_tokenizer(model, path, error);
+    if (status == SP_OK) status = load_weights(model, path, options, error);
+    return status;
+}
+
+sp_status sp_model_open(const char *path, sp_device *device, const sp_model_options *options, sp_model **out,
+                        sp_error *error)
+{
+    static const sp_model_options defaults = {.exact = false};
+    struct stat info;
+    *out = NULL;
+    if (stat(path, &info) != 0) return sp_fail(error, SP_NOT_FOUND, "%s: %s", path, strerror(errno));
+    if (!S_ISDIR(info.st_mode))
+        return sp_fail(error, SP_DATA, "%s: a model is a folder, this is a file", path);
+    sp_model *model = sp_alloc_zero(1, sizeof *model);
+    if (!model) return sp_fail(error, SP_NO_MEMORY, "%s: out of memory", path);
+    model->device = device;
+    model->name = folder_name(path);
+    sp_status status = model->name ? open_parts(model, path, options ? options : &defaults, error)
+                                   : sp_fail(error, SP_NO_MEMORY, "%s: out of memory", path);
+    if (status == SP_OK)
+        *out = model;
+    else
+        sp_model_close(model);
+    return status;
+}
+
+void sp_model_close(sp_model *model)
+{
+    if (!model) return;
+    if (model->arch) model->arch->unload(model);
+    sp_tokenizer_close(model->tokenizer);
+    sp_config_close(model->config);
+    sp_free(model->name);
+    sp_free(model->attention_pattern);
+    sp_free(model);
+}
+
+bool sp_model_scratch_bytes(const sp_model *model, size_t max_rows, size_t max_logits, size_t *bytes)
+{
+    return model->arch->scratch(model, max_rows, max_logits, bytes);
+}
+
+sp_status sp_model_forward(sp_model *model, const sp_batch *batch, sp_attend_fn attend, void *context,
+                           void *scratch, float *logits, sp_error *error)
+{
+    return model->arch->forward(model, batch, attend, context, scratch, logits, error);
+}
