@@ -221,6 +221,12 @@ static void test_buffer(void **state)
     sp_buffer_fini(&buffer);
     assert_null(buffer.data);
 
+    sp_buffer_init(&buffer, 300); /* grows by doubling, but not beyond its limit */
+    for (size_t i = 0; i < 300; i++) assert_true(sp_buffer_text(&buffer, "x"));
+    assert_int_equal(buffer.capacity, 300);
+    assert_false(sp_buffer_text(&buffer, "x"));
+    sp_buffer_fini(&buffer);
+
     sp_buffer_init(&buffer, SIZE_MAX);
     assert_true(sp_buffer_text(&buffer, "a"));
     assert_false(sp_buffer_append(&buffer, "a", SIZE_MAX)); /* the sum would overflow */

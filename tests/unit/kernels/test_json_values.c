@@ -120,6 +120,26 @@ static void test_midpoint(void **state)
     assert_true(read_double(text) == 1 + 0x1p-52);
 }
 
+/* More integer digits than are kept, brought back by the exponent. */
+static void test_long_integer(void **state)
+{
+    (void)state;
+    char text[1100];
+    sp_json reader;
+    int64_t value = 0;
+    memset(text, '0', sizeof text);
+    memcpy(text, "42", 2);
+    memcpy(text + 1002, "e-1000", 7);
+    assert_true(read_double(text) == 42);
+    sp_json_init(&reader, text, strlen(text));
+    assert_int_equal(sp_json_next(&reader), SP_JSON_NUMBER);
+    assert_true(sp_json_int64(&reader, &value));
+    assert_int_equal(value, 42);
+    text[1001] = '1'; /* 42.00...01 */
+    assert_true(read_double(text) == 42);
+    assert_false(sp_json_int64(&reader, &value));
+}
+
 static void test_int64(void **state)
 {
     (void)state;
@@ -212,6 +232,26 @@ static void test_reader(void **state)
     assert_int_equal(sp_json_next(&reader), SP_JSON_END);
     assert_int_equal(sp_json_next(&reader), SP_JSON_END);
     sp_arena_fini(&arena);
+}
+
+/* Quotes and backslashes inside strings do not end them. */
+static void test_escaped_quotes(void **state)
+{
+    (void)state;
+    static const char text[] = "{\"a\\\"]\":\"\\\\\",\"b\":\"\\\\\\\"}\"}"; /* {"a\"]":"\\","b":"\\\"}"} */
+    sp_json reader;
+    assert_int_equal(sp_json_validate(text, sizeof text - 1, NULL), SP_OK);
+    sp_json_init(&reader, text, sizeof text - 1);
+    assert_int_equal(sp_json_next(&reader), SP_JSON_OBJECT);
+    assert_int_equal(sp_json_next(&reader), SP_JSON_KEY);
+    assert_true(sp_json_is(&reader, "a\"]"));
+    assert_int_equal(sp_json_next(&reader), SP_JSON_STRING);
+    assert_true(sp_json_is(&reader, "\\"));
+    assert_int_equal(sp_json_next(&reader), SP_JSON_KEY);
+    assert_int_equal(sp_json_next(&reader), SP_JSON_STRING);
+    assert_true(sp_json_is(&reader, "\\\"}"));
+    assert_int_equal(sp_json_next(&reader), SP_JSON_OBJECT_END);
+    assert_int_equal(sp_json_next(&reader), SP_JSON_END);
 }
 
 static void test_text_limits(void **state)
@@ -390,7 +430,8 @@ static void test_writer_numbers(void **state)
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_doubles),        cmocka_unit_test(test_midpoint),
-    cmocka_unit_test(test_int64),          cmocka_unit_test(test_reader),
+    cmocka_unit_test(test_int64),          cmocka_unit_test(test_long_integer),
+    cmocka_unit_test(test_escaped_quotes), cmocka_unit_test(test_reader),
     cmocka_unit_test(test_text_limits),    cmocka_unit_test(test_writer),
     cmocka_unit_test(test_writer_strings), cmocka_unit_test(test_writer_numbers)};
 

@@ -114,6 +114,35 @@ static void test_sleep_and_wake(void **state)
     sp_threads_close(threads);
 }
 
+/* Ends only when all three tasks have started, or after ten seconds. */
+static void meet_task(void *context, size_t task, size_t worker)
+{
+    _Atomic int *started = context;
+    (void)task;
+    (void)worker;
+    atomic_fetch_add(started, 1);
+    for (double until = sp_now() + 10; atomic_load(started) < 3 && sp_now() < until;) sleep_seconds(0.0002);
+}
+
+/* Tasks run at the same time, also when all workers were asleep: no wake-up is lost, no worker is left out.
+ */
+static void test_workers_take_part(void **state)
+{
+    (void)state;
+    sp_threads *threads;
+    sp_error error;
+    assert_ok(sp_threads_open(3, &threads, &error), error);
+    double start = sp_now();
+    for (int run = 0; run < 50; run++) {
+        _Atomic int started = 0;
+        if (run % 2) sleep_seconds(0.001);
+        sp_threads_run(threads, 3, meet_task, &started);
+        assert_int_equal(started, 3);
+    }
+    assert_true(sp_now() - start < 10);
+    sp_threads_close(threads);
+}
+
 static double process_cpu_seconds(void)
 {
     struct timespec now;
@@ -178,9 +207,12 @@ static void test_open_and_close(void **state)
     assert_null(threads);
 }
 
-static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_each_task_once), cmocka_unit_test(test_runs_follow),
-    cmocka_unit_test(test_sleep_and_wake), cmocka_unit_test(test_idle_costs_nothing),
-    cmocka_unit_test(test_open_and_close), cmocka_unit_test(test_signals_stay_with_the_opener)};
+static const struct CMUnitTest tests[] = {cmocka_unit_test(test_each_task_once),
+                                          cmocka_unit_test(test_runs_follow),
+                                          cmocka_unit_test(test_sleep_and_wake),
+                                          cmocka_unit_test(test_workers_take_part),
+                                          cmocka_unit_test(test_idle_costs_nothing),
+                                          cmocka_unit_test(test_open_and_close),
+                                          cmocka_unit_test(test_signals_stay_with_the_opener)};
 
 TEST_MAIN(tests)
