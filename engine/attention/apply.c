@@ -6,7 +6,7 @@
  * the gold graph come from the same plan, row by row, by the device's row_weights; heads are dealt to the
  * workers, each writing its own range.
  *
- * Owner: everything is held by one sp_run and freed at its end. Tests: tests/golden/test_attend.c,
+ * Owner: everything is held by one sp_run and freed at its end. Tests: tests/golden/test_attend_golden.c,
  * tests/unit/engine/test_apply.c, tests/http/test_apply.py */
 #include "engine/attention/apply.h"
 

@@ -2,7 +2,7 @@
  *
  * Metadata values are strings; numbers are plain decimal. Defaults depend on each other in this order:
  * causal, offset (m - n when causal, else 0), valid (m), valid_q (self and encoder: the queries before
- * `valid`; cross: all). Tests: tests/golden/test_attend.c, tests/unit/engine/test_apply.c */
+ * `valid`; cross: all). Tests: tests/golden/test_attend_golden.c, tests/unit/engine/test_apply.c */
 #include "engine/attention/apply_case.h"
 
 #include <math.h>

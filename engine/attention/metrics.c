@@ -1,7 +1,7 @@
 /* Counting of gold and predicted edges, and the ratios of Sparsefinder (arXiv 2109.12188): recall = both /
  * gold, precision = both / predicted, sparsity = 1 - predicted / pairs, gold sparsity = 1 - gold / pairs. A
  * row is exact when every gold edge is predicted. Mass is the share of the dense weight on predicted edges,
- * averaged over rows. Tests: tests/golden/test_attend.c, tests/unit/engine/test_attention_metrics.c */
+ * averaged over rows. Tests: tests/golden/test_attend_golden.c, tests/unit/engine/test_attention_metrics.c */
 #include "engine/attention/metrics.h"
 
 #include <stdlib.h>

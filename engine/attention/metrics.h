@@ -2,7 +2,7 @@
  *
  * Gold is the graph of dense attention with the same normalizer over the allowed keys: weights > 0 for
  * entmax; for softmax, which has no zeros, the fewest largest weights whose sum reaches 0.95 (ties to the
- * lower key). Tests: tests/golden/test_attend.c, tests/unit/engine/test_attention_metrics.c */
+ * lower key). Tests: tests/golden/test_attend_golden.c, tests/unit/engine/test_attention_metrics.c */
 #ifndef SPARSED_ENGINE_ATTENTION_METRICS_H
 #define SPARSED_ENGINE_ATTENTION_METRICS_H
 

@@ -3,7 +3,7 @@
  *
  * Edges and pairs are summed over layers and query heads, pairs being the allowed ones; density is their
  * ratio and null where there is no pair. Tests: tests/unit/engine/test_attention_parse.c,
- * tests/golden/test_attend.c */
+ * tests/golden/test_attend_golden.c */
 #include "engine/attention/metrics.h"
 
 #include <string.h>
