@@ -1,0 +1,145 @@
+"""Clients that leave, dawdle or stop reading: what they asked for ends, nothing else is disturbed."""
+import os
+import socket
+import struct
+import sys
+import time
+
+sys.path.insert(0, os.path.join(sys.argv[1], "tests", "support"))
+import harness
+
+LONG = "It was a truth universally acknowledged. " * 30
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+def leave(link, how):
+    if how == "reset":
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if how == "half":
+        link.shutdown(socket.SHUT_WR)
+    else:
+        link.close()
+
+
+def plain(server):
+    body = b'{"prompt":"It was","max_tokens":400,"ignore_eos":true}'
+    link = server.connect()
+    link.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    return link
+
+
+def test_leaving():
+    with harness.Server() as server:
+        for how in ("close", "reset", "half"):
+            # while decoding
+            link = server.open_stream(prompt="It was", max_tokens=400, ignore_eos=True)
+            assert b"data: " in harness.read_some(link, 400)
+            assert server.gauge("sparsed_num_requests_running") == 1, how
+            leave(link, how)
+            assert server.until_idle() < 5, how
+            # while prefilling or queued
+            link = server.open_stream(prompt=LONG, max_tokens=400, ignore_eos=True)
+            leave(link, how)
+            time.sleep(0.05)
+            assert server.until_idle() < 5, how
+            # without a stream
+            link = plain(server)
+            time.sleep(0.05)
+            leave(link, how)
+            assert server.until_idle() < 5, how
+            if how == "half":
+                assert link.recv(65536) == b""
+        cancelled = server.metrics()[0]
+        assert any(v >= 3 for k, v in cancelled.items() if 'finished_reason="abort"' in k), cancelled
+        assert server.complete(prompt="It was", max_tokens=2).status == 200
+
+
+def test_half_close_keep():
+    with harness.Server("--half-close", "keep") as server:
+        link = server.open_stream(prompt="It was", max_tokens=20, ignore_eos=True)
+        link.shutdown(socket.SHUT_WR)
+        assert b"data: [DONE]\n\n" in harness.read_all(link)
+        link = server.open_stream(prompt="It was", max_tokens=400, ignore_eos=True)
+        harness.read_some(link, 400)
+        leave(link, "reset")
+        assert server.until_idle() < 5
+
+
+def test_slow_heads_and_bodies():
+    with harness.Server("--header-timeout", "0.6", "--body-timeout", "0.8", "--idle-timeout", "0.7") as server:
+        # a byte at a time never resets the deadline
+        for start, limit in ((b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: ", 0.6),
+                             (HEAD + b"Content-Length: 1000\r\n\r\n", 0.8)):
+            link, begin, got = server.connect(), time.time(), b""
+            link.sendall(start)
+            link.settimeout(0.05)
+            while time.time() - begin < 5:
+                try:
+                    link.sendall(b" ")
+                    piece = link.recv(4096)
+                    if not piece:
+                        break
+                    got += piece
+                except socket.timeout:
+                    continue
+                except OSError:
+                    break
+            assert 0.5 * limit < time.time() - begin < limit + 1.5, time.time() - begin
+            replies = harness.parse_replies(got)
+            assert [r.status for r in replies] == [408], got
+            assert replies[0].whole and replies[0].error()["code"] == 408
+        # idle connections are closed without a word, silent new ones too late
+        link = server.connect()
+        link.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        harness.read_some(link)
+        begin = time.time()
+        assert link.recv(100) == b"" and time.time() - begin < 3
+        # the head of a second request has its own deadline
+        link = server.connect()
+        link.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        harness.read_some(link)
+        time.sleep(0.3)
+        link.sendall(b"GET /hea")
+        assert b" 408 " in link.recv(4096)
+        assert server.get("/health").status == 200
+
+
+def test_write_stall():
+    with harness.Server("--write-timeout", "1") as server:
+        link = socket.socket()
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        link.connect(("127.0.0.1", server.port))
+        # more text than the socket buffers and the stream hold: sixteen answers behind one another would not do
+        request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 300
+        link.sendall(request)
+        begin = time.time()
+        while True:
+            states = [line for line in server.log if "takes nothing" in line]
+            if states:
+                break
+            assert time.time() - begin < 15, "never cut"
+            time.sleep(0.05)
+        assert time.time() - begin > 0.9
+        assert server.get("/health").status == 200
+        link.close()
+
+
+def test_others_keep_streaming():
+    with harness.Server() as server:
+        text = server.complete(prompt="It was", max_tokens=40, temperature=0, ignore_eos=True).json()["choices"][0]["text"]
+        stream = server.open_stream(prompt="It was", max_tokens=40, temperature=0, ignore_eos=True)
+        for _ in range(6):
+            other = server.open_stream(prompt="It was", max_tokens=200, ignore_eos=True)
+            harness.read_some(other, 100)
+            leave(other, "reset")
+        stream.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        replies = harness.parse_replies(harness.read_all(stream))
+        assert [r.status for r in replies] == [200, 200] and replies[0].whole
+        import json
+        data = harness.frames(replies[0].body)
+        assert data[-1] == "[DONE]"
+        assert "".join(json.loads(d)["choices"][0]["text"] for d in data[:-1]) == text
+        assert server.until_idle() < 5
+
+
+harness.main(globals())
