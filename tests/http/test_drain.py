@@ -28,7 +28,7 @@ def test_idle():
 
 def test_running_finishes():
     with harness.Server("--drain-delay", "60", "--drain-timeout", "60") as server:
-        stream = server.open_stream(prompt="It was", max_tokens=300, ignore_eos=True)
+        stream = server.open_stream(prompt="It was", max_tokens=2000, ignore_eos=True)
         harness.read_some(stream, 100)
         stop(server)
         reply = server.get("/health")
@@ -45,7 +45,7 @@ def test_running_finishes():
 
 def test_new_work_is_refused():
     with harness.Server("--drain-delay", "0", "--drain-timeout", "60") as server:
-        stream = server.open_stream(prompt="It was", max_tokens=400, ignore_eos=True)
+        stream = server.open_stream(prompt="It was", max_tokens=2000, ignore_eos=True)
         harness.read_some(stream, 100)
         late = server.connect()
         late.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -65,12 +65,12 @@ def test_new_work_is_refused():
 
 
 def check_cut(server, begin_cut, seconds):
-    stream = server.open_stream(prompt="It was", max_tokens=400, ignore_eos=True)
+    stream = server.open_stream(prompt="It was", max_tokens=2000, ignore_eos=True)
     first = harness.read_some(stream, 100)
     result = {}
 
     def plain():
-        result["reply"] = server.complete(prompt="It was", max_tokens=400, ignore_eos=True)
+        result["reply"] = server.complete(prompt="It was", max_tokens=2000, ignore_eos=True)
 
     thread = threading.Thread(target=plain)
     thread.start()

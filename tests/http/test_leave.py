@@ -8,7 +8,7 @@ import time
 sys.path.insert(0, os.path.join(sys.argv[1], "tests", "support"))
 import harness
 
-LONG = "It was a truth universally acknowledged. " * 30
+LONG = "It was a truth universally acknowledged. " * 40
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
@@ -22,7 +22,7 @@ def leave(link, how):
 
 
 def plain(server):
-    body = b'{"prompt":"It was","max_tokens":400,"ignore_eos":true}'
+    body = b'{"prompt":"It was","max_tokens":2000,"ignore_eos":true}'
     link = server.connect()
     link.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
     return link
@@ -32,13 +32,13 @@ def test_leaving():
     with harness.Server() as server:
         for how in ("close", "reset", "half"):
             # while decoding
-            link = server.open_stream(prompt="It was", max_tokens=400, ignore_eos=True)
+            link = server.open_stream(prompt="It was", max_tokens=2000, ignore_eos=True)
             assert b"data: " in harness.read_some(link, 400)
             assert server.gauge("sparsed_num_requests_running") == 1, how
             leave(link, how)
             assert server.until_idle() < 5, how
             # while prefilling or queued
-            link = server.open_stream(prompt=LONG, max_tokens=400, ignore_eos=True)
+            link = server.open_stream(prompt=LONG, max_tokens=1600, ignore_eos=True)
             leave(link, how)
             time.sleep(0.05)
             assert server.until_idle() < 5, how
@@ -59,7 +59,7 @@ def test_half_close_keep():
         link = server.open_stream(prompt="It was", max_tokens=20, ignore_eos=True)
         link.shutdown(socket.SHUT_WR)
         assert b"data: [DONE]\n\n" in harness.read_all(link)
-        link = server.open_stream(prompt="It was", max_tokens=400, ignore_eos=True)
+        link = server.open_stream(prompt="It was", max_tokens=2000, ignore_eos=True)
         harness.read_some(link, 400)
         leave(link, "reset")
         assert server.until_idle() < 5
