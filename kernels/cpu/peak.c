@@ -6,7 +6,7 @@
 #include <math.h>
 
 #define REPEATS 5
-#define ROUNDS 100000 /* of the register loops: about a millisecond a task */
+#define ROUNDS 400000 /* of the register loops: about a millisecond a task */
 #define TASKS_A_THREAD 12
 #define READ_BYTES ((size_t)256 << 20)
 #define CHUNK_BYTES ((size_t)2 << 20)
