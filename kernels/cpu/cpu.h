@@ -46,11 +46,15 @@ typedef struct sp_cpu_block {
     const void *lines;
     const void *weights;
     float *y;
+    const uint8_t
+        *ahead; /* bytes that are wanted next: fetched into the cache, ahead_lines of 64 every 16 steps */
+    size_t ahead_lines;
 } sp_cpu_block;
 
 typedef struct sp_cpu_slots {
     /* --- linear: y[r][o] = sum over k, ascending, by one accumulator --- */
     size_t row_block;                              /* most rows of a block; at most SP_MAX_ROW_BLOCK */
+    size_t ahead_rows;                             /* from so many rows on it pays to fetch ahead */
     void (*block_f32)(const sp_cpu_block *block);  /* f32 panels, f32 lines */
     void (*block_bf16)(const sp_cpu_block *block); /* bf16 panels, f32 lines (a zero follows an odd n_in) */
     void (*block_dot)(

@@ -75,7 +75,8 @@ sp_status sp_cpu_open_level(const sp_device_options *options, sp_cpu_isa level, 
 {
     *out = NULL;
     if (level > sp_cpu_level()) {
-        return sp_fail(error, SP_UNSUPPORTED, "this CPU has no %s", sp_cpu_level_name(level));
+        return sp_fail(error, SP_UNSUPPORTED, "this CPU offers %s at most",
+                       sp_cpu_level_name(sp_cpu_level()));
     }
     sp_device *device = sp_alloc_zero(1, sizeof *device);
     sp_cpu_state *state = sp_alloc_zero(1, sizeof *state);

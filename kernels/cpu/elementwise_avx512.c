@@ -9,7 +9,7 @@
 /* The first n of 16 lanes. */
 static inline __mmask16 first_lanes(size_t n)
 {
-    return n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1u);
+    return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1u);
 }
 
 /* 16 lanes folded in halves. */

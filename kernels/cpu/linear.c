@@ -21,6 +21,9 @@
 /* Tasks a thread, so that the last ones end together; and least bytes of weights a decode task reads. */
 #define TASKS_A_THREAD 12
 #define LEAST_BYTES ((size_t)32 << 10)
+/* Up to so many row blocks the weights come from memory faster than they are used up: a task walks panel by
+ * panel, and every row block fetches its part of the next panel. */
+#define FEW_BLOCKS 8
 
 void sp_matrix_fini(sp_matrix *matrix)
 {
@@ -180,20 +183,20 @@ static void pack_lines_task(void *context, size_t task, size_t worker)
 
 /* --- products --- */
 
-static void linear_task(void *context, size_t task, size_t worker)
+/* Row blocks first..last - 1 times some panels. */
+static void multiply(const linear_job *job, size_t first, size_t last, size_t panel, size_t panels,
+                     size_t ahead_lines)
 {
-    const linear_job *job = context;
     const sp_matrix *w = job->w;
-    (void)worker;
-    size_t panel = task / job->chunks * job->task_panels, first = task % job->chunks * job->task_blocks;
-    size_t panels = panel_count(w) - panel < job->task_panels ? panel_count(w) - panel : job->task_panels;
-    size_t width = w->n_out - panel * SP_PANEL;
+    size_t width = w->n_out - panel * SP_PANEL, bytes = panel_bytes(w);
     sp_cpu_block block = {.steps = panel_steps(w),
                           .panels = panels,
                           .width = width < panels * SP_PANEL ? width : panels * SP_PANEL,
                           .stride = w->n_out,
-                          .weights = (const uint8_t *)w->data + panel * panel_bytes(w)};
-    for (size_t i = first; i < first + job->task_blocks && i < job->blocks; i++) {
+                          .weights = (const uint8_t *)w->data + panel * bytes,
+                          .ahead_lines = ahead_lines};
+    block.ahead = (const uint8_t *)block.weights + panels * bytes;
+    for (size_t i = first; i < last; i++) {
         size_t row = block_begin(job, i);
         block.rows = block_begin(job, i + 1) - row;
         block.lines = job->lines + row * row_bytes(w);
@@ -205,7 +208,24 @@ static void linear_task(void *context, size_t task, size_t worker)
         } else {
             job->slots->block_bf16(&block);
         }
+        block.ahead += (block.steps + SP_LINE - 1) / SP_LINE * ahead_lines * LINE_BYTES;
     }
+}
+
+static void linear_task(void *context, size_t task, size_t worker)
+{
+    const linear_job *job = context;
+    (void)worker;
+    size_t panel = task / job->chunks * job->task_panels, first = task % job->chunks * job->task_blocks;
+    size_t end =
+        panel_count(job->w) - panel < job->task_panels ? panel_count(job->w) : panel + job->task_panels;
+    size_t last = job->blocks - first < job->task_blocks ? job->blocks : first + job->task_blocks;
+    if (job->rows < job->slots->ahead_rows || job->blocks > FEW_BLOCKS) {
+        multiply(job, first, last, panel, end - panel, 0);
+        return;
+    }
+    size_t lines = (SP_LINE * SP_PANEL * 4 / LINE_BYTES + job->blocks - 1) / job->blocks;
+    for (; panel < end; panel++) multiply(job, first, last, panel, 1, lines);
 }
 
 /* Cuts blocks x panels into tasks; returns their number. */
@@ -218,12 +238,13 @@ static size_t cut(linear_job *job, size_t threads)
     if (least < 1) least = 1;
     size_t each = even < most ? even : most;
     if (each < least) each = least;
-    if (job->blocks == 1) each = even < least ? least : even;
+    if (job->blocks <= FEW_BLOCKS) each = even < least ? least : even;
     size_t groups = (panels + each - 1) / each;
     job->task_panels = (panels + groups - 1) / groups;
     groups = (panels + job->task_panels - 1) / job->task_panels;
     size_t chunks = (wanted + groups - 1) / groups;
     if (chunks > job->blocks) chunks = job->blocks;
+    if (job->blocks <= FEW_BLOCKS) chunks = 1;
     job->task_blocks = (job->blocks + chunks - 1) / chunks;
     job->chunks = (job->blocks + job->task_blocks - 1) / job->task_blocks;
     return groups * job->chunks;

@@ -24,6 +24,27 @@ INLINE void store(const sp_cpu_block *block, size_t row, size_t first, __m256 su
     }
 }
 
+/* The part of what comes next that one product fetches: all of it, or a half for half a panel. */
+typedef struct fetch {
+    const uint8_t *from;
+    size_t lines; /* of 64 bytes, every 16 steps */
+} fetch;
+
+INLINE fetch fetch_part(size_t vectors, const sp_cpu_block *block, size_t first)
+{
+    fetch part = {.from = block->ahead, .lines = block->ahead_lines};
+    if (vectors == VECTORS) return part;
+    part.lines = (part.lines + 1) / 2;
+    if (first % SP_PANEL) part.from += (block->steps + SP_LINE - 1) / SP_LINE * part.lines * 64;
+    return part;
+}
+
+INLINE void fetch_lines(fetch *part)
+{
+    for (size_t i = 0; i < part->lines; i++) _mm_prefetch(part->from + i * 64, _MM_HINT_T1);
+    part->from += part->lines * 64;
+}
+
 /* rows and vectors are constants where this is inlined; rows * vectors <= 12. first: output of the block. */
 INLINE void product_f32(size_t rows, size_t vectors, const sp_cpu_block *block, size_t first)
 {
@@ -33,7 +54,9 @@ INLINE void product_f32(size_t rows, size_t vectors, const sp_cpu_block *block, 
     const float *line = block->lines;
 #pragma GCC unroll 12
     for (size_t i = 0; i < rows * vectors; i++) sums[i] = _mm256_setzero_ps();
+    fetch part = fetch_part(vectors, block, first);
     for (size_t left = block->steps; left > 0; line += rows * SP_LINE) {
+        fetch_lines(&part);
         size_t n = left < SP_LINE ? left : SP_LINE;
         left -= n;
         for (const float *x = line; x < line + n; x++, weights += SP_PANEL) {
@@ -58,10 +81,12 @@ INLINE __m256 even(const uint32_t *pairs)
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_load_si256((const __m256i *)pairs), 16));
 }
 
+/* Two shifts need no register for a mask; the barrier has the pairs loaded again rather than kept. */
 INLINE __m256 odd(const uint32_t *pairs)
 {
-    const __m256i upper = _mm256_set1_epi32((int)0xffff0000u);
-    return _mm256_castsi256_ps(_mm256_and_si256(_mm256_load_si256((const __m256i *)pairs), upper));
+    __asm__("" : "+r"(pairs));
+    __m256i both = _mm256_load_si256((const __m256i *)pairs);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_srli_epi32(both, 16), 16));
 }
 
 INLINE void product_bf16(size_t rows, size_t vectors, const sp_cpu_block *block, size_t first)
@@ -72,7 +97,9 @@ INLINE void product_bf16(size_t rows, size_t vectors, const sp_cpu_block *block,
     const float *line = block->lines;
 #pragma GCC unroll 12
     for (size_t i = 0; i < rows * vectors; i++) sums[i] = _mm256_setzero_ps();
+    fetch part = fetch_part(vectors, block, first);
     for (size_t left = block->steps; left > 0; line += rows * SP_LINE) {
+        fetch_lines(&part);
         size_t n = left < SP_LINE / 2 ? left : SP_LINE / 2;
         left -= n;
         for (const float *x = line; x < line + 2 * n; x += 2, weights += SP_PANEL) {
@@ -124,6 +151,7 @@ static void block_bf16(const sp_cpu_block *block)
 void sp_cpu_linear_avx2(sp_cpu_slots *slots)
 {
     slots->row_block = ROWS;
+    slots->ahead_rows = 4;
     slots->block_f32 = block_f32;
     slots->block_bf16 = block_bf16;
 }

@@ -14,7 +14,9 @@ INLINE void product_f32(size_t rows, size_t panels, const sp_cpu_block *block, s
     const float *line = block->lines;
 #pragma GCC unroll 14
     for (size_t i = 0; i < rows * panels; i++) low[i] = high[i] = _mm512_setzero_ps();
+    const uint8_t *ahead = block->ahead;
     for (size_t left = block->steps; left > 0; line += rows * SP_LINE) {
+        ahead = fetch_ahead(block, ahead);
         size_t n = left < SP_LINE ? left : SP_LINE;
         left -= n;
         for (const float *x = line; x < line + n; x++, weights += SP_PANEL) {
@@ -47,7 +49,9 @@ INLINE void product_bf16(size_t rows, size_t panels, const sp_cpu_block *block, 
     const float *line = block->lines;
 #pragma GCC unroll 14
     for (size_t i = 0; i < rows * panels; i++) low[i] = high[i] = _mm512_setzero_ps();
+    const uint8_t *ahead = block->ahead;
     for (size_t left = block->steps; left > 0; line += rows * SP_LINE) {
+        ahead = fetch_ahead(block, ahead);
         size_t n = left < SP_LINE / 2 ? left : SP_LINE / 2;
         left -= n;
         for (const float *x = line; x < line + 2 * n; x += 2, weights += SP_PANEL) {
@@ -93,6 +97,7 @@ static void block_bf16(const sp_cpu_block *block)
 void sp_cpu_linear_avx512(sp_cpu_slots *slots)
 {
     slots->row_block = ROWS;
+    slots->ahead_rows = 9;
     slots->block_f32 = block_f32;
     slots->block_bf16 = block_bf16;
 }

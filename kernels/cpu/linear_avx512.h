@@ -23,6 +23,13 @@ INLINE void store_row(float *y, size_t count, __m512 low, __m512 high)
     _mm512_mask_storeu_ps(y + 16, (__mmask16)(mask >> 16), high);
 }
 
+/* Fetches what comes next; called once a line. */
+INLINE const uint8_t *fetch_ahead(const sp_cpu_block *block, const uint8_t *ahead)
+{
+    for (size_t i = 0; i < block->ahead_lines; i++) _mm_prefetch(ahead + i * 64, _MM_HINT_T1);
+    return ahead + block->ahead_lines * 64;
+}
+
 /* Panels in fours, then twos, then ones, for a constant number of rows. */
 #define PANELS(product, rows)                                                                                \
     case rows: {                                                                                             \

@@ -18,7 +18,9 @@ INLINE void product_dot(size_t rows, size_t panels, const sp_cpu_block *block, s
     const uint32_t *line = block->lines;
 #pragma GCC unroll 14
     for (size_t i = 0; i < rows * panels; i++) low[i] = high[i] = _mm512_setzero_ps();
+    const uint8_t *ahead = block->ahead;
     for (size_t left = block->steps; left > 0; line += rows * SP_LINE) {
+        ahead = fetch_ahead(block, ahead);
         size_t n = left < SP_LINE ? left : SP_LINE;
         left -= n;
         for (const uint32_t *x = line; x < line + n; x++, weights += SP_PANEL) {

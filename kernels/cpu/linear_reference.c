@@ -49,6 +49,7 @@ static void block_bf16(const sp_cpu_block *block)
 void sp_cpu_linear_reference(sp_cpu_slots *slots)
 {
     slots->row_block = 4;
+    slots->ahead_rows = SIZE_MAX;
     slots->block_f32 = block_f32;
     slots->block_bf16 = block_bf16;
 }

@@ -56,7 +56,7 @@ static void print_shapes(sp_device *device, const char *name, sp_dtype dtype, do
 static void print_decode(sp_device *device, const char *name, sp_dtype dtype, double peak)
 {
     sp_error error = {0};
-    for (size_t rows = 1; rows <= 16; rows *= 2) {
+    for (size_t rows = 1; rows <= 64; rows += rows < 6 ? 1 : rows / 3) {
         double rate;
         if (sp_bench_decode(device, dtype, rows, &rate, &error) != SP_OK) stop(&error);
         printf("%-9s %3zu rows, decoding      %7.1f GB/s  %4.2f of memory\n", name, rows, rate, rate / peak);
