@@ -491,6 +491,22 @@ static void test_ends_of_text(void **state)
     close_fixture(&f);
 }
 
+/* Submits with a stream of 16 events in place of the usual one. */
+static sp_stream *submit_narrow(fixture *f, const sp_request *request)
+{
+    sp_error error;
+    sp_sequence *sequence;
+    assert_ok(sp_sequence_open(&f->host, request, NULL, NULL, &sequence, &error), error);
+    sp_stream *own = sequence->stream;
+    sp_stream *narrow = sp_stream_open(&(sp_stream_options){
+        .max_piece = 2048, .n_events = 16, .wake = sp_scheduler_wake, .wake_context = f->scheduler});
+    sequence->stream = narrow;
+    sp_stream_finish(own, &(sp_event){.type = SP_EVENT_ERROR});
+    sp_stream_free(own);
+    assert_ok(sp_scheduler_submit(f->scheduler, sequence, &error), error);
+    return narrow;
+}
+
 /* A reader that lags leaves the batch, keeps its pages, and gets the same text later. */
 static void test_lagging_reader(void **state)
 {
@@ -504,16 +520,7 @@ static void test_lagging_reader(void **state)
     output out;
     open_fixture(&f, &options, 1);
     sp_request request = plain(ids, 4, 508), small = plain(ids, 4, 10);
-    sp_sequence *sequence;
-    assert_ok(sp_sequence_open(&f.host, &request, NULL, NULL, &sequence, &error), error);
-    /* a stream of 16 events in place of its own */
-    sp_stream *own = sequence->stream;
-    slow = sp_stream_open(&(sp_stream_options){
-        .max_piece = 2048, .n_events = 16, .wake = sp_scheduler_wake, .wake_context = f.scheduler});
-    sequence->stream = slow;
-    sp_stream_finish(own, &(sp_event){.type = SP_EVENT_ERROR});
-    sp_stream_free(own);
-    assert_ok(sp_scheduler_submit(f.scheduler, sequence, &error), error);
+    slow = submit_narrow(&f, &request);
     int steps = 0;
     while (sp_scheduler_step(f.scheduler)) steps++;
     assert_int_equal(steps, 16);
@@ -672,7 +679,7 @@ static void test_with_threads(void **state)
     sp_request request = plain(ids, 4, 500);
     sp_stream *stream, *refused;
     static output out;
-    assert_ok(submit(&f, &request, &stream, &error), error);
+    stream = submit_narrow(&f, &request); /* it cannot end, nobody reads */
     sp_scheduler_stop(f.scheduler);
     pthread_join(engine, NULL);
     assert_int_equal(submit(&f, &request, &refused, &error), SP_UNAVAILABLE);
