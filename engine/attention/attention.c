@@ -38,14 +38,14 @@ static void list_backends(char *text, size_t size)
 
 static sp_status set_backend(sp_parser *parser, const char *field)
 {
-    const char *name = parser->json.raw;
-    size_t size = parser->json.raw_size;
-    const sp_backend *backend = sp_backend_find(name, size);
-    if (backend) {
-        parser->out->backend = backend;
-        (void)snprintf(parser->out->requested, sizeof parser->out->requested, "%s", backend->name);
+    for (size_t i = 0; sp_backends[i]; i++) {
+        if (!sp_json_is(&parser->json, sp_backends[i]->name)) continue;
+        parser->out->backend = sp_backends[i];
+        (void)snprintf(parser->out->requested, sizeof parser->out->requested, "%s", sp_backends[i]->name);
         return SP_OK;
     }
+    const char *name = parser->json.raw;
+    size_t size = parser->json.raw_size;
     char known[160];
     list_backends(known, sizeof known);
     for (size_t i = 0; i < sizeof not_built / sizeof *not_built; i++) {
