@@ -1,11 +1,11 @@
-/* The engine: one loaded model, one thread that owns it, many requests. This header is the whole boundary; HTTP code
- * never sees a tensor.
+/* The engine: one loaded model, one thread that owns it, many requests. This header is the whole boundary;
+ * HTTP code never sees a tensor.
  *
- * Ownership and threads: sp_engine_submit copies what it needs from the request and may be called from any thread.
- * A stream is read by one thread at a time; its notify callback is called from the engine thread with no lock
- * held, and must only wake somebody. Freeing a stream that still runs cancels it. Everything else belongs to the engine
- * thread. Between threads there are only the submit queue and the streams.
- * Tests: tests/unit/engine/, tests/golden/test_austen.c, tests/http/ */
+ * Ownership and threads: sp_engine_submit copies what it needs from the request and may be called from any
+ * thread. A stream is read by one thread at a time; its notify callback is called from the engine thread with
+ * no lock held, and must only wake somebody. Freeing a stream that still runs cancels it. Everything else
+ * belongs to the engine thread. Between threads there are only the submit queue and the streams. Tests:
+ * tests/unit/engine/, tests/golden/test_austen.c, tests/http/ */
 #ifndef SPARSED_ENGINE_ENGINE_H
 #define SPARSED_ENGINE_ENGINE_H
 
@@ -18,9 +18,10 @@ typedef struct sp_stream sp_stream;
 
 typedef struct sp_engine_options {
     const char *model_path;
-    size_t n_threads;       /* 0: all CPUs */
-    uint32_t context;       /* 0: the model's, or what the KV budget holds if that is less */
-    const char *attention;  /* JSON: the default of requests without one; NULL: the model's attention_pattern, else dense */
+    size_t n_threads;      /* 0: all CPUs */
+    uint32_t context;      /* 0: the model's, or what the KV budget holds if that is less */
+    const char *attention; /* JSON: the default of requests without one; NULL: the model's attention_pattern,
+                              else dense */
     bool override_normalizer; /* --normalizer: what "model" resolves to; noted in every report */
     sp_normalizer normalizer;
     sp_dtype kv_type;       /* SP_BF16 (default) or SP_F32; SP_F32 means float32 arithmetic throughout */
@@ -29,7 +30,7 @@ typedef struct sp_engine_options {
     uint32_t max_sequences; /* decoding or prefilling at once; 16 */
     uint32_t max_queue;     /* requests waiting; 64 */
     double queue_timeout, request_timeout; /* seconds; 60, 600 */
-    double step_seconds;    /* time one step should take: how long a prefill chunk may be; 0.02 */
+    double step_seconds;     /* time one step should take: how long a prefill chunk may be; 0.02 */
     size_t max_tensor_bytes; /* answers of apply; 64 MiB */
     bool openblas;
     sp_weights_options weights;
@@ -40,7 +41,8 @@ typedef struct sp_engine_options {
 void sp_engine_options_init(sp_engine_options *options); /* the defaults above */
 /* Loads the model and starts the engine thread. */
 sp_status sp_engine_open(const sp_engine_options *options, sp_engine **out, sp_error *error) SP_MUST_CHECK;
-/* Cuts what runs (their streams end with SP_UNAVAILABLE), joins the thread, frees all. Streams must be freed before. */
+/* Cuts what runs (their streams end with SP_UNAVAILABLE), joins the thread, frees all. Streams must be freed
+ * before. */
 void sp_engine_close(sp_engine *engine);
 
 /* Constant after open; readable from any thread. */
@@ -80,9 +82,9 @@ typedef struct sp_request {
     const char *stops[SP_MAX_STOPS];
     size_t stop_sizes[SP_MAX_STOPS], n_stops;
     bool ignore_eos;
-    bool prompt_logprobs; /* log p of every prompt token given those before */
-    bool prompt_logits;   /* the last prompt row's logits, for tests and tools */
-    uint32_t logprobs;    /* top N logprobs of generated tokens (at most 20); 0: only the chosen one's */
+    bool prompt_logprobs;  /* log p of every prompt token given those before */
+    bool prompt_logits;    /* the last prompt row's logits, for tests and tools */
+    uint32_t logprobs;     /* top N logprobs of generated tokens (at most 20); 0: only the chosen one's */
     const char *attention; /* JSON value of `attention`; NULL: the engine's default */
     size_t attention_size;
 } sp_request;
@@ -109,29 +111,31 @@ typedef struct sp_token_logprob {
 
 typedef struct sp_event {
     sp_event_type type;
-    uint32_t done, total;   /* PROGRESS */
-    int32_t token;          /* TOKEN */
-    float logprob;          /* TOKEN: of the chosen token, after temperature 1 softmax of the raw logits */
-    const sp_token_logprob *top; /* TOKEN: the best request.logprobs tokens, falling; valid until the next read */
+    uint32_t done, total; /* PROGRESS */
+    int32_t token;        /* TOKEN */
+    float logprob;        /* TOKEN: of the chosen token, after temperature 1 softmax of the raw logits */
+    const sp_token_logprob
+        *top; /* TOKEN: the best request.logprobs tokens, falling; valid until the next read */
     size_t n_top;
-    const char *text;       /* TOKEN, DONE: text released now; valid until the next read or free */
+    const char *text; /* TOKEN, DONE: text released now; valid until the next read or free */
     size_t text_size;
-    sp_finish finish;       /* DONE */
-    sp_usage usage;         /* DONE */
-    const char *report;     /* DONE: attention_report as JSON; valid until free */
+    sp_finish finish;   /* DONE */
+    sp_usage usage;     /* DONE */
+    const char *report; /* DONE: attention_report as JSON; valid until free */
     size_t report_size;
     const float *prompt_logprobs; /* DONE, when asked: (prompt_tokens), [0] NaN; until free */
     const float *prompt_logits;   /* DONE, when asked: (vocab); until free */
     const int32_t *prompt_ids;    /* DONE: (prompt_tokens); until free */
-    sp_error error;         /* ERROR */
+    sp_error error;               /* ERROR */
 } sp_event;
 
 /* Validates, tokenizes, checks the context, queues. On success *out is a stream to read until DONE or ERROR.
  * SP_INVALID (param names the field), SP_TOO_LONG, SP_BUSY, SP_UNAVAILABLE when closing.
  * notify(context) is called whenever a read may give something new. */
-sp_status sp_engine_submit(sp_engine *engine, const sp_request *request, void (*notify)(void *context), void *context,
-                           sp_stream **out, sp_error *error) SP_MUST_CHECK;
-/* Tokens of a request's prompt, for the error of one that is too long; 0 when it cannot be encoded. Any thread. */
+sp_status sp_engine_submit(sp_engine *engine, const sp_request *request, void (*notify)(void *context),
+                           void *context, sp_stream **out, sp_error *error) SP_MUST_CHECK;
+/* Tokens of a request's prompt, for the error of one that is too long; 0 when it cannot be encoded. Any
+ * thread. */
 size_t sp_engine_count_prompt(const sp_engine *engine, const sp_request *request);
 /* Never blocks. After DONE or ERROR was read there is nothing more: NONE. */
 void sp_stream_read(sp_stream *stream, sp_event *event);

@@ -1,6 +1,6 @@
-/* Devices: where tensors live and who computes on them. A kind (cpu; later cuda) is a const vtable; an instance holds
- * the worker pool, the CPU level, scratch. Models and engine reach kernels only through device->ops (ops.h).
- * Tests: tests/unit/kernels/test_device.c */
+/* Devices: where tensors live and who computes on them. A kind (cpu; later cuda) is a const vtable; an
+ * instance holds the worker pool, the CPU level, scratch. Models and engine reach kernels only through
+ * device->ops (ops.h). Tests: tests/unit/kernels/test_device.c */
 #ifndef SPARSED_KERNELS_DEVICE_H
 #define SPARSED_KERNELS_DEVICE_H
 
@@ -11,9 +11,9 @@ typedef struct sp_device sp_device;
 typedef struct sp_ops sp_ops;
 
 typedef struct sp_device_options {
-    size_t n_threads;       /* 0: all CPUs */
-    size_t attend_scratch;  /* bytes; 0: 64 MiB. Bounds what one attend call may hold */
-    bool openblas;          /* linear layers by OpenBLAS: faster in places, bits depend on the number of rows */
+    size_t n_threads;      /* 0: all CPUs */
+    size_t attend_scratch; /* bytes; 0: 64 MiB. Bounds what one attend call may hold */
+    bool openblas; /* linear layers by OpenBLAS: faster in places, bits depend on the number of rows */
 } sp_device_options;
 
 typedef struct sp_device_kind {
@@ -26,18 +26,19 @@ struct sp_device {
     const sp_device_kind *kind;
     const sp_ops *ops;
     sp_threads *threads;
-    const char *level;      /* "reference", "avx2", "avx512", "avx512bf16" */
-    bool has_bf16;          /* bf16 dot products in hardware */
-    bool batch_invariant;   /* false under openblas */
+    const char *level;    /* "reference", "avx2", "avx512", "avx512bf16" */
+    bool has_bf16;        /* bf16 dot products in hardware */
+    bool batch_invariant; /* false under openblas */
     size_t attend_scratch;
-    void *state;            /* the kind's own */
+    void *state; /* the kind's own */
 };
 
 extern const sp_device_kind sp_cpu_kind;
 
-/* name "cpu"; options NULL: defaults. SPARSED_CPU=reference|avx2|avx512 in the environment forces a lower level. */
-sp_status sp_device_open(const char *name, const sp_device_options *options, sp_device **out, sp_error *error)
-    SP_MUST_CHECK;
+/* name "cpu"; options NULL: defaults. SPARSED_CPU=reference|avx2|avx512 in the environment forces a lower
+ * level. */
+sp_status sp_device_open(const char *name, const sp_device_options *options, sp_device **out,
+                         sp_error *error) SP_MUST_CHECK;
 void sp_device_close(sp_device *device);
 
 #endif

@@ -1,9 +1,9 @@
-/* The contract of every kernel a device offers. The CPU fills each slot with reference C first and lets faster
- * instruction sets overwrite it (kernels/cpu/).
+/* The contract of every kernel a device offers. The CPU fills each slot with reference C first and lets
+ * faster instruction sets overwrite it (kernels/cpu/).
  *
- * Rules for every slot: outputs are overwritten, never read first (they may hold NaN); inputs and outputs do not
- * overlap unless said; a row's result depends on that row alone and on the weights: the same bits for any number of
- * rows, any place in the batch, any thread count (DESIGN 7). Activations are float32 and row-major.
+ * Rules for every slot: outputs are overwritten, never read first (they may hold NaN); inputs and outputs do
+ * not overlap unless said; a row's result depends on that row alone and on the weights: the same bits for any
+ * number of rows, any place in the batch, any thread count (DESIGN 7). Activations are float32 and row-major.
  * Tests: tests/kernels/ compare every CPU level with the reference and with float64. */
 #ifndef SPARSED_KERNELS_OPS_H
 #define SPARSED_KERNELS_OPS_H
@@ -16,13 +16,13 @@
 /* A linear layer's weights, packed for this device in panels of 32 outputs, zero padded:
  *   f32:  panel[k][32]        bf16: panel[k / 2][32][2], k padded to even
  * so that lanes run across outputs and every output is summed over k in ascending order by one accumulator.
- * A device opened with openblas keeps plain row-major float32 (n_out, n_in) instead. A matrix belongs to the device
- * that packed it. */
+ * A device opened with openblas keeps plain row-major float32 (n_out, n_in) instead. A matrix belongs to the
+ * device that packed it. */
 typedef struct sp_matrix {
     size_t n_out, n_in;
     sp_dtype dtype;  /* of the panels: SP_F32 or SP_BF16 */
-    bool round_rows; /* bf16 panels only: activations are rounded to bf16 and multiplied by bf16 dot products where the
-                      * CPU has them; else activations stay float32 */
+    bool round_rows; /* bf16 panels only: activations are rounded to bf16 and multiplied by bf16 dot products
+                      * where the CPU has them; else activations stay float32 */
     void *data;      /* owned: sp_free, by sp_matrix_fini */
     size_t bytes;
 } sp_matrix;
@@ -45,42 +45,47 @@ typedef struct sp_attend_args {
     uint32_t n_kv_heads; /* n_heads a multiple of it: head h reads KV head h / (n_heads / n_kv_heads) */
     const float *q;      /* (rows, n_heads, head_dim) */
     sp_kv_view kv;
-    float *out;          /* (rows, n_heads, value_dim); zero for rows without an edge */
-    uint64_t *support;   /* (n_heads) added to: weights > 0, entmax only; or NULL */
+    float *out;        /* (rows, n_heads, value_dim); zero for rows without an edge */
+    uint64_t *support; /* (n_heads) added to: weights > 0, entmax only; or NULL */
 } sp_attend_args;
 
 /* What ran; added to, so that a caller may sum layers. */
 typedef struct sp_attend_stats {
-    uint64_t rows_empty;             /* over heads */
-    uint64_t k_pages, v_pages;       /* page reads of one KV head: distinct (task, page) */
+    uint64_t rows_empty;       /* over heads */
+    uint64_t k_pages, v_pages; /* page reads of one KV head: distinct (task, page) */
     double seconds;
 } sp_attend_stats;
 
 struct sp_ops {
     /* Packs w (n_out, n_in), F32, F16 (becomes F32) or BF16. round_rows: see sp_matrix. */
-    sp_status (*pack)(sp_device *device, const sp_tensor *w, bool round_rows, sp_matrix *out, sp_error *error);
+    sp_status (*pack)(sp_device *device, const sp_tensor *w, bool round_rows, sp_matrix *out,
+                      sp_error *error);
     /* y[r][o] = sum_k x[r][k] w[o][k].  x (rows, n_in), y (rows, n_out) */
     void (*linear)(sp_device *device, const sp_matrix *w, size_t rows, const float *x, float *y);
     /* y = x / sqrt(mean(x^2) + eps) * weight, row by row.  x, y (rows, n); y may be x */
-    void (*rms_norm)(sp_device *device, size_t rows, size_t n, float eps, const float *weight, const float *x, float *y);
+    void (*rms_norm)(sp_device *device, size_t rows, size_t n, float eps, const float *weight, const float *x,
+                     float *y);
     /* Rotates pairs (i, i + head_dim / 2) of every head in place: x (rows, n_heads, head_dim), cos and sin
      * (rows, head_dim / 2), made in double and rounded once. */
-    void (*rope)(sp_device *device, size_t rows, size_t n_heads, size_t head_dim, const float *cos, const float *sin,
-                 float *x);
+    void (*rope)(sp_device *device, size_t rows, size_t n_heads, size_t head_dim, const float *cos,
+                 const float *sin, float *x);
     /* y = silu(gate) * up, n numbers; y may be gate. silu(x) = x / (1 + exp(-x)) */
     void (*silu_mul)(sp_device *device, size_t n, const float *gate, const float *up, float *y);
     /* y += x, n numbers */
     void (*add)(sp_device *device, size_t n, const float *x, float *y);
     /* Rows to and from the KV type: count numbers. */
     void (*to_bf16)(sp_device *device, size_t n, const float *x, uint16_t *y);
-    /* Attention over exactly the plan's edges. Three phases: score, threshold, value; softmax fuses them. Reduces in
-     * spans of 1,024 keys (tiles: absolute; groups: ranks), merged ascending: tiles first, then groups by round.
-     * SP_NO_MEMORY only. */
-    sp_status (*attend)(sp_device *device, const sp_attend_args *args, sp_attend_stats *stats, sp_error *error);
-    /* Weights of one row and head over the listed keys (ascending), or over keys 0 .. n - 1 when keys is NULL:
-     * scores q.k * scale, normalized over exactly these. Returns the number of weights > 0. For graphs and metrics. */
-    size_t (*row_weights)(sp_device *device, const sp_kv_view *kv, uint32_t kv_head, const float *q, float scale,
-                          sp_normalizer normalizer, const uint32_t *keys, size_t n, float *weights);
+    /* Attention over exactly the plan's edges. Three phases: score, threshold, value; softmax fuses them.
+     * Reduces in spans of 1,024 keys (tiles: absolute; groups: ranks), merged ascending: tiles first, then
+     * groups by round. SP_NO_MEMORY only. */
+    sp_status (*attend)(sp_device *device, const sp_attend_args *args, sp_attend_stats *stats,
+                        sp_error *error);
+    /* Weights of one row and head over the listed keys (ascending), or over keys 0 .. n - 1 when keys is
+     * NULL: scores q.k * scale, normalized over exactly these. Returns the number of weights > 0. For graphs
+     * and metrics. */
+    size_t (*row_weights)(sp_device *device, const sp_kv_view *kv, uint32_t kv_head, const float *q,
+                          float scale, sp_normalizer normalizer, const uint32_t *keys, size_t n,
+                          float *weights);
 };
 
 #endif

@@ -1,7 +1,8 @@
 /* Typed, range-checked reading of config.json and tokenizer_config.json (the cJSON door of this folder).
  *
- * Every getter takes the key's name; a wrong type or a value out of range is SP_DATA that names file, key and range.
- * null counts as absent. Unknown keys are accepted. Tests: tests/unit/models/test_config.c, tests/fuzz/fuzz_config.c */
+ * Every getter takes the key's name; a wrong type or a value out of range is SP_DATA that names file, key and
+ * range. null counts as absent. Unknown keys are accepted. Tests: tests/unit/models/test_config.c,
+ * tests/fuzz/fuzz_config.c */
 #ifndef SPARSED_MODELS_CONFIG_H
 #define SPARSED_MODELS_CONFIG_H
 
@@ -12,21 +13,22 @@ typedef struct sp_config sp_config;
 
 /* Reads and validates a JSON object of at most 1 MiB. */
 sp_status sp_config_open(const char *path, sp_config **out, sp_error *error) SP_MUST_CHECK;
-sp_status sp_config_parse(const char *name, const char *text, size_t size, sp_config **out, sp_error *error)
-    SP_MUST_CHECK;
+sp_status sp_config_parse(const char *name, const char *text, size_t size, sp_config **out,
+                          sp_error *error) SP_MUST_CHECK;
 void sp_config_close(sp_config *config);
 
 bool sp_config_has(const sp_config *config, const char *key);
 /* NULL when absent or no string. */
 const char *sp_config_text(const sp_config *config, const char *key);
 /* Required when fallback is NULL. */
-sp_status sp_config_int(const sp_config *config, const char *key, const int64_t *fallback, int64_t min, int64_t max,
-                        int64_t *out, sp_error *error) SP_MUST_CHECK;
-sp_status sp_config_double(const sp_config *config, const char *key, const double *fallback, double min, double max,
-                           double *out, sp_error *error) SP_MUST_CHECK;
-sp_status sp_config_bool(const sp_config *config, const char *key, bool fallback, bool *out, sp_error *error)
-    SP_MUST_CHECK;
-/* A non-negative integer or an array of them (eos_token_id): writes up to max ids, returns their number in *count. */
+sp_status sp_config_int(const sp_config *config, const char *key, const int64_t *fallback, int64_t min,
+                        int64_t max, int64_t *out, sp_error *error) SP_MUST_CHECK;
+sp_status sp_config_double(const sp_config *config, const char *key, const double *fallback, double min,
+                           double max, double *out, sp_error *error) SP_MUST_CHECK;
+sp_status sp_config_bool(const sp_config *config, const char *key, bool fallback, bool *out,
+                         sp_error *error) SP_MUST_CHECK;
+/* A non-negative integer or an array of them (eos_token_id): writes up to max ids, returns their number in
+ * *count. */
 sp_status sp_config_ids(const sp_config *config, const char *key, int32_t *ids, size_t max, size_t *count,
                         sp_error *error) SP_MUST_CHECK;
 /* "softmax" | "entmax15" | "sparsemax" | {"alpha": a}, 1 < a <= 2; *present false when the key is absent. */

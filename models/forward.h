@@ -1,8 +1,8 @@
 /* What a forward pass is given and what it asks for.
  *
- * A batch is rows of one or more sequences; rows of one sequence (slot) are neighbours with rising positions. The
- * model embeds them, runs its layers, and for each attention calls attend(); it never knows which attention, device or
- * cache answered. The engine writes k and v into its pages, plans, and attends. */
+ * A batch is rows of one or more sequences; rows of one sequence (slot) are neighbours with rising positions.
+ * The model embeds them, runs its layers, and for each attention calls attend(); it never knows which
+ * attention, device or cache answered. The engine writes k and v into its pages, plans, and attends. */
 #ifndef SPARSED_MODELS_FORWARD_H
 #define SPARSED_MODELS_FORWARD_H
 
@@ -10,9 +10,9 @@
 
 typedef struct sp_batch {
     size_t n_rows;
-    const int32_t *tokens;      /* (n_rows) */
-    const uint32_t *positions;  /* (n_rows) from 0 within their sequence */
-    const uint32_t *slots;      /* (n_rows) the engine's number of the sequence */
+    const int32_t *tokens;       /* (n_rows) */
+    const uint32_t *positions;   /* (n_rows) from 0 within their sequence */
+    const uint32_t *slots;       /* (n_rows) the engine's number of the sequence */
     const uint8_t *wants_logits; /* (n_rows) 1: this row's logits are needed */
 } sp_batch;
 
@@ -26,7 +26,7 @@ typedef struct sp_attend_call {
     const float *k; /* (n_rows, n_kv_heads, head_dim), rotated; NULL when cached */
     const float *v; /* (n_rows, n_kv_heads, head_dim) */
     float scale;
-    float *out;     /* (n_rows, n_heads, head_dim) */
+    float *out; /* (n_rows, n_heads, head_dim) */
 } sp_attend_call;
 
 typedef sp_status (*sp_attend_fn)(void *context, const sp_attend_call *call, sp_error *error);

@@ -1,8 +1,8 @@
 /* A model: weights packed for a device, an architecture that knows how to run them, a tokenizer.
  *
- * Registry of architectures: each arch_*.c exports one const sp_arch; models/arch.c lists them. The model owns its
- * weights and tokenizer; forward() needs scratch that the caller sizes once (sp_model_scratch_bytes).
- * Tests: tests/unit/models/test_model.c, tests/golden/test_models.py */
+ * Registry of architectures: each arch_*.c exports one const sp_arch; models/arch.c lists them. The model
+ * owns its weights and tokenizer; forward() needs scratch that the caller sizes once
+ * (sp_model_scratch_bytes). Tests: tests/unit/models/test_model.c, tests/golden/test_models.py */
 #ifndef SPARSED_MODELS_MODEL_H
 #define SPARSED_MODELS_MODEL_H
 
@@ -36,15 +36,17 @@ typedef struct sp_arch {
     const char *name;
     /* model_type of config.json this file serves, NULL terminated */
     const char *const *model_types;
-    /* Fills model->hparams from model->config and refuses what is not built, before anything large is read. */
+    /* Fills model->hparams from model->config and refuses what is not built, before anything large is read.
+     */
     sp_status (*configure)(sp_model *model, sp_error *error);
-    sp_status (*load)(sp_model *model, const sp_weights *weights, const sp_model_options *options, sp_error *error);
+    sp_status (*load)(sp_model *model, const sp_weights *weights, const sp_model_options *options,
+                      sp_error *error);
     void (*unload)(sp_model *model); /* also after a load that failed half way */
     /* Bytes of scratch a forward pass over at most max_rows rows and max_logits logit rows needs. */
     bool (*scratch)(const sp_model *model, size_t max_rows, size_t max_logits, size_t *bytes);
     /* logits: (number of rows with wants_logits, vocab). */
-    sp_status (*forward)(sp_model *model, const sp_batch *batch, sp_attend_fn attend, void *context, void *scratch,
-                         float *logits, sp_error *error);
+    sp_status (*forward)(sp_model *model, const sp_batch *batch, sp_attend_fn attend, void *context,
+                         void *scratch, float *logits, sp_error *error);
 } sp_arch;
 
 struct sp_model {
@@ -63,10 +65,11 @@ struct sp_model {
 sp_status sp_model_open(const char *path, sp_device *device, const sp_model_options *options, sp_model **out,
                         sp_error *error) SP_MUST_CHECK;
 void sp_model_close(sp_model *model);
-bool sp_model_scratch_bytes(const sp_model *model, size_t max_rows, size_t max_logits, size_t *bytes) SP_MUST_CHECK;
+bool sp_model_scratch_bytes(const sp_model *model, size_t max_rows, size_t max_logits,
+                            size_t *bytes) SP_MUST_CHECK;
 /* max_rows and max_logits of the call must not exceed those the scratch was sized for. */
-sp_status sp_model_forward(sp_model *model, const sp_batch *batch, sp_attend_fn attend, void *context, void *scratch,
-                           float *logits, sp_error *error) SP_MUST_CHECK;
+sp_status sp_model_forward(sp_model *model, const sp_batch *batch, sp_attend_fn attend, void *context,
+                           void *scratch, float *logits, sp_error *error) SP_MUST_CHECK;
 
 /* The architectures there are, NULL terminated (models/arch.c). */
 extern const sp_arch *const sp_archs[];

@@ -1,10 +1,11 @@
 /* Text to token ids and back: byte-level BPE from tokenizer.json.
  *
- * Encoding is linear in the text up to a logarithm (a heap of merges a piece), without recursion. Offsets are exact
- * byte ranges of the input, one a token, without gaps: leading spaces belong to their token. Pre-tokenizers known by
- * their pattern: GPT-2's and Llama 3's regexes, and digits split one by one; anything else is refused by name.
- * Decoding streams: bytes are held back until they complete a code point.
- * Tests: tests/unit/models/test_tokenizer.c, tests/golden/test_tokenizers.c, tests/fuzz/fuzz_tokenizer.c, fuzz_tokenize.c */
+ * Encoding is linear in the text up to a logarithm (a heap of merges a piece), without recursion. Offsets are
+ * exact byte ranges of the input, one a token, without gaps: leading spaces belong to their token.
+ * Pre-tokenizers known by their pattern: GPT-2's and Llama 3's regexes, and digits split one by one; anything
+ * else is refused by name. Decoding streams: bytes are held back until they complete a code point. Tests:
+ * tests/unit/models/test_tokenizer.c, tests/golden/test_tokenizers.c, tests/fuzz/fuzz_tokenizer.c,
+ * fuzz_tokenize.c */
 #ifndef SPARSED_MODELS_TOKENIZER_H
 #define SPARSED_MODELS_TOKENIZER_H
 
@@ -26,14 +27,15 @@ void sp_tokens_fini(sp_tokens *tokens);
 /* folder: holds tokenizer.json (at most 64 MiB) and perhaps tokenizer_config.json. */
 sp_status sp_tokenizer_open(const char *folder, sp_tokenizer **out, sp_error *error) SP_MUST_CHECK;
 /* config may be NULL. */
-sp_status sp_tokenizer_parse(const char *name, const char *json, size_t size, const char *config, size_t config_size,
-                             sp_tokenizer **out, sp_error *error) SP_MUST_CHECK;
+sp_status sp_tokenizer_parse(const char *name, const char *json, size_t size, const char *config,
+                             size_t config_size, sp_tokenizer **out, sp_error *error) SP_MUST_CHECK;
 void sp_tokenizer_close(sp_tokenizer *tokenizer);
 
-#define SP_ENCODE_SPECIAL 1u /* special tokens written in the text are recognised; without it they are plain text */
-#define SP_ENCODE_ADD 2u     /* add what the post-processor adds (BOS, EOS); their range is empty */
-/* Text is UTF-8; ill-formed bytes are SP_INVALID, and so is a byte for which the vocabulary has no token. *out is
- * overwritten, its memory reused. */
+#define SP_ENCODE_SPECIAL                                                                                    \
+    1u /* special tokens written in the text are recognised; without it they are plain text */
+#define SP_ENCODE_ADD 2u /* add what the post-processor adds (BOS, EOS); their range is empty */
+/* Text is UTF-8; ill-formed bytes are SP_INVALID, and so is a byte for which the vocabulary has no token.
+ * *out is overwritten, its memory reused. */
 sp_status sp_tokenizer_encode(const sp_tokenizer *tokenizer, const char *text, size_t size, unsigned flags,
                               sp_tokens *out, sp_error *error) SP_MUST_CHECK;
 
@@ -55,7 +57,8 @@ typedef struct sp_decoder {
     size_t n_held;
 } sp_decoder;
 void sp_decoder_init(sp_decoder *decoder, const sp_tokenizer *tokenizer, bool skip_special);
-/* Appends to out the text that this token completes; ill-formed bytes become U+FFFD. False when out is full. */
+/* Appends to out the text that this token completes; ill-formed bytes become U+FFFD. False when out is full.
+ */
 bool sp_decoder_push(sp_decoder *decoder, int32_t id, sp_buffer *out);
 /* End of text: a held, incomplete code point becomes U+FFFD. */
 bool sp_decoder_finish(sp_decoder *decoder, sp_buffer *out);

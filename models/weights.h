@@ -1,10 +1,11 @@
 /* Tensors on disk behind one interface: one safetensors file, or shards with an index.
  *
- * The rules are those of the format (header length, no holes, no overlap, shapes that match) plus our caps: 16 MiB of
- * header, 65,536 tensors, names of 255 bytes, 4 dimensions. Files are read, not mapped, unless asked: a file cut
- * short while mapped would raise SIGBUS. Every tensor's values are checked for NaN and infinity when it is taken.
- * Owner: the sp_weights holds the bytes; views live as long as it does. Errors name the file and the tensor.
- * Tests: tests/unit/models/test_safetensors.c, tests/fuzz/fuzz_safetensors.c, tests/golden/test_hostile.py */
+ * The rules are those of the format (header length, no holes, no overlap, shapes that match) plus our caps:
+ * 16 MiB of header, 65,536 tensors, names of 255 bytes, 4 dimensions. Files are read, not mapped, unless
+ * asked: a file cut short while mapped would raise SIGBUS. Every tensor's values are checked for NaN and
+ * infinity when it is taken. Owner: the sp_weights holds the bytes; views live as long as it does. Errors
+ * name the file and the tensor. Tests: tests/unit/models/test_safetensors.c, tests/fuzz/fuzz_safetensors.c,
+ * tests/golden/test_hostile.py */
 #ifndef SPARSED_MODELS_WEIGHTS_H
 #define SPARSED_MODELS_WEIGHTS_H
 
@@ -17,13 +18,14 @@ typedef struct sp_weights_options {
     bool allow_nonfinite; /* accept NaN and infinities in tensors */
 } sp_weights_options;
 
-/* path: a folder (model.safetensors, or model.safetensors.index.json and its shards) or one .safetensors file.
- * SP_NOT_FOUND when absent, SP_DATA when broken. */
-sp_status sp_weights_open(const char *path, const sp_weights_options *options, sp_weights **out, sp_error *error)
-    SP_MUST_CHECK;
-/* Parses safetensors bytes that stay the caller's; name is used in messages. For request bodies and fuzzing. */
-sp_status sp_weights_parse(const char *name, const void *bytes, size_t size, sp_weights **out, sp_error *error)
-    SP_MUST_CHECK;
+/* path: a folder (model.safetensors, or model.safetensors.index.json and its shards) or one .safetensors
+ * file. SP_NOT_FOUND when absent, SP_DATA when broken. */
+sp_status sp_weights_open(const char *path, const sp_weights_options *options, sp_weights **out,
+                          sp_error *error) SP_MUST_CHECK;
+/* Parses safetensors bytes that stay the caller's; name is used in messages. For request bodies and fuzzing.
+ */
+sp_status sp_weights_parse(const char *name, const void *bytes, size_t size, sp_weights **out,
+                           sp_error *error) SP_MUST_CHECK;
 void sp_weights_close(sp_weights *weights);
 
 size_t sp_weights_count(const sp_weights *weights);
@@ -31,7 +33,8 @@ const char *sp_weights_name(const sp_weights *weights, size_t index);
 const sp_tensor *sp_weights_at(const sp_weights *weights, size_t index);
 /* NULL when absent. */
 const sp_tensor *sp_weights_find(const sp_weights *weights, const char *name);
-/* A tensor of exactly this shape and a floating type (F32, F16, BF16), finite unless allowed; SP_DATA naming it. */
+/* A tensor of exactly this shape and a floating type (F32, F16, BF16), finite unless allowed; SP_DATA naming
+ * it. */
 sp_status sp_weights_take(const sp_weights *weights, const char *name, uint32_t rank, const size_t *shape,
                           sp_tensor *out, sp_error *error) SP_MUST_CHECK;
 /* Value of a __metadata__ key, NUL terminated; NULL when absent. */
@@ -49,7 +52,8 @@ typedef struct sp_metadata_entry {
     const char *value;
     size_t size; /* bytes of value */
 } sp_metadata_entry;
-sp_status sp_safetensors_write(const sp_tensor_entry *tensors, size_t n_tensors, const sp_metadata_entry *metadata,
-                               size_t n_metadata, sp_buffer *out, sp_error *error) SP_MUST_CHECK;
+sp_status sp_safetensors_write(const sp_tensor_entry *tensors, size_t n_tensors,
+                               const sp_metadata_entry *metadata, size_t n_metadata, sp_buffer *out,
+                               sp_error *error) SP_MUST_CHECK;
 
 #endif

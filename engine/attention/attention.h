@@ -1,10 +1,10 @@
-/* Attention backends: which keys a query may see. A backend is one file that exports one const sp_backend, and one
- * line in backends.def. The registry drives requests, --help, GET /v1/attention/backends, the docs table and the
- * conformance tests: a new backend is tested the moment its line is added.
+/* Attention backends: which keys a query may see. A backend is one file that exports one const sp_backend,
+ * and one line in backends.def. The registry drives requests, --help, GET /v1/attention/backends, the docs
+ * table and the conformance tests: a new backend is tested the moment its line is added.
  *
- * The names, parameters and exact definitions are the contract "The attention object" in engine/README.md. A backend
- * never reads q or k itself: it fills a plan from positions, or composes the device's ops.
- * Tests: tests/attention/ */
+ * The names, parameters and exact definitions are the contract "The attention object" in engine/README.md. A
+ * backend never reads q or k itself: it fills a plan from positions, or composes the device's ops. Tests:
+ * tests/attention/ */
 #ifndef SPARSED_ENGINE_ATTENTION_ATTENTION_H
 #define SPARSED_ENGINE_ATTENTION_ATTENTION_H
 
@@ -13,10 +13,10 @@
 #include "models/forward.h"
 
 /* Caps: what a backend promises. */
-#define SP_CAP_STATIC 1u        /* positions alone decide: plan once a step, share between layers */
-#define SP_CAP_NEEDS_QK 2u      /* reads q and k through the device's ops */
-#define SP_CAP_NEEDS_FIT 4u     /* reads the fit file */
-#define SP_CAP_STREAMING 8u     /* row t never changes when later tokens arrive: may decode */
+#define SP_CAP_STATIC 1u    /* positions alone decide: plan once a step, share between layers */
+#define SP_CAP_NEEDS_QK 2u  /* reads q and k through the device's ops */
+#define SP_CAP_NEEDS_FIT 4u /* reads the fit file */
+#define SP_CAP_STREAMING 8u /* row t never changes when later tokens arrive: may decode */
 #define SP_CAP_BIDIRECTIONAL 16u
 #define SP_CAP_CROSS 32u
 
@@ -43,8 +43,8 @@ typedef struct sp_attention {
     sp_normalizer normalizer;
     sp_heads_mode heads;
     bool strict, measure;
-    char requested[32];           /* the backend's name as asked */
-    char notes[256];              /* sentences for attention_report.notes, separated by \n */
+    char requested[32]; /* the backend's name as asked */
+    char notes[256];    /* sentences for attention_report.notes, separated by \n */
 } sp_attention;
 
 /* What a plan is made for. */
@@ -56,7 +56,7 @@ typedef struct sp_plan_request {
     uint32_t position, rows, n_keys; /* as sp_plan_shape; valid keys are 0 .. n_keys - 1 */
     uint32_t n_heads, n_kv_heads;
     sp_device *device;
-    const float *q;        /* (rows, n_heads, head_dim); NEEDS_QK only */
+    const float *q; /* (rows, n_heads, head_dim); NEEDS_QK only */
     const sp_kv_view *kv;
 } sp_plan_request;
 
@@ -66,7 +66,8 @@ struct sp_backend {
     const sp_param *params;
     size_t n_params;
     bool has_heads; /* takes `heads` modes */
-    /* Beyond single ranges: summary <= stride, heads % distinct = 0. NULL: nothing. SP_INVALID, param "attention.params.X". */
+    /* Beyond single ranges: summary <= stride, heads % distinct = 0. NULL: nothing. SP_INVALID, param
+     * "attention.params.X". */
     sp_status (*check)(const sp_attention *attention, uint32_t n_heads, sp_error *error);
     /* STATIC backends: layers with the same part share a plan. NULL: all do. */
     uint32_t (*part)(const sp_attention *attention, uint32_t layer);
@@ -87,8 +88,8 @@ typedef struct sp_attention_host {
     bool allow_measure, allow_capture;
 } sp_attention_host;
 
-/* Parses the value of `attention`: a string, an object, or text NULL for the fallback (a JSON text; NULL: dense).
- * SP_INVALID names the field: attention.params.stride. */
+/* Parses the value of `attention`: a string, an object, or text NULL for the fallback (a JSON text; NULL:
+ * dense). SP_INVALID names the field: attention.params.stride. */
 sp_status sp_attention_parse(const char *text, size_t size, const sp_attention_host *host, sp_attention *out,
                              sp_error *error) SP_MUST_CHECK;
 /* Builds the plan: begin, the backend's edges, end. */
@@ -109,7 +110,7 @@ typedef struct sp_attention_report {
     sp_attention attention;
     sp_attention_phase prefill, decode;
     uint64_t rows_empty;
-    bool trained;          /* the model was trained with this pattern and normalizer */
+    bool trained; /* the model was trained with this pattern and normalizer */
     bool batch_invariant;
     const char *device;
     const sp_head_measure *measures; /* (n_layers * n_heads) or NULL */
