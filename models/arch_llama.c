@@ -153,27 +153,42 @@ typedef struct loading {
     sp_error *error;
 } loading;
 
+/* A file to name where a tensor lies in none. */
+static const char *any_file(const sp_weights *weights)
+{
+    return sp_weights_count(weights) ? sp_weights_file(weights, sp_weights_name(weights, 0))
+                                     : "model.safetensors";
+}
+
+static sp_status fail_shape(const loading *l, const char *name, const char *keys, const sp_tensor *found,
+                            const char *wanted)
+{
+    char has[96] = "";
+    size_t used = 0;
+    for (uint32_t i = 0; i < found->rank && used < sizeof has; i++)
+        used += (size_t)snprintf(has + used, sizeof has - used, "%s%zu", i ? ", " : "", found->shape[i]);
+    return sp_fail_param(l->error, SP_DATA, name,
+                         "%s: tensor '%.80s' has shape [%s]; %s of config.json ask for [%s]",
+                         sp_weights_file(l->weights, name), name, has, keys, wanted);
+}
+
 /* Takes a tensor of the shape that these keys of config.json ask for. */
 static sp_status take(const loading *l, const char *name, const char *keys, uint32_t rank, size_t rows,
                       size_t columns, sp_tensor *out)
 {
     const size_t shape[2] = {rows, columns};
-    const sp_tensor *found = sp_weights_find(l->weights, name);
-    bool same = !found ||
-                (found->rank == rank && found->shape[0] == rows && (rank < 2 || found->shape[1] == columns));
-    if (same) {
-        sp_status status = sp_weights_take(l->weights, name, rank, shape, out, l->error);
-        if (status == SP_OK) l->model->n_params += sp_tensor_count(out);
-        return status;
-    }
-    char wanted[64], has[96] = "";
-    size_t used = 0;
-    for (uint32_t i = 0; i < found->rank && used < sizeof has; i++)
-        used += (size_t)snprintf(has + used, sizeof has - used, "%s%zu", i ? ", " : "", found->shape[i]);
+    char wanted[64];
     snprintf(wanted, sizeof wanted, rank == 2 ? "%zu, %zu" : "%zu", rows, columns);
-    return sp_fail_param(l->error, SP_DATA, name,
-                         "%s: tensor '%.80s' has shape [%s]; %s of config.json ask for [%s]",
-                         sp_weights_file(l->weights, name), name, has, keys, wanted);
+    const sp_tensor *found = sp_weights_find(l->weights, name);
+    if (!found)
+        return sp_fail_param(l->error, SP_DATA, name,
+                             "%s: tensor '%.80s' is missing; %s of config.json ask for [%s]",
+                             any_file(l->weights), name, keys, wanted);
+    if (found->rank != rank || found->shape[0] != rows || (rank == 2 && found->shape[1] != columns))
+        return fail_shape(l, name, keys, found, wanted);
+    sp_status status = sp_weights_take(l->weights, name, rank, shape, out, l->error);
+    if (status == SP_OK) l->model->n_params += sp_tensor_count(out);
+    return status;
 }
 
 static sp_status take_matrix(const loading *l, const char *name, const char *keys, size_t rows,
@@ -188,11 +203,11 @@ static sp_status take_matrix(const loading *l, const char *name, const char *key
     return status;
 }
 
-static sp_status take_norm(const loading *l, const char *name, float **out)
+static sp_status take_norm(const loading *l, const char *name, const char *keys, float **out)
 {
     sp_tensor tensor;
     size_t n = l->model->hparams.hidden;
-    sp_status status = take(l, name, "hidden_size", 1, n, 0, &tensor);
+    sp_status status = take(l, name, keys, 1, n, 0, &tensor);
     if (status != SP_OK) return status;
     *out = sp_alloc(n, sizeof **out);
     if (!*out) return sp_fail(l->error, SP_NO_MEMORY, "out of memory for tensor '%s'", name);
@@ -213,9 +228,11 @@ static sp_status load_layer(const loading *l, uint32_t index, sp_llama_layer *la
     const sp_hparams *h = &l->model->hparams;
     size_t hidden = h->hidden, wide = (size_t)h->n_heads * h->head_dim,
            narrow = (size_t)h->n_kv_heads * h->head_dim;
-    static const char *const q_keys = "num_attention_heads, head_dim and hidden_size",
-                             *const kv_keys = "num_key_value_heads, head_dim and hidden_size",
-                             *const mlp_keys = "intermediate_size and hidden_size";
+    static const char *const q_keys = "num_hidden_layers, num_attention_heads, head_dim and hidden_size",
+                             *const kv_keys =
+                                 "num_hidden_layers, num_key_value_heads, head_dim and hidden_size",
+                             *const norm_keys = "num_hidden_layers and hidden_size",
+                             *const mlp_keys = "num_hidden_layers, intermediate_size and hidden_size";
     const struct {
         int tensor;
         const char *keys;
@@ -237,10 +254,10 @@ static sp_status load_layer(const loading *l, uint32_t index, sp_llama_layer *la
     }
     if (status != SP_OK) return status;
     snprintf(name, sizeof name, "model.layers.%u.%s", (unsigned)index, layer_tensors[ATTENTION_NORM]);
-    status = take_norm(l, name, &layer->attention_norm);
+    status = take_norm(l, name, norm_keys, &layer->attention_norm);
     if (status != SP_OK) return status;
     snprintf(name, sizeof name, "model.layers.%u.%s", (unsigned)index, layer_tensors[MLP_NORM]);
-    return take_norm(l, name, &layer->mlp_norm);
+    return take_norm(l, name, norm_keys, &layer->mlp_norm);
 }
 
 static bool ends_with(const char *text, const char *end)
@@ -293,7 +310,7 @@ static sp_status load_ends(const loading *l, sp_llama *llama)
     const sp_hparams *h = &l->model->hparams;
     static const char *const keys = "vocab_size and hidden_size";
     const char *embedding = "model.embed_tokens.weight";
-    sp_status status = take_norm(l, "model.norm.weight", &llama->norm);
+    sp_status status = take_norm(l, "model.norm.weight", "hidden_size", &llama->norm);
     if (status == SP_OK)
         status =
             take_matrix(l, h->tied ? embedding : "lm_head.weight", keys, h->vocab, h->hidden, &llama->head);

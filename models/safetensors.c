@@ -147,8 +147,8 @@ static sp_status add_tensor(sp_weights *weights, uint32_t file, sp_json *reader,
                             sp_error *error)
 {
     if (weights->n_entries == SP_SAFETENSORS_MAX_TENSORS)
-        return sp_fail(error, SP_DATA, "%s: more than %u tensors", weights->files[file].name,
-                       SP_SAFETENSORS_MAX_TENSORS);
+        return sp_fail_param(error, SP_DATA, "header", "%s: more than %u tensors", weights->files[file].name,
+                             SP_SAFETENSORS_MAX_TENSORS);
     if (!grow((void **)&weights->entries, weights->n_entries, &weights->entries_capacity,
               sizeof *weights->entries))
         return fail_memory(weights, file, error);
@@ -199,10 +199,11 @@ sp_status sp_safetensors_header(sp_weights *weights, uint32_t file, const char *
 {
     const char *name = weights->files[file].name;
     if (size == 0 || header[0] != '{')
-        return sp_fail(error, SP_DATA, "%s: the header does not begin with {", name);
+        return sp_fail_param(error, SP_DATA, "header", "%s: the header does not begin with {", name);
     sp_error reason = {0};
     sp_status status = sp_json_validate(header, size, &reason);
-    if (status != SP_OK) return sp_fail(error, status, "%s: header: %s", name, reason.message);
+    if (status != SP_OK)
+        return sp_fail_param(error, status, "header", "%s: header: %s", name, reason.message);
     size_t first = weights->n_entries;
     sp_json reader;
     sp_json_init(&reader, header, size);

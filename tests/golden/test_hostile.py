@@ -1,0 +1,91 @@
+"""Damaged model files: every one is refused by name within a second, or serves as if nothing had happened.
+
+usage: test_hostile.py ROOT BUILD
+
+Two steps on a two-layer model of 54 KB (tests/support/tiny_model.py): hostile_loader tries some twenty thousand
+damages in one process, then a few hundred go through the real command, whose exit status must be 65 (or 0 where the
+file is still valid) with the file's name on standard error.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT, BUILD = sys.argv[1], sys.argv[2]
+sys.path.insert(0, os.path.join(ROOT, "tests", "support"))
+import tiny_model  # noqa: E402
+
+SAMPLES = 240
+LIMIT = 5.0 if "SPARSED_SLOW" in os.environ else 1.0
+
+
+def many_loads(folder):
+    result = subprocess.run([os.path.join(BUILD, "tests", "hostile_loader"), folder], stdout=subprocess.PIPE, timeout=600)
+    text = result.stdout.decode(errors="replace")
+    print(text[-4000:], end="")
+    assert result.returncode == 0, f"hostile_loader ended with {result.returncode}"
+    loads, refused, served = map(int, re.search(r"(\d+) loads: (\d+) refused, (\d+) served", text).groups())
+    assert loads > 15000 and refused > 14000 and served > 10, "fewer loads than the files have bytes"
+
+
+def generate(folder):
+    """Exit status, standard error and seconds of one token."""
+    command = [os.path.join(BUILD, "sparsed"), "generate", "--model", folder, "--prompt", "the", "--max-tokens", "1"]
+    start = time.monotonic()
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+    return result.returncode, result.stderr.decode(errors="replace"), time.monotonic() - start
+
+
+def damages(data):
+    """SAMPLES damaged copies of a safetensors file, spread over its header and its cuts."""
+    header = 8 + int.from_bytes(data[:8], "little")
+    cuts = list(range(0, header + 64, 97)) + [len(data) - 1]
+    for size in cuts:
+        yield f"cut to {size}", data[:size]
+    yield "one byte appended", data + b"\0"
+    left = SAMPLES - len(cuts) - 1
+    for i in range(left):
+        place = i * header // left
+        byte = [0x00, 0xFF, data[place] ^ 0x80, (data[place] + 1) & 255][i % 4]
+        yield f"byte {place} to {byte:02x}", data[:place] + bytes([byte]) + data[place + 1 :]
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        tiny_model.write(folder)
+        size = sum(os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder))
+        assert size < 100_000, size
+        many_loads(folder)
+
+        status, text, _ = generate(folder)
+        assert status == 0, f"the undamaged model: {status} {text}"
+        path = os.path.join(folder, "model.safetensors")
+        with open(path, "rb") as file:
+            data = file.read()
+        counts, slowest = {}, 0.0
+        for damage, bad in damages(data):
+            with open(path, "wb") as file:
+                file.write(bad)
+            status, text, seconds = generate(folder)
+            slowest = max(slowest, seconds)
+            counts[status] = counts.get(status, 0) + 1
+            assert status in (0, 65), f"{damage}: exit {status}: {text}"
+            assert status == 0 or "model.safetensors" in text, f"{damage}: {text}"
+            assert seconds < LIMIT, f"{damage}: {seconds:.2f} s"
+        print(f"sparsed generate: exits {counts}, slowest {slowest:.2f} s")
+        assert counts.get(65, 0) > SAMPLES * 3 // 4, counts
+
+        os.remove(path)
+        status, text, _ = generate(folder)
+        assert status == 66 and "model.safetensors" in text, f"no weights: {status} {text}"
+        os.mkdir(path)
+        status, text, _ = generate(folder)
+        assert status == 65 and "model.safetensors" in text, f"weights are a folder: {status} {text}"
+        shutil.rmtree(path)
+
+
+main()
