@@ -120,7 +120,7 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise AssertionError("the server does not stop:\n" + "\n".join(self.log[-30:]))
-        if kind is None:
+        if kind is None or kind is SystemExit:
             assert code == 0, "exit code %d:\n%s" % (code, "\n".join(self.log[-60:]))
         elif code:
             print("\n".join(self.log[-60:]))

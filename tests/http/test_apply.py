@@ -1,0 +1,162 @@
+"""POST /v1/attention/apply: one layer on given tensors, against plain loops in double precision and `sparsed attend`."""
+import json
+import math
+import os
+import random
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+
+sys.path.insert(0, os.path.join(sys.argv[1], "tests", "support"))
+import harness
+
+OCTETS = {"Content-Type": "application/octet-stream"}
+
+
+def pack(tensors, metadata):
+    """Safetensors bytes of {name: (shape, floats)}."""
+    header, data = {"__metadata__": metadata}, b""
+    for name, (shape, values) in tensors.items():
+        raw = struct.pack("<%df" % len(values), *values)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def unpack(data):
+    (size,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8:8 + size])
+    out = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            kind = {"F32": "f", "U32": "I"}[entry["dtype"]]
+            out[name] = (entry["shape"], struct.unpack("<%d%s" % ((end - begin) // 4, kind), data[8 + size:][begin:end]))
+    return out, header["__metadata__"]
+
+
+def case(attention, heads=2, n=13, d=4, causal=True, seed=1):
+    draw = random.Random(seed)
+    tensors = {name: ([heads, n, d], [draw.gauss(0, 1) for _ in range(heads * n * d)]) for name in "qkv"}
+    metadata = {"attention": json.dumps(attention), "causal": "true" if causal else "false"}
+    return tensors, pack(tensors, metadata)
+
+
+def expected(tensors, keep):
+    """Softmax over the kept keys, by definition. -> rows (heads * n * d)"""
+    heads, n, d = tensors["q"][0]
+    q, k, v = ([struct.unpack("f", struct.pack("f", x))[0] for x in tensors[name][1]] for name in "qkv")
+    out = []
+    for h in range(heads):
+        def row(x, i):
+            return x[(h * n + i) * d:(h * n + i + 1) * d]
+        for i in range(n):
+            keys = [j for j in range(n) if keep(i, j)]
+            scores = [sum(a * b for a, b in zip(row(q, i), row(k, j))) / math.sqrt(d) for j in keys]
+            weights = [math.exp(s - max(scores)) for s in scores]
+            total = sum(weights)
+            out += [sum(w * row(v, j)[c] for w, j in zip(weights, keys)) / total for c in range(d)]
+    return out
+
+
+def apply(server, body, query=""):
+    return server.post("/v1/attention/apply" + query, body, OCTETS)
+
+
+def test_values(server):
+    rows = [({"backend": "dense"}, True, lambda i, j: j <= i),
+            ({"backend": "dense"}, False, lambda i, j: True),
+            ({"backend": "strided", "params": {"stride": 4}}, True, lambda i, j: j <= i and (i - j < 4 or (i - j) % 4 == 0)),
+            ({"backend": "window", "params": {"window": 5}}, False, lambda i, j: abs(i - j) <= 2)]
+    for attention, causal, keep in rows:
+        tensors, body = case(attention, causal=causal)
+        reply = apply(server, body)
+        assert reply.status == 200 and reply.headers["content-type"] == "application/octet-stream", reply
+        out, metadata = unpack(reply.body)
+        wanted = expected(tensors, keep)
+        assert out["out"][0] == [2, 13, 4]
+        assert max(abs(a - b) for a, b in zip(out["out"][1], wanted)) < 2e-6, attention
+        edges = sum(1 for i in range(13) for j in range(13) if keep(i, j))
+        assert json.loads(metadata["report"])["prefill"]["edges"] == 2 * edges
+        assert len(out["indices"][1]) == 2 * edges and "metrics" not in metadata
+
+
+def test_metrics_query(server):
+    _, body = case({"backend": "strided", "params": {"stride": 4}, "normalizer": "entmax15"})
+    out, metadata = unpack(apply(server, body, "?metrics=true").body)
+    heads = json.loads(metadata["metrics"])
+    assert len(heads) == 2 and heads[0]["pairs_valid"] == 13 * 14 // 2 and 0 < heads[0]["recall"] <= 1
+    assert "metrics" not in unpack(apply(server, body, "?metrics=false").body)[1]
+    for query, param in (("?metrics=1", "metrics"), ("?metric=true", "metric")):
+        reply = apply(server, body, query)
+        assert reply.status == 400 and reply.error()["param"] == param, reply
+
+
+def test_equals_command_line(server):
+    _, body = case({"backend": "fixed", "params": {"stride": 8, "summary": 2}, "normalizer": "entmax15"}, heads=4, n=70, d=8)
+    with tempfile.TemporaryDirectory() as folder:
+        given, made = os.path.join(folder, "in.safetensors"), os.path.join(folder, "out.safetensors")
+        with open(given, "wb") as file:
+            file.write(body)
+        subprocess.run([os.path.join(harness.BUILD, "sparsed"), "attend", "--in", given, "--out", made], check=True,
+                       capture_output=True, timeout=120)
+        with open(made, "rb") as file:
+            assert unpack(file.read())[0] == unpack(apply(server, body).body)[0]
+
+
+def test_refusals(server):
+    tensors, body = case({"backend": "dense"})
+    (size,) = struct.unpack("<Q", body[:8])
+    rows = [b"", b"x", body[:-1], body[:8 + size], body[:8 + size - 1], struct.pack("<Q", 2**63) + body[8:],
+            body.replace(b'"dense"', b'"dance"').replace(b'\\"dense\\"', b'\\"dance\\"'), pack({"q": tensors["q"]}, {})]
+    for row in rows:
+        reply = apply(server, row)
+        assert reply.status == 400 and reply.error()["type"] == "invalid_request_error", (row[:80], reply)
+    for at in range(0, 8 + size, 7):  # a changed header byte: an answer or a 400, never worse
+        changed = body[:at] + bytes([body[at] ^ 0x80]) + body[at + 1:]
+        assert apply(server, changed).status in (200, 400), at
+    assert server.post("/v1/attention/apply", body).status == 415
+    assert server.request("GET", "/v1/attention/apply").status == 405
+    assert apply(server, body).status == 200
+
+
+def test_limit_and_company(server):
+    _, large = case({"backend": "dense"}, heads=4, n=400, d=32)
+    with harness.Server("--max-tensor-bytes", "300K") as small:
+        assert apply(small, large).status == 413
+        _, fits = case({"backend": "dense"}, heads=4, n=100, d=32)
+        reply = apply(small, fits)  # 153,600 bytes; its edges make the answer larger than the limit
+        assert reply.status in (200, 400, 413), reply
+    # an apply job beside streams: both end well
+    stream = server.open_stream(prompt="It was", max_tokens=300, ignore_eos=True)
+    statuses = []
+
+    def client():
+        statuses.append(apply(server, large).status)
+
+    threads = [threading.Thread(target=client) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 5, statuses
+    stream.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert b"data: [DONE]" in harness.read_all(stream)
+
+
+def test_leaving_while_it_runs(server):
+    _, large = case({"backend": "dense", "normalizer": "entmax15"}, heads=4, n=600, d=32)
+    for _ in range(3):
+        link = server.connect()
+        link.sendall(b"POST /v1/attention/apply HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n"
+                     b"Content-Length: %d\r\n\r\n" % len(large) + large)
+        link.close()
+    assert apply(server, case({"backend": "dense"})[1]).status == 200
+
+
+with harness.Server() as shared:
+    harness.main({n: (lambda f=f: f(shared)) for n, f in list(globals().items()) if n.startswith("test_")})
