@@ -1,7 +1,8 @@
 """Includes: one direction (server -> engine -> models -> kernels), no private header of another folder, every path from
 the repository's root, and one door a package.
 
-A header is private when its head comment says "Private to", or when it lies in kernels/cpu or kernels/cuda."""
+A header is private when its head comment says "Private to", or when it lies in kernels/cpu or kernels/cuda. A header
+that the build makes (OUTPUT of a custom command in CMakeLists.txt) goes by its bare name."""
 import os
 import re
 
@@ -27,6 +28,12 @@ def is_private(root, header):
     return header.startswith(("kernels/cpu/", "kernels/cuda/")) or "rivate to" in head
 
 
+def made_by_build(root):
+    path = os.path.join(root, "CMakeLists.txt")
+    text = read(root, "CMakeLists.txt") if os.path.isfile(path) else ""
+    return set(re.findall(r"\bOUTPUT[ \t]+\S+/(\w+\.h)\b", text))
+
+
 def check_own(lint, path, line, header):
     if header.startswith(("./", "../")) or not os.path.isfile(os.path.join(lint.root, header)):
         lint.wrong(path, line, '"%s" is not a path from the root of the repository' % header)
@@ -44,6 +51,7 @@ def check_own(lint, path, line, header):
 
 def main():
     lint = Lint()
+    made = made_by_build(lint.root)
     for path in files(lint.root, ".c", ".h", ".cu", ".cuh"):
         lint.check(path)
         text = code_only(read(lint.root, path), strings=True)
@@ -54,7 +62,7 @@ def main():
                 if re.search(pattern, header) and not may_enter(path, doors):
                     if not (path.startswith("tests/") and "cmocka" not in pattern):
                         lint.wrong(path, line, "%s may be included by %s only" % (header, ", ".join(doors)))
-            if quote == '"':
+            if quote == '"' and header not in made:
                 check_own(lint, path, line, header)
     lint.finish()
 
