@@ -82,8 +82,8 @@ int sp_command_serve(const sp_options *options)
     }
     const sp_engine_info *info = sp_engine_get_info(engine);
     log_engine(options, info);
-    sp_server_ready(server, engine);
     loading = 0;
+    sp_server_ready(server, engine);
     printf("sparsed: serving %s on http://%s%s%s:%u\n", info->model_name, bracket, options->host,
            *bracket ? "]" : "", (unsigned)sp_server_port(server));
     fflush(stdout);
