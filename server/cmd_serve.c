@@ -90,6 +90,5 @@ int sp_command_serve(const sp_options *options)
     sp_server_run(server);
     sp_server_close(server);
     sp_engine_close(engine);
-    sp_log(SP_LOG_INFO, "stopped");
     return SP_EXIT_OK;
 }
