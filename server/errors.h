@@ -1,6 +1,6 @@
 /* The one error envelope, for every status, also inside streams:
  * {"error":{"message","type","param":null,"code":STATUS}}, types as server/README.md lists them.
- * Tests: tests/unit/server/test_errors.c, tests/http/ */
+ * Tests: tests/unit/server/test_routes.c, tests/http/ */
 #ifndef SPARSED_SERVER_ERRORS_H
 #define SPARSED_SERVER_ERRORS_H
 

@@ -1,5 +1,5 @@
 /* Server-sent events: one frame is "data: " + one line of JSON + an empty line; the last frame is "data:
- * [DONE]"; comment lines keep the connection alive. Tests: tests/unit/server/test_errors.c, tests/http/ */
+ * [DONE]"; comment lines keep the connection alive. Tests: tests/unit/server/test_routes.c, tests/http/ */
 #ifndef SPARSED_SERVER_SSE_H
 #define SPARSED_SERVER_SSE_H
 
