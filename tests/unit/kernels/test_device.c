@@ -114,10 +114,36 @@ static void test_slots_filled(void **state)
     }
 }
 
+static void check_table(const sp_ops *ops)
+{
+    assert_non_null(ops->pack);
+    assert_non_null(ops->linear);
+    assert_non_null(ops->rms_norm);
+    assert_non_null(ops->rope);
+    assert_non_null(ops->silu_mul);
+    assert_non_null(ops->add);
+    assert_non_null(ops->to_bf16);
+    assert_non_null(ops->attend);
+    assert_non_null(ops->row_weights);
+}
+
+static void test_tables_filled(void **state)
+{
+    (void)state;
+    for (int openblas = 0; openblas < 2; openblas++) {
+        sp_error error = {0};
+        sp_device *device;
+        sp_device_options options = {.n_threads = 1, .openblas = openblas};
+        assert_ok(sp_device_open("cpu", &options, &device, &error), error);
+        check_table(device->ops);
+        sp_device_close(device);
+    }
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_forced_levels),  cmocka_unit_test(test_unknown_level),
     cmocka_unit_test(test_level_too_high), cmocka_unit_test(test_empty_level_is_best),
     cmocka_unit_test(test_unknown_device), cmocka_unit_test(test_options),
-    cmocka_unit_test(test_slots_filled),
+    cmocka_unit_test(test_slots_filled),   cmocka_unit_test(test_tables_filled),
 };
 TEST_MAIN(tests)
