@@ -2,6 +2,7 @@
  * serves POST /v1/attention/apply. The result is written whole or not at all (a new file, renamed). A table
  * of edges or metrics by head goes to standard error. Tests: tests/golden/test_attend.py */
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -37,7 +38,24 @@ static sp_status write_result(const char *path, const sp_buffer *bytes, sp_error
     return status;
 }
 
-/* One line a head from the metrics array: the members in the order they come, ratios as they are. */
+/* The metrics of one head that the table shows; what is null stays NaN. */
+static const char *const columns[] = {"edges_pred", "edges_gold", "edges_both", "recall",
+                                      "precision",  "sparsity",   "rows_exact"};
+#define N_COLUMNS (sizeof columns / sizeof columns[0])
+
+static void print_row(size_t head, const double *values)
+{
+    fprintf(stderr, "%6zu", head);
+    for (size_t c = 0; c < N_COLUMNS; c++) {
+        bool ratio = c >= 3 && c <= 5;
+        if (isnan(values[c]))
+            fprintf(stderr, " %11s", "-");
+        else
+            fprintf(stderr, ratio ? " %11.4f" : " %11.0f", values[c]);
+    }
+    fputs("\n", stderr);
+}
+
 static void print_metrics(const char *metrics)
 {
     sp_json reader;
@@ -45,16 +63,19 @@ static void print_metrics(const char *metrics)
     if (sp_json_validate(metrics, size, NULL)) return;
     sp_json_init(&reader, metrics, size);
     if (sp_json_next(&reader) != SP_JSON_ARRAY) return;
+    fprintf(stderr, "%6s", "head");
+    for (size_t c = 0; c < N_COLUMNS; c++) fprintf(stderr, " %11s", columns[c]);
+    fputs("\n", stderr);
     while (sp_json_next(&reader) == SP_JSON_OBJECT) {
-        fprintf(stderr, "head %zu:", head++);
+        double values[N_COLUMNS];
+        for (size_t c = 0; c < N_COLUMNS; c++) values[c] = NAN;
         while (sp_json_next(&reader) == SP_JSON_KEY) {
-            fprintf(stderr, " %.*s ", (int)reader.raw_size, reader.raw);
-            if (sp_json_next(&reader) == SP_JSON_NUMBER)
-                fprintf(stderr, "%.*s", (int)reader.raw_size, reader.raw);
-            else
-                fputs("-", stderr);
+            size_t column = 0;
+            while (column < N_COLUMNS && !sp_json_is(&reader, columns[column])) column++;
+            if (sp_json_next(&reader) == SP_JSON_NUMBER && column < N_COLUMNS)
+                values[column] = sp_json_double(&reader);
         }
-        fputs("\n", stderr);
+        print_row(head++, values);
     }
 }
 
@@ -62,13 +83,23 @@ static void print_metrics(const char *metrics)
 static void print_edges(const sp_weights *result)
 {
     const sp_tensor *indptr = sp_weights_find(result, "indptr");
-    if (!indptr || indptr->rank != 2 || indptr->dtype != SP_U32 || !indptr->shape[1]) return;
+    if (!indptr || indptr->rank != 2 || indptr->dtype != SP_U32 || indptr->shape[1] < 2) return;
     const uint32_t *numbers = indptr->data; /* (H, n + 1) */
-    for (size_t h = 0; h < indptr->shape[0]; h++)
-        fprintf(stderr, "head %zu: %u edges, %.1f a query\n", h, numbers[(h + 1) * indptr->shape[1] - 1],
-                indptr->shape[1] > 1
-                    ? numbers[(h + 1) * indptr->shape[1] - 1] / (double)(indptr->shape[1] - 1)
-                    : 0.0);
+    size_t n = indptr->shape[1] - 1;
+    fprintf(stderr, "%6s %11s %11s\n", "head", "edges", "a query");
+    for (size_t h = 0; h < indptr->shape[0]; h++) {
+        uint32_t edges = numbers[h * (n + 1) + n];
+        fprintf(stderr, "%6zu %11u %11.1f\n", h, edges, edges / (double)n);
+    }
+}
+
+static void print_report(const char *report)
+{
+    sp_report_summary sum;
+    sp_report_read(report, strlen(report), &sum);
+    fprintf(stderr, "sparsed: %s, normalizer %s, %.0f edges of %.0f pairs (density %.4f), %.4f s\n",
+            sum.backend, sum.normalizer, sum.edges, sum.pairs, sum.pairs > 0 ? sum.edges / sum.pairs : 0,
+            sum.seconds);
 }
 
 static void print_result(const sp_buffer *bytes)
@@ -81,7 +112,7 @@ static void print_result(const sp_buffer *bytes)
         print_metrics(metrics);
     else
         print_edges(result);
-    if (report) fprintf(stderr, "report: %s\n", report);
+    if (report) print_report(report);
     sp_weights_close(result);
 }
 

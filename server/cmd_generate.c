@@ -34,60 +34,6 @@ static sp_status read_prompt(const sp_options *options, sp_buffer *prompt, sp_er
     return SP_OK;
 }
 
-/* --- what the summary says about attention: read back from the report --- */
-
-typedef struct totals {
-    char backend[64], normalizer[64];
-    double edges, pairs; /* prefill and decode together */
-} totals;
-
-static void copy_raw(char *out, size_t room, const char *text, size_t size)
-{
-    if (size >= room) size = room - 1;
-    memcpy(out, text, size);
-    out[size] = 0;
-}
-
-/* Adds edges and pairs of the phase object the reader has just entered. */
-static void read_phase(sp_json *reader, totals *out)
-{
-    sp_json_type type;
-    while ((type = sp_json_next(reader)) == SP_JSON_KEY) {
-        bool edges = sp_json_is(reader, "edges"), pairs = sp_json_is(reader, "pairs");
-        type = sp_json_next(reader);
-        if (type == SP_JSON_NUMBER && edges) out->edges += sp_json_double(reader);
-        if (type == SP_JSON_NUMBER && pairs) out->pairs += sp_json_double(reader);
-        sp_json_skip(reader, type);
-    }
-}
-
-static void read_report(const char *report, size_t size, totals *out)
-{
-    *out = (totals){.backend = "?", .normalizer = "?"};
-    if (!report || sp_json_validate(report, size, NULL)) return;
-    sp_json reader;
-    sp_json_init(&reader, report, size);
-    if (sp_json_next(&reader) != SP_JSON_OBJECT) return;
-    while (sp_json_next(&reader) == SP_JSON_KEY) {
-        bool backend = sp_json_is(&reader, "backend"), normalizer = sp_json_is(&reader, "normalizer");
-        bool phase = sp_json_is(&reader, "prefill") || sp_json_is(&reader, "decode");
-        sp_json_type type = sp_json_next(&reader);
-        size_t begin = reader.position;
-        if (phase && type == SP_JSON_OBJECT) {
-            read_phase(&reader, out);
-            continue;
-        }
-        sp_json_skip(&reader, type);
-        if (backend && type == SP_JSON_STRING)
-            copy_raw(out->backend, sizeof out->backend, reader.raw, reader.raw_size);
-        if (normalizer && type == SP_JSON_STRING)
-            copy_raw(out->normalizer, sizeof out->normalizer, reader.raw, reader.raw_size);
-        if (normalizer && type == SP_JSON_OBJECT)
-            copy_raw(out->normalizer, sizeof out->normalizer, reader.text + begin - 1,
-                     reader.position - begin + 1);
-    }
-}
-
 static double rate(double count, double seconds)
 {
     return seconds > 0 ? count / seconds : 0;
@@ -95,15 +41,15 @@ static double rate(double count, double seconds)
 
 static void write_summary(const sp_usage *usage, const char *report, size_t report_size)
 {
-    totals t;
-    read_report(report, report_size, &t);
+    sp_report_summary sum;
+    sp_report_read(report, report_size, &sum);
     fprintf(stderr,
             "sparsed: prompt %u tokens in %.2f s (%.0f tokens/s), wrote %u tokens in %.2f s (%.1f tokens/s); "
             "attention %s, normalizer %s, %.0f edges, density %.3f\n",
             usage->prompt_tokens, usage->prefill_seconds, rate(usage->prompt_tokens, usage->prefill_seconds),
             usage->completion_tokens, usage->decode_seconds,
-            rate(usage->completion_tokens, usage->decode_seconds), t.backend, t.normalizer, t.edges,
-            rate(t.edges, t.pairs));
+            rate(usage->completion_tokens, usage->decode_seconds), sum.backend, sum.normalizer, sum.edges,
+            rate(sum.edges, sum.pairs));
 }
 
 static bool write_json(const sp_buffer *text, const sp_event *done)

@@ -1,10 +1,12 @@
-/* What the commands share: exit codes, error messages, progress.
+/* What the commands share: exit codes, error messages, progress, a report in one line.
  * Tests: tests/http/test_command.py */
 #include "server/command.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "kernels/json.h"
 
 #define BAR_CELLS 30
 #define LOG_SECONDS 10.0
@@ -87,4 +89,55 @@ void sp_share_bar(double share, char out[16])
     memset(out, '.', 10);
     memset(out, '#', (size_t)full);
     out[10] = 0;
+}
+
+/* --- the attention report, read back for people --- */
+
+static void copy_raw(char *out, size_t room, const char *text, size_t size)
+{
+    if (size >= room) size = room - 1;
+    memcpy(out, text, size);
+    out[size] = 0;
+}
+
+/* Adds edges and pairs of the phase object the reader has just entered. */
+static void read_phase(sp_json *reader, sp_report_summary *out)
+{
+    sp_json_type type;
+    while ((type = sp_json_next(reader)) == SP_JSON_KEY) {
+        bool edges = sp_json_is(reader, "edges"), pairs = sp_json_is(reader, "pairs");
+        bool seconds = sp_json_is(reader, "attend_seconds");
+        type = sp_json_next(reader);
+        if (type == SP_JSON_NUMBER && edges) out->edges += sp_json_double(reader);
+        if (type == SP_JSON_NUMBER && pairs) out->pairs += sp_json_double(reader);
+        if (type == SP_JSON_NUMBER && seconds) out->seconds += sp_json_double(reader);
+        sp_json_skip(reader, type);
+    }
+}
+
+void sp_report_read(const char *report, size_t size, sp_report_summary *out)
+{
+    *out = (sp_report_summary){.backend = "?", .normalizer = "?"};
+    if (!report || sp_json_validate(report, size, NULL)) return;
+    sp_json reader;
+    sp_json_init(&reader, report, size);
+    if (sp_json_next(&reader) != SP_JSON_OBJECT) return;
+    while (sp_json_next(&reader) == SP_JSON_KEY) {
+        bool backend = sp_json_is(&reader, "backend"), normalizer = sp_json_is(&reader, "normalizer");
+        bool phase = sp_json_is(&reader, "prefill") || sp_json_is(&reader, "decode");
+        sp_json_type type = sp_json_next(&reader);
+        size_t begin = reader.position;
+        if (phase && type == SP_JSON_OBJECT) {
+            read_phase(&reader, out);
+            continue;
+        }
+        sp_json_skip(&reader, type);
+        if (backend && type == SP_JSON_STRING)
+            copy_raw(out->backend, sizeof out->backend, reader.raw, reader.raw_size);
+        if (normalizer && type == SP_JSON_STRING)
+            copy_raw(out->normalizer, sizeof out->normalizer, reader.raw, reader.raw_size);
+        if (normalizer && type == SP_JSON_OBJECT)
+            copy_raw(out->normalizer, sizeof out->normalizer, reader.text + begin - 1,
+                     reader.position - begin + 1);
+    }
 }

@@ -42,4 +42,12 @@ void sp_progress_clear(sp_progress *progress);
 /* Ten cells that show a share of 1: "######....". */
 void sp_share_bar(double share, char out[16]);
 
+/* What a summary line says about attention, read from an attention_report's JSON. */
+typedef struct sp_report_summary {
+    char backend[64], normalizer[64]; /* normalizer as JSON spells it */
+    double edges, pairs, seconds;     /* prefill and decode together */
+} sp_report_summary;
+/* report may be NULL or no report: then names are "?" and numbers 0. */
+void sp_report_read(const char *report, size_t size, sp_report_summary *out);
+
 #endif
