@@ -1,7 +1,7 @@
 /* Looks up the class of a code point in the table made at build. Tests: tests/unit/models/test_tokenizer.c */
 #include "models/unicode.h"
 
-#include "unicode_tables.h"
+#include "models/unicode_tables.h"
 
 sp_char_class sp_unicode_class(uint32_t code)
 {
