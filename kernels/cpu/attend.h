@@ -74,6 +74,29 @@ typedef struct sp_attend_slots {
     void (*accumulate)(size_t n, const float *weights, const void *const *rows, size_t value_dim, float *out);
 } sp_attend_slots;
 
+/* Defines slot(tile) as block(6, tile, row), then 3, then 1 until no rows are left. A size is a function of
+ * its own: inlined into one, its constants would be kept in registers that the accumulators need. */
+#define SP_EACH_BLOCK(slot, block)                                                                           \
+    static __attribute__((noinline)) void slot##_6(const sp_attend_tile *tile, size_t row)                   \
+    {                                                                                                        \
+        block(6, tile, row);                                                                                 \
+    }                                                                                                        \
+    static __attribute__((noinline)) void slot##_3(const sp_attend_tile *tile, size_t row)                   \
+    {                                                                                                        \
+        block(3, tile, row);                                                                                 \
+    }                                                                                                        \
+    static __attribute__((noinline)) void slot##_1(const sp_attend_tile *tile, size_t row)                   \
+    {                                                                                                        \
+        block(1, tile, row);                                                                                 \
+    }                                                                                                        \
+    static void slot(const sp_attend_tile *tile)                                                             \
+    {                                                                                                        \
+        size_t row = 0;                                                                                      \
+        for (; row + 6 <= tile->rows; row += 6) slot##_6(tile, row);                                         \
+        for (; row + 3 <= tile->rows; row += 3) slot##_3(tile, row);                                         \
+        for (; row < tile->rows; row++) slot##_1(tile, row);                                                 \
+    }
+
 /* The slots of a level for KV pages of F32 or BF16. */
 const sp_attend_slots *sp_attend_slots_for(sp_cpu_isa level, sp_dtype kv);
 extern const sp_attend_slots sp_attend_reference_f32, sp_attend_reference_bf16;
@@ -222,6 +245,8 @@ void sp_attend_pack_queries(const sp_attend_call *call, const sp_attend_worker *
  * packed for all. need: keys that some row wants; others may read as zeros. */
 void sp_attend_load_tile(const sp_attend_call *call, const sp_attend_worker *worker, uint32_t kv,
                          uint32_t key_tile, uint64_t need, bool want_v, sp_attend_tile *tile);
+/* Asks for whole pages of plan tiles begin..end ahead of their use, where tasks pack for themselves. */
+void sp_attend_prefetch(const sp_attend_call *call, uint32_t kv, uint32_t begin, uint32_t end, bool want_v);
 /* The same for ranks 64 * tile .. of a group's keys. Returns the number of pages met that are not *last_page,
  * which it updates. */
 uint32_t sp_attend_load_ranks(const sp_attend_call *call, const sp_attend_worker *worker, uint32_t kv,

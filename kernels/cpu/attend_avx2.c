@@ -9,7 +9,6 @@
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")
 #define BLOCK 6
 
 /* 2^x for x <= 0; 0 below -126, so for -INFINITY too. */
@@ -67,7 +66,7 @@ INLINE void multiply(const int rows, size_t steps, const float *a, size_t a_stri
 {
     for (size_t k = 0; k < steps; k++) {
         __m256 b0 = _mm256_loadu_ps(b + k * b_stride), b1 = _mm256_loadu_ps(b + k * b_stride + 8);
-        UNROLL
+#pragma GCC unroll 8
         for (int i = 0; i < rows; i++) {
             __m256 x = _mm256_broadcast_ss(a + (size_t)i * a_stride + k);
             c[i][0] = _mm256_fmadd_ps(x, b0, c[i][0]);
@@ -82,10 +81,10 @@ INLINE void score_rows(const int rows, const sp_attend_tile *tile, size_t row, f
     const float *q = (const float *)tile->q + row * tile->head_dim, *k = tile->k;
     for (int j = 0; j < SP_TILE; j += 16) {
         __m256 c[BLOCK][2];
-        UNROLL
+#pragma GCC unroll 8
         for (int i = 0; i < rows; i++) c[i][0] = c[i][1] = _mm256_setzero_ps();
         multiply(rows, tile->head_dim, q, tile->head_dim, k + j, SP_TILE, c);
-        UNROLL
+#pragma GCC unroll 8
         for (int i = 0; i < rows; i++) {
             _mm256_storeu_ps(s[i] + j, c[i][0]);
             _mm256_storeu_ps(s[i] + j + 8, c[i][1]);
@@ -116,14 +115,14 @@ INLINE void value_rows(const int rows, const sp_attend_tile *tile, size_t row, c
     float *out = tile->state.out + row * tile->value_dim;
     for (size_t d = 0; d < tile->value_dim; d += 16, out += 16) {
         __m256 c[BLOCK][2];
-        UNROLL
+#pragma GCC unroll 8
         for (int i = 0; i < rows; i++) {
             const float *from = out + (size_t)i * tile->value_dim;
             c[i][0] = _mm256_mul_ps(_mm256_loadu_ps(from), _mm256_set1_ps(factor[i]));
             c[i][1] = _mm256_mul_ps(_mm256_loadu_ps(from + 8), _mm256_set1_ps(factor[i]));
         }
         multiply(rows, SP_TILE, p[0], SP_TILE, (const float *)tile->v + d, tile->v_stride, c);
-        UNROLL
+#pragma GCC unroll 8
         for (int i = 0; i < rows; i++) {
             _mm256_storeu_ps(out + (size_t)i * tile->value_dim, c[i][0]);
             _mm256_storeu_ps(out + (size_t)i * tile->value_dim + 8, c[i][1]);
@@ -148,13 +147,7 @@ INLINE void softmax_block(const int rows, const sp_attend_tile *tile, size_t row
     value_rows(rows, tile, row, s, factor);
 }
 
-static void softmax(const sp_attend_tile *tile)
-{
-    size_t row = 0;
-    for (; row + 6 <= tile->rows; row += 6) softmax_block(6, tile, row);
-    for (; row + 3 <= tile->rows; row += 3) softmax_block(3, tile, row);
-    for (; row < tile->rows; row++) softmax_block(1, tile, row);
-}
+SP_EACH_BLOCK(softmax, softmax_block)
 
 INLINE void score_block(const int rows, const sp_attend_tile *tile, size_t row)
 {
@@ -167,13 +160,7 @@ INLINE void score_block(const int rows, const sp_attend_tile *tile, size_t row)
     }
 }
 
-static void scores(const sp_attend_tile *tile)
-{
-    size_t row = 0;
-    for (; row + 6 <= tile->rows; row += 6) score_block(6, tile, row);
-    for (; row + 3 <= tile->rows; row += 3) score_block(3, tile, row);
-    for (; row < tile->rows; row++) score_block(1, tile, row);
-}
+SP_EACH_BLOCK(scores, score_block)
 
 static void merge(size_t rows, size_t value_dim, const sp_attend_state *into, const sp_attend_state *from)
 {

@@ -7,17 +7,18 @@
 /* s = q . k of rows rows, d ascending. */
 INLINE void dot_rows(const int rows, const float *q, size_t head_dim, const float *k, __m512 s[BLOCK][4])
 {
-    UNROLL
-    for (int i = 0; i < rows; i++) UNROLL
-    for (int j = 0; j < 4; j++) s[i][j] = _mm512_setzero_ps();
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < 4; j++) s[i][j] = _mm512_setzero_ps();
     for (size_t d = 0; d < head_dim; d++) {
         __m512 b[4];
-        UNROLL
+#pragma GCC unroll 8
         for (int j = 0; j < 4; j++) b[j] = _mm512_loadu_ps(k + d * SP_TILE + 16 * j);
-        UNROLL
+#pragma GCC unroll 8
         for (int i = 0; i < rows; i++) {
             __m512 a = _mm512_set1_ps(q[(size_t)i * head_dim + d]);
-            UNROLL
+#pragma GCC unroll 8
             for (int j = 0; j < 4; j++) s[i][j] = _mm512_fmadd_ps(a, b[j], s[i][j]);
         }
     }
@@ -28,25 +29,27 @@ INLINE void value_rows(const int rows, const int vectors, const float *p, const 
                        size_t v_stride, float *out, size_t stride)
 {
     __m512 o[BLOCK][4];
-    UNROLL
-    for (int i = 0; i < rows; i++) UNROLL
-    for (int j = 0; j < vectors; j++)
-        o[i][j] =
-            _mm512_mul_ps(_mm512_loadu_ps(out + (size_t)i * stride + 16 * j), _mm512_set1_ps(factor[i]));
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < vectors; j++)
+            o[i][j] =
+                _mm512_mul_ps(_mm512_loadu_ps(out + (size_t)i * stride + 16 * j), _mm512_set1_ps(factor[i]));
     for (size_t key = 0; key < SP_TILE; key++) {
         __m512 b[4];
-        UNROLL
+#pragma GCC unroll 8
         for (int j = 0; j < vectors; j++) b[j] = _mm512_loadu_ps(v + key * v_stride + 16 * j);
-        UNROLL
+#pragma GCC unroll 8
         for (int i = 0; i < rows; i++) {
             __m512 a = _mm512_set1_ps(p[(size_t)i * SP_TILE + key]);
-            UNROLL
+#pragma GCC unroll 8
             for (int j = 0; j < vectors; j++) o[i][j] = _mm512_fmadd_ps(a, b[j], o[i][j]);
         }
     }
-    UNROLL
-    for (int i = 0; i < rows; i++) UNROLL
-    for (int j = 0; j < vectors; j++) _mm512_storeu_ps(out + (size_t)i * stride + 16 * j, o[i][j]);
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < vectors; j++) _mm512_storeu_ps(out + (size_t)i * stride + 16 * j, o[i][j]);
 }
 
 INLINE void softmax_block(const int rows, const sp_attend_tile *tile, size_t row)
@@ -56,10 +59,9 @@ INLINE void softmax_block(const int rows, const sp_attend_tile *tile, size_t row
     __m512 s[BLOCK][4];
     _Alignas(64) float p[BLOCK * SP_TILE], factor[16];
     dot_rows(rows, (const float *)tile->q + row * tile->head_dim, tile->head_dim, tile->k, s);
-    softmax_rows(rows, s, words, tile->state.max + row, tile->state.sum + row, factor);
-    UNROLL
-    for (int i = 0; i < rows; i++) UNROLL
-    for (int j = 0; j < 4; j++) _mm512_store_ps(p + i * SP_TILE + 16 * j, s[i][j]);
+    put_scores(rows, s, p);
+    softmax_rows(rows, p, words, tile->state.max + row, tile->state.sum + row, factor, s);
+    put_scores(rows, s, p);
     size_t stride = tile->value_dim, at = 0;
     float *out = tile->state.out + row * stride;
     const float *v = tile->v;
@@ -80,13 +82,7 @@ INLINE void softmax_block(const int rows, const sp_attend_tile *tile, size_t row
     }
 }
 
-static void softmax(const sp_attend_tile *tile)
-{
-    size_t row = 0;
-    for (; row + 6 <= tile->rows; row += 6) softmax_block(6, tile, row);
-    for (; row + 3 <= tile->rows; row += 3) softmax_block(3, tile, row);
-    for (; row < tile->rows; row++) softmax_block(1, tile, row);
-}
+SP_EACH_BLOCK(softmax, softmax_block)
 
 INLINE void score_block(const int rows, const sp_attend_tile *tile, size_t row)
 {
@@ -100,13 +96,7 @@ INLINE void score_block(const int rows, const sp_attend_tile *tile, size_t row)
     store_scores(rows, s, words, tile->scores + row, tile->tops + row);
 }
 
-static void scores(const sp_attend_tile *tile)
-{
-    size_t row = 0;
-    for (; row + 6 <= tile->rows; row += 6) score_block(6, tile, row);
-    for (; row + 3 <= tile->rows; row += 3) score_block(3, tile, row);
-    for (; row < tile->rows; row++) score_block(1, tile, row);
-}
+SP_EACH_BLOCK(scores, score_block)
 
 void sp_avx512_merge(size_t rows, size_t value_dim, const sp_attend_state *into, const sp_attend_state *from)
 {

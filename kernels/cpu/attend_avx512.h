@@ -12,7 +12,6 @@
 #include <math.h>
 
 #define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")
 #define BLOCK 6
 
 #ifdef __AVX512F__
@@ -34,7 +33,7 @@ INLINE __m512 exp2_lanes(__m512 x)
 INLINE void mask_row(__m512 s[4], uint64_t word)
 {
     const __m512 none = _mm512_set1_ps(-INFINITY);
-    UNROLL
+#pragma GCC unroll 8
     for (int j = 0; j < 4; j++) s[j] = _mm512_mask_mov_ps(none, (__mmask16)(word >> 16 * j), s[j]);
 }
 
@@ -43,17 +42,30 @@ INLINE float row_top(const __m512 s[4])
     return _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(s[0], s[1]), _mm512_max_ps(s[2], s[3])));
 }
 
-/* Scores become 2^(score - maximum); the maxima and sums of the rows move on; factor[i] is what out has to
- * shrink by. */
-INLINE void softmax_rows(const int rows, __m512 s[BLOCK][4], const uint64_t *words, float *max, float *sum,
-                         float factor[16])
+/* Puts the scores of some rows down, 64 a row. The barrier ends the life of the registers: kept alive through
+ * the softmax step, some of them would be spilled inside the loop that sums them. */
+INLINE void put_scores(const int rows, __m512 s[BLOCK][4], float *scores)
+{
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < 4; j++) _mm512_store_ps(scores + i * SP_TILE + 16 * j, s[i][j]);
+    __asm__ volatile("" : : "r"(scores) : "memory");
+}
+
+/* Scores become 2^(score - maximum), in p[i]; the maxima and sums of the rows move on; factor[i] is what out
+ * has to shrink by. */
+INLINE void softmax_rows(const int rows, const float *scores, const uint64_t *words, float *max, float *sum,
+                         float factor[16], __m512 p[BLOCK][4])
 {
     _Alignas(64) float tops[16];
     const __mmask16 lanes = (__mmask16)((1u << rows) - 1);
-    UNROLL
+#pragma GCC unroll 8
     for (int i = 0; i < rows; i++) {
-        if (words) mask_row(s[i], words[i]);
-        tops[i] = row_top(s[i]);
+#pragma GCC unroll 8
+        for (int j = 0; j < 4; j++) p[i][j] = _mm512_load_ps(scores + i * SP_TILE + 16 * j);
+        if (words) mask_row(p[i], words[i]);
+        tops[i] = row_top(p[i]);
     }
     __m512 before = _mm512_maskz_loadu_ps(lanes, max);
     __m512 after = _mm512_max_ps(_mm512_maskz_loadu_ps(lanes, tops), before);
@@ -61,13 +73,13 @@ INLINE void softmax_rows(const int rows, __m512 s[BLOCK][4], const uint64_t *wor
     __m512 shrink = exp2_lanes(_mm512_sub_ps(before, after));
     _mm512_store_ps(factor, shrink);
     _mm512_store_ps(tops, after);
-    UNROLL
+#pragma GCC unroll 8
     for (int i = 0; i < rows; i++) {
         __m512 m = _mm512_set1_ps(tops[i]);
-        UNROLL
-        for (int j = 0; j < 4; j++) s[i][j] = exp2_lanes(_mm512_sub_ps(s[i][j], m));
+#pragma GCC unroll 8
+        for (int j = 0; j < 4; j++) p[i][j] = exp2_lanes(_mm512_sub_ps(p[i][j], m));
         tops[i] = _mm512_reduce_add_ps(
-            _mm512_add_ps(_mm512_add_ps(s[i][0], s[i][1]), _mm512_add_ps(s[i][2], s[i][3])));
+            _mm512_add_ps(_mm512_add_ps(p[i][0], p[i][1]), _mm512_add_ps(p[i][2], p[i][3])));
     }
     __m512 total =
         _mm512_fmadd_ps(_mm512_maskz_loadu_ps(lanes, sum), shrink, _mm512_maskz_loadu_ps(lanes, tops));
@@ -78,10 +90,10 @@ INLINE void softmax_rows(const int rows, __m512 s[BLOCK][4], const uint64_t *wor
 INLINE void store_scores(const int rows, __m512 s[BLOCK][4], const uint64_t *words, float *const *scores,
                          float *const *tops)
 {
-    UNROLL
+#pragma GCC unroll 8
     for (int i = 0; i < rows; i++) {
         if (words) mask_row(s[i], words[i]);
-        UNROLL
+#pragma GCC unroll 8
         for (int j = 0; j < 4; j++) _mm512_storeu_ps(scores[i] + 16 * j, s[i][j]);
         *tops[i] = row_top(s[i]);
     }
@@ -98,19 +110,19 @@ INLINE bool any_edge(const uint64_t *words, int rows)
 INLINE void transpose(__m512i r[16])
 {
     __m512i t[16];
-    UNROLL
+#pragma GCC unroll 8
     for (int i = 0; i < 16; i += 2) {
         t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
         t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
     }
-    UNROLL
+#pragma GCC unroll 8
     for (int i = 0; i < 16; i += 4) { /* r[i + c]: column c of each 4 x 4 block of rows i .. i + 3 */
         r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
         r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
         r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
         r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
     }
-    UNROLL
+#pragma GCC unroll 8
     for (int c = 0; c < 4; c++) {
         __m512i a = _mm512_shuffle_i32x4(r[c], r[4 + c], 0x88),
                 b = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0x88);
@@ -121,7 +133,7 @@ INLINE void transpose(__m512i r[16])
         t[4 + c] = _mm512_shuffle_i32x4(e, f, 0x88);
         t[12 + c] = _mm512_shuffle_i32x4(e, f, 0xdd);
     }
-    UNROLL
+#pragma GCC unroll 8
     for (int i = 0; i < 16; i++) r[i] = t[i];
 }
 

@@ -12,17 +12,18 @@ INLINE __m512bh load_pairs(const uint32_t *pairs)
 /* s = q . k of rows rows, pairs of d ascending. */
 INLINE void dot_rows(const int rows, const uint32_t *q, size_t pairs, const uint32_t *k, __m512 s[BLOCK][4])
 {
-    UNROLL
-    for (int i = 0; i < rows; i++) UNROLL
-    for (int j = 0; j < 4; j++) s[i][j] = _mm512_setzero_ps();
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < 4; j++) s[i][j] = _mm512_setzero_ps();
     for (size_t d = 0; d < pairs; d++) {
         __m512bh b[4];
-        UNROLL
+#pragma GCC unroll 8
         for (int j = 0; j < 4; j++) b[j] = load_pairs(k + d * SP_TILE + 16 * j);
-        UNROLL
+#pragma GCC unroll 8
         for (int i = 0; i < rows; i++) {
             __m512bh a = (__m512bh)_mm512_set1_epi32((int)q[(size_t)i * pairs + d]);
-            UNROLL
+#pragma GCC unroll 8
             for (int j = 0; j < 4; j++) s[i][j] = _mm512_dpbf16_ps(s[i][j], a, b[j]);
         }
     }
@@ -33,25 +34,27 @@ INLINE void value_rows(const int rows, const int vectors, const uint32_t *p, con
                        const uint32_t *v, size_t v_stride, float *out, size_t stride)
 {
     __m512 o[BLOCK][4];
-    UNROLL
-    for (int i = 0; i < rows; i++) UNROLL
-    for (int j = 0; j < vectors; j++)
-        o[i][j] =
-            _mm512_mul_ps(_mm512_loadu_ps(out + (size_t)i * stride + 16 * j), _mm512_set1_ps(factor[i]));
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < vectors; j++)
+            o[i][j] =
+                _mm512_mul_ps(_mm512_loadu_ps(out + (size_t)i * stride + 16 * j), _mm512_set1_ps(factor[i]));
     for (size_t pair = 0; pair < SP_TILE / 2; pair++) {
         __m512bh b[4];
-        UNROLL
+#pragma GCC unroll 8
         for (int j = 0; j < vectors; j++) b[j] = load_pairs(v + pair * v_stride + 16 * j);
-        UNROLL
+#pragma GCC unroll 8
         for (int i = 0; i < rows; i++) {
             __m512bh a = (__m512bh)_mm512_set1_epi32((int)p[(size_t)i * (SP_TILE / 2) + pair]);
-            UNROLL
+#pragma GCC unroll 8
             for (int j = 0; j < vectors; j++) o[i][j] = _mm512_dpbf16_ps(o[i][j], a, b[j]);
         }
     }
-    UNROLL
-    for (int i = 0; i < rows; i++) UNROLL
-    for (int j = 0; j < vectors; j++) _mm512_storeu_ps(out + (size_t)i * stride + 16 * j, o[i][j]);
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < vectors; j++) _mm512_storeu_ps(out + (size_t)i * stride + 16 * j, o[i][j]);
 }
 
 INLINE void softmax_block(const int rows, const sp_attend_tile *tile, size_t row)
@@ -59,15 +62,17 @@ INLINE void softmax_block(const int rows, const sp_attend_tile *tile, size_t row
     const uint64_t *words = tile->words ? tile->words + row : NULL;
     if (words && !any_edge(words, rows)) return;
     __m512 s[BLOCK][4];
+    _Alignas(64) float scores[BLOCK * SP_TILE], factor[16];
     _Alignas(64) uint32_t p[BLOCK * SP_TILE / 2];
-    _Alignas(64) float factor[16];
     size_t pairs = tile->head_dim / 2;
     dot_rows(rows, (const uint32_t *)tile->q + row * pairs, pairs, tile->k, s);
-    softmax_rows(rows, s, words, tile->state.max + row, tile->state.sum + row, factor);
-    UNROLL
-    for (int i = 0; i < rows; i++) UNROLL
-    for (int j = 0; j < 4; j += 2)
-        _mm512_store_si512(p + (i * 4 + j) * 8, (__m512i)_mm512_cvtne2ps_pbh(s[i][j + 1], s[i][j]));
+    put_scores(rows, s, scores);
+    softmax_rows(rows, scores, words, tile->state.max + row, tile->state.sum + row, factor, s);
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < 4; j += 2)
+            _mm512_store_si512(p + (i * 4 + j) * 8, (__m512i)_mm512_cvtne2ps_pbh(s[i][j + 1], s[i][j]));
     size_t stride = tile->value_dim, at = 0;
     float *out = tile->state.out + row * stride;
     const uint32_t *v = tile->v;
@@ -88,13 +93,7 @@ INLINE void softmax_block(const int rows, const sp_attend_tile *tile, size_t row
     }
 }
 
-static void softmax(const sp_attend_tile *tile)
-{
-    size_t row = 0;
-    for (; row + 6 <= tile->rows; row += 6) softmax_block(6, tile, row);
-    for (; row + 3 <= tile->rows; row += 3) softmax_block(3, tile, row);
-    for (; row < tile->rows; row++) softmax_block(1, tile, row);
-}
+SP_EACH_BLOCK(softmax, softmax_block)
 
 INLINE void score_block(const int rows, const sp_attend_tile *tile, size_t row)
 {
@@ -109,13 +108,7 @@ INLINE void score_block(const int rows, const sp_attend_tile *tile, size_t row)
     store_scores(rows, s, words, tile->scores + row, tile->tops + row);
 }
 
-static void scores(const sp_attend_tile *tile)
-{
-    size_t row = 0;
-    for (; row + 6 <= tile->rows; row += 6) score_block(6, tile, row);
-    for (; row + 3 <= tile->rows; row += 3) score_block(3, tile, row);
-    for (; row < tile->rows; row++) score_block(1, tile, row);
-}
+SP_EACH_BLOCK(scores, score_block)
 
 static void pack_q(size_t head_dim, float scale, const float *q, void *out)
 {

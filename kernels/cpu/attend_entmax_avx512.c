@@ -116,45 +116,54 @@ uint64_t sp_avx512_weigh(float alpha, const float *scores, float top, float tau,
     return word;
 }
 
-/* Adds 64 columns, or those of the masks, of every row. */
-#define ACCUMULATE(load)                                                                                     \
-    for (size_t at = 0; at < value_dim; at += 64) {                                                          \
-        size_t left = value_dim - at < 64 ? value_dim - at : 64;                                             \
-        uint64_t columns = UINT64_MAX >> (64 - left);                                                        \
-        __m512 sum[4];                                                                                       \
-        UNROLL for (int j = 0; j < 4; j++) sum[j] = _mm512_setzero_ps();                                     \
-        for (size_t i = 0; i < n; i++) {                                                                     \
-            __m512 p = _mm512_set1_ps(weights[i]);                                                           \
-            UNROLL for (int j = 0; j < 4; j++) sum[j] =                                                      \
-                _mm512_fmadd_ps(p, load(rows[i], at + 16 * j, (__mmask16)(columns >> 16 * j)), sum[j]);      \
-        }                                                                                                    \
-        UNROLL for (int j = 0; j < 4; j++)                                                                   \
-        {                                                                                                    \
-            __mmask16 mask = (__mmask16)(columns >> 16 * j);                                                 \
-            float *to = out + at + 16 * j;                                                                   \
-            _mm512_mask_storeu_ps(to, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum[j]));         \
-        }                                                                                                    \
-    }
+/* 16 columns of a row of the KV type as float32, those of the mask. */
+typedef __m512 (*load_fn)(const void *row, size_t at, __mmask16 mask);
 
-INLINE __m512 masked_f32(const void *row, size_t at, __mmask16 mask)
+INLINE __m512 load_f32(const void *row, size_t at, __mmask16 mask)
 {
     return _mm512_maskz_loadu_ps(mask, (const float *)row + at);
 }
 
-INLINE __m512 masked_bf16(const void *row, size_t at, __mmask16 mask)
+INLINE __m512 load_widened(const void *row, size_t at, __mmask16 mask)
 {
     __m256i halves = _mm256_maskz_loadu_epi16(mask, (const uint16_t *)row + at);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
+/* Columns 64 at a time, the last ones by masks. */
+INLINE void accumulate(load_fn load, size_t n, const float *weights, const void *const *rows,
+                       size_t value_dim, float *out)
+{
+    for (size_t at = 0; at < value_dim; at += 64) {
+        uint64_t columns = value_dim - at < 64 ? ((uint64_t)1 << (value_dim - at)) - 1 : UINT64_MAX;
+        __m512 sum[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) sum[j] = _mm512_setzero_ps();
+        for (size_t i = 0; i < n; i++) {
+            __m512 p = _mm512_set1_ps(weights[i]);
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) {
+                __m512 v = load(rows[i], at + 16 * (size_t)j, (__mmask16)(columns >> 16 * j));
+                sum[j] = _mm512_fmadd_ps(p, v, sum[j]);
+            }
+        }
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            __mmask16 mask = (__mmask16)(columns >> 16 * j);
+            float *to = out + at + 16 * j;
+            _mm512_mask_storeu_ps(to, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum[j]));
+        }
+    }
+}
+
 void sp_avx512_accumulate_f32(size_t n, const float *weights, const void *const *rows, size_t value_dim,
                               float *out)
 {
-    ACCUMULATE(masked_f32)
+    accumulate(load_f32, n, weights, rows, value_dim, out);
 }
 
 void sp_avx512_accumulate_bf16(size_t n, const float *weights, const void *const *rows, size_t value_dim,
                                float *out)
 {
-    ACCUMULATE(masked_bf16)
+    accumulate(load_widened, n, weights, rows, value_dim, out);
 }

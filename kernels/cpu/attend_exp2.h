@@ -1,5 +1,6 @@
 /* Constants of 2^x for the attention kernels: with n = round(x) and f = x - n in [-1/2, 1/2],
- * 2^x = 2^n (1 + f (C1 + f (C2 + ...))), a polynomial of relative error 9e-8 (minimax, 2^0 exact), 1.6e-7 as computed. */
+ * 2^x = 2^n (1 + f (C1 + f (C2 + ...))), a polynomial of relative error 9e-8 (minimax, 2^0 exact), 1.6e-7 as
+ * computed. */
 #ifndef SPARSED_KERNELS_CPU_ATTEND_EXP2_H
 #define SPARSED_KERNELS_CPU_ATTEND_EXP2_H
 

@@ -35,40 +35,46 @@ INLINE __m512i load_pairs(const void *row, size_t at, size_t n)
     return _mm512_maskz_loadu_epi16((__mmask32)(((uint64_t)1 << n) - 1), from);
 }
 
+typedef __m512i (*load_fn)(const void *row, size_t at, size_t n);
+
 /* out[step][64] dwords; a step is width numbers of a row. */
-#define PACK_K(load, width)                                                                                  \
-    uint32_t *packed = out;                                                                                  \
-    size_t steps = width == 1 ? (head_dim + 1) / 2 * 2 : (head_dim + 1) / 2;                                 \
-    for (size_t j = 0; j < SP_TILE; j += 16) {                                                               \
-        for (size_t step = 0; step < steps; step += 16) {                                                    \
-            __m512i r[16];                                                                                   \
-            size_t left = head_dim - step * width;                                                           \
-            UNROLL16 for (int i = 0; i < 16; i++) r[i] = load(rows[j + i], step * width, left);              \
-            transpose(r);                                                                                    \
-            uint32_t *to = packed + step * SP_TILE + j;                                                      \
-            if (steps - step >= 16) {                                                                        \
-                UNROLL16 for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + i * SP_TILE, r[i]);           \
-            } else {                                                                                         \
-                _Alignas(64) uint32_t all[16][16];                                                           \
-                UNROLL16 for (int i = 0; i < 16; i++) _mm512_store_si512(all[i], r[i]);                      \
-                for (size_t i = 0; i < steps - step; i++)                                                    \
-                    _mm512_storeu_si512(to + i * SP_TILE, _mm512_load_si512(all[i]));                        \
-            }                                                                                                \
-        }                                                                                                    \
+INLINE void pack_k(load_fn load, const size_t width, const void *const *rows, size_t head_dim, void *out)
+{
+    size_t steps = (head_dim + 1) / 2 * 2 / width;
+    for (size_t j = 0; j < SP_TILE; j += 16) {
+        for (size_t step = 0; step < steps; step += 16) {
+            __m512i r[16];
+            size_t left = steps - step < 16 ? steps - step : 16;
+            uint32_t *to = (uint32_t *)out + step * SP_TILE + j;
+#pragma GCC unroll 16
+            for (size_t i = 0; i < 16; i++) r[i] = load(rows[j + i], step * width, head_dim - step * width);
+            transpose(r);
+            if (left < 16) {
+                _Alignas(64) uint32_t all[16][16];
+                for (size_t i = 0; i < 16; i++) _mm512_store_si512(all[i], r[i]);
+                for (size_t i = 0; i < left; i++)
+                    _mm512_storeu_si512(to + i * SP_TILE, _mm512_load_si512(all[i]));
+                continue;
+            }
+#pragma GCC unroll 16
+            for (size_t i = 0; i < 16; i++) _mm512_storeu_si512(to + i * SP_TILE, r[i]);
+        }
     }
-#define UNROLL16 _Pragma("GCC unroll 16")
+}
 
 void sp_avx512_pack_k_f32(const void *const *rows, size_t head_dim, void *out)
 {
-    PACK_K(load_f32, 1)
+    pack_k(load_f32, 1, rows, head_dim, out);
 }
+
 void sp_avx512_pack_k_widen(const void *const *rows, size_t head_dim, void *out)
 {
-    PACK_K(load_widened, 1)
+    pack_k(load_widened, 1, rows, head_dim, out);
 }
+
 void sp_avx512_pack_k_pairs(const void *const *rows, size_t head_dim, void *out)
 {
-    PACK_K(load_pairs, 2)
+    pack_k(load_pairs, 2, rows, head_dim, out);
 }
 
 void sp_avx512_pack_v_f32(const void *const *rows, size_t value_dim, void *out)

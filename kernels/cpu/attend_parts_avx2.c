@@ -9,7 +9,6 @@
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")
 
 /* --- packing --- */
 
@@ -40,24 +39,24 @@ INLINE __m256 load_widened(const void *row, size_t at, size_t n)
 INLINE void transpose(__m256 r[8])
 {
     __m256 t[8];
-    UNROLL
+#pragma GCC unroll 8
     for (int i = 0; i < 8; i += 2) {
         t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
         t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
     }
-    UNROLL
+#pragma GCC unroll 8
     for (int i = 0; i < 8; i += 4) {
         r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
         r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
         r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
         r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
     }
-    UNROLL
+#pragma GCC unroll 8
     for (int i = 0; i < 4; i++) {
         t[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
         t[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
     }
-    UNROLL
+#pragma GCC unroll 8
     for (int i = 0; i < 8; i++) r[i] = t[i];
 }
 
@@ -70,10 +69,10 @@ INLINE void pack_k(load_fn load, const void *const *rows, size_t head_dim, float
         for (size_t d = 0; d < steps; d += 8) {
             __m256 r[8];
             float all[8][8];
-            UNROLL
+#pragma GCC unroll 8
             for (int i = 0; i < 8; i++) r[i] = load(rows[j + (size_t)i], d, head_dim);
             transpose(r);
-            UNROLL
+#pragma GCC unroll 8
             for (int i = 0; i < 8; i++) _mm256_storeu_ps(all[i], r[i]);
             for (size_t i = 0; i < 8 && d + i < steps; i++)
                 memcpy(packed + (d + i) * SP_TILE + j, all[i], sizeof all[i]);
@@ -166,16 +165,16 @@ INLINE void accumulate(load_fn load, size_t n, const float *weights, const void 
 {
     for (size_t at = 0; at < value_dim; at += 32) {
         __m256 sum[4];
-        UNROLL
+#pragma GCC unroll 8
         for (int j = 0; j < 4; j++) sum[j] = _mm256_setzero_ps();
         for (size_t i = 0; i < n; i++) {
             __m256 p = _mm256_set1_ps(weights[i]);
-            UNROLL
+#pragma GCC unroll 8
             for (int j = 0; j < 4; j++)
                 sum[j] = _mm256_fmadd_ps(p, load(rows[i], at + 8 * (size_t)j, value_dim), sum[j]);
         }
         float all[32];
-        UNROLL
+#pragma GCC unroll 8
         for (int j = 0; j < 4; j++) _mm256_storeu_ps(all + 8 * j, sum[j]);
         for (size_t d = at; d < at + 32 && d < value_dim; d++) out[d] += all[d - at];
     }

@@ -150,6 +150,19 @@ void sp_attend_load_tile(const sp_attend_call *call, const sp_attend_worker *wor
         tile->v = shared ? shared + call->k_bytes : worker->v;
 }
 
+void sp_attend_prefetch(const sp_attend_call *call, uint32_t kv, uint32_t begin, uint32_t end, bool want_v)
+{
+    const sp_kv_view *view = &call->args->kv;
+    for (uint32_t t = begin; t < end; t++) {
+        const sp_tile *piece = &call->plan->tiles[t];
+        if (piece->kind != SP_TILE_FULL || keys_below(view->n_keys, piece->key_tile) != UINT64_MAX) continue;
+        if (call->packed && call->packed[kv * n_key_tiles(call) + piece->key_tile]) continue;
+        const uint8_t *page = sp_attend_k_row(call, kv, piece->key_tile * SP_TILE);
+        size_t bytes = SP_TILE * (view->head_dim + (want_v ? view->value_dim : 0)) * call->element;
+        for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(page + at, 0, 2);
+    }
+}
+
 uint32_t sp_attend_load_ranks(const sp_attend_call *call, const sp_attend_worker *worker, uint32_t kv,
                               const sp_group *group, uint32_t rank_tile, uint64_t need, bool want_v,
                               uint32_t *last_page, sp_attend_tile *tile)
