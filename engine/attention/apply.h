@@ -3,8 +3,8 @@
  * In: a safetensors file with q [H, n, d], k [Hkv, m, d], v [Hkv, m, dv] and metadata attention, causal,
  * layer, kind, offset, valid, valid_q, edges, scale. Out: a safetensors file with out, and unless edges is
  * "none" indptr, edge_base, indices, weights; metadata report and, on demand, metrics. The contract is
- * engine/README.md, section "attend". Tests: tests/golden/test_attend_golden.c, tests/unit/engine/test_apply.c,
- * tests/http/test_apply.py */
+ * engine/README.md, section "attend". Tests: tests/golden/test_attend_golden.c,
+ * tests/unit/engine/test_apply.c, tests/http/test_apply.py */
 #ifndef SPARSED_ENGINE_ATTENTION_APPLY_H
 #define SPARSED_ENGINE_ATTENTION_APPLY_H
 
