@@ -1,3 +1,4 @@
+/* A model small enough to step through; see the header. */
 #include "tests/support/fake_model.h"
 
 #include <math.h>
