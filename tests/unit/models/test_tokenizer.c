@@ -108,12 +108,12 @@ static size_t merge_slowly(const char *const *merges, const char *text, size_t n
         for (; merges[rank] && found == n; rank++)
             for (size_t i = 0; i + 1 < n && found == n; i++) {
                 char pair[130];
-                snprintf(pair, sizeof pair, "%s %s", pieces[i], pieces[i + 1]);
+                snprintf(pair, sizeof pair, "%.63s %.63s", pieces[i], pieces[i + 1]);
                 if (strcmp(pair, merges[rank]) == 0) found = i;
             }
         if (found == n) return n;
         char joined[130];
-        snprintf(joined, sizeof joined, "%s%s", pieces[found], pieces[found + 1]);
+        snprintf(joined, sizeof joined, "%.63s%.63s", pieces[found], pieces[found + 1]);
         assert_true(strlen(joined) < sizeof *pieces);
         memcpy(pieces[found], joined, strlen(joined) + 1);
         memmove(pieces[found + 1], pieces[found + 2], (n - found - 2) * sizeof *pieces);
