@@ -163,11 +163,12 @@ static void address_text(const struct sockaddr_storage *address, char *text, siz
     if (!inet_ntop(address->ss_family, bytes, text, (socklen_t)capacity)) snprintf(text, capacity, "?");
 }
 
-/* Shuts the longest idle connection down; false when none is idle. */
-static bool close_oldest_idle(sp_server *server)
+/* Shuts the longest idle connection of one client (NULL: of any) down; false when none is idle. */
+static bool close_oldest_idle(sp_server *server, const char *client)
 {
     sp_conn *oldest = NULL;
     for (sp_conn *conn = server->all; conn; conn = conn->next) {
+        if (client && strcmp(conn->client, client) != 0) continue;
         if (conn->state == SP_CONN_IDLE && (!oldest || conn->since < oldest->since)) oldest = conn;
     }
     if (!oldest) return false;
@@ -184,8 +185,8 @@ static sp_conn *enter(sp_server *server, int fd, const struct sockaddr_storage *
     size_t same = 0, limit = (size_t)options->max_connections;
     address_text(address, client, sizeof client);
     for (sp_conn *conn = server->all; conn; conn = conn->next) same += strcmp(conn->client, client) == 0;
-    bool over = same >= (size_t)options->max_connections_per_ip;
-    if (server->n_conns >= limit) over = over || !close_oldest_idle(server);
+    bool over = same >= (size_t)options->max_connections_per_ip && !close_oldest_idle(server, client);
+    if (!over && server->n_conns >= limit) over = !close_oldest_idle(server, NULL);
     if ((size_t)fd >= server->max_fds || server->n_conns >= limit + SP_SPARE_CONNECTIONS) return NULL;
     if (server->conns[fd]) unlink_conn(server, server->conns[fd]); /* its socket failed inside the library */
     sp_conn *conn = sp_alloc_zero(1, sizeof *conn);

@@ -5,6 +5,7 @@
  * 503. A refusal is only filled in here; http.c says how it travels. Tests: tests/http/test_gate.py */
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "server/errors.h"
 #include "server/routes.h"
@@ -206,16 +207,29 @@ void sp_exchange_fail(sp_exchange *exchange, const sp_error *error)
 }
 
 /* --- the request head --- */
+/* Absolute form, http://HOST/path: HOST must be what the Host header says. */
+static bool skip_authority(sp_exchange *exchange, const char **uri)
+{
+    if (strncasecmp(*uri, "http://", 7) != 0) return true;
+    size_t n = strcspn(*uri + 7, "/?");
+    bool same = n == strlen(exchange->gate.host) && strncasecmp(*uri + 7, exchange->gate.host, n) == 0;
+    if (!same) sp_exchange_refuse(exchange, 400, NULL, "the request's address and its Host differ");
+    *uri += 7 + n;
+    return same;
+}
+
 static bool split_uri(sp_exchange *exchange)
 {
-    size_t n = strcspn(exchange->uri, "?");
-    exchange->query = exchange->uri[n] ? exchange->uri + n + 1 : NULL;
+    const char *uri = exchange->uri;
+    if (!skip_authority(exchange, &uri)) return false;
+    size_t n = strcspn(uri, "?");
+    exchange->query = uri[n] ? uri + n + 1 : NULL;
     if (n > SP_MAX_PATH) {
         sp_exchange_refuse(exchange, 414, NULL, "the path is longer than %d bytes", SP_MAX_PATH);
         return false;
     }
     exchange->path = sp_arena_alloc(&exchange->arena, n + 1, 1);
-    if (exchange->path && sp_gate_decode(exchange->uri, n, false, exchange->path, n + 1)) return true;
+    if (exchange->path && sp_gate_decode(uri, n, false, exchange->path, n + 1)) return true;
     sp_exchange_refuse(exchange, 400, NULL,
                        "the path holds a bad escape, a control byte or a \"..\" segment");
     return false;
@@ -251,8 +265,6 @@ static bool check_body_head(sp_exchange *exchange)
                         strcmp(gate->type, bytes ? "application/octet-stream" : "application/json") != 0)) {
         sp_exchange_refuse(exchange, 415, NULL, "the body must be %s, not encoded",
                            bytes ? "application/octet-stream" : "application/json");
-    } else if (post && gate->length && !sp_exchange_reserve(exchange, gate->length)) {
-        sp_exchange_refuse(exchange, 503, NULL, "too many request bodies at once; try again");
     }
     sp_buffer_init(&exchange->body, (gate->length ? gate->length : exchange->limit) + 1);
     return !exchange->reply.status;
@@ -282,11 +294,12 @@ bool sp_exchange_reserve(sp_exchange *exchange, size_t bytes)
     size_t *used = tensor ? &server->tensor_bytes : &server->json_bytes;
     size_t budget = tensor ? (size_t)options->max_tensor_bytes * SP_TENSOR_BODIES
                            : (size_t)options->max_body_bytes * SP_JSON_BODIES;
+    size_t counted = bytes > SP_SMALL_BODY ? bytes - SP_SMALL_BODY : 0;
     pthread_mutex_lock(&server->lock);
-    bool fits = bytes <= budget - *used;
-    if (fits) {
-        *used += bytes;
-        exchange->reserved += bytes;
+    bool fits = counted <= exchange->reserved || counted - exchange->reserved <= budget - *used;
+    if (fits && counted > exchange->reserved) {
+        *used += counted - exchange->reserved;
+        exchange->reserved = counted;
     }
     pthread_mutex_unlock(&server->lock);
     return fits;

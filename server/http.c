@@ -216,12 +216,16 @@ static enum MHD_Result begin(sp_exchange *exchange, const char *method, const ch
 
 static enum MHD_Result take_body(sp_exchange *exchange, const char *bytes, size_t n)
 {
-    if (exchange->body.size + n > exchange->limit) {
+    exchange->taken += n;
+    if (exchange->taken > exchange->limit) {
         sp_exchange_refuse(exchange, 413, NULL, "the body is longer than %zu bytes", exchange->limit);
         return send_past(exchange);
     }
-    bool reserved = exchange->gate.lengths || sp_exchange_reserve(exchange, n);
-    if (reserved && (exchange->discard || sp_buffer_append(&exchange->body, bytes, n))) return MHD_YES;
+    if (exchange->discard) return MHD_YES;
+    if (sp_exchange_reserve(exchange, exchange->body.size + n) &&
+        sp_buffer_append(&exchange->body, bytes, n)) {
+        return MHD_YES;
+    }
     sp_exchange_refuse(exchange, 503, NULL, "too many request bodies at once; try again");
     return send_past(exchange);
 }

@@ -171,9 +171,9 @@ size_t sp_server_memory_bytes(const sp_options *options)
     size_t body = (size_t)options->max_body_bytes, tensor = (size_t)options->max_tensor_bytes;
     size_t requests = (size_t)options->max_sequences + (size_t)options->max_queue;
     size_t total = connections * (SP_HTTP_POOL_BYTES + EXCHANGE_BYTES);
-    total += (size_t)SP_HTTP_THREADS * CJSON_FACTOR * body; /* parsed at once */
-    total += (size_t)SP_JSON_BODIES * body;                 /* received or being received */
-    total += requests * ((size_t)1 << 20);                  /* frames and texts of running requests */
-    total += 2 * (size_t)SP_TENSOR_BODIES * tensor;         /* apply: bodies and answers */
+    total += (size_t)SP_HTTP_THREADS * CJSON_FACTOR * body;               /* parsed at once */
+    total += connections * SP_SMALL_BODY + (size_t)SP_JSON_BODIES * body; /* received or being received */
+    total += requests * ((size_t)1 << 20);                /* frames and texts of running requests */
+    total += (2 * (size_t)SP_TENSOR_BODIES + 1) * tensor; /* apply: bodies, answers, one whose client left */
     return total + ((size_t)SP_HTTP_THREADS + 2) * ((size_t)2 << 20);
 }

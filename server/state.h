@@ -20,6 +20,7 @@
 #define SP_HTTP_THREADS 4        /* so at most 4 bodies are parsed at once */
 #define SP_HTTP_POOL_BYTES 32768 /* libmicrohttpd's memory a connection: headers and one write buffer */
 #define SP_SPARE_CONNECTIONS 64  /* above --max-connections, to say 503 */
+#define SP_SMALL_BODY 65536      /* of every body this much is always taken; only the rest is budgeted */
 #define SP_JSON_BODIES 32        /* JSON bodies held at once count at most this many times max_body_bytes */
 #define SP_TENSOR_BODIES 2       /* and tensor bodies, and answers, this many times max_tensor_bytes */
 #define SP_MAX_PATH 2048
@@ -65,8 +66,8 @@ struct sp_exchange {
     sp_arena arena;
     double started;
     bool begun, handled, finished, discard;
-    size_t limit;    /* of the body */
-    size_t reserved; /* of the budget for bodies (L) */
+    size_t limit, taken; /* of the body: at most, and bytes that came */
+    size_t reserved;     /* of the budget for bodies (L) */
     sp_buffer body;
     sp_reply reply;
     uint64_t bytes_out;
@@ -126,8 +127,9 @@ void sp_http_wake(sp_exchange *exchange); /* with the lock held */
 void sp_exchange_check(sp_exchange *exchange, bool http_1_1);
 /* The reply as bytes for a plain socket: status line, headers, body. */
 void sp_exchange_raw(sp_exchange *exchange, sp_buffer *out);
-bool sp_exchange_reserve(sp_exchange *exchange, size_t bytes); /* of the budget for bodies */
-void sp_exchange_log(sp_exchange *exchange);                   /* access log line and counters */
+/* The body has or gets this size: false when the budget for bodies doesn't allow it. */
+bool sp_exchange_reserve(sp_exchange *exchange, size_t bytes);
+void sp_exchange_log(sp_exchange *exchange); /* access log line and counters */
 void sp_exchange_free(sp_exchange *exchange);
 
 /* --- connection.c --- */

@@ -115,6 +115,8 @@ def test_paths_and_queries():
         assert server.get("/health%2Flive").status == 200
         assert server.get("/healt%68").status == 200
         assert server.get("/v1/models/nobody").status == 404
+        assert server.get("http://localhost/health/live?x=1").status == 200
+        assert server.get("http://127.0.0.1/health").status == 400
         assert server.get("/health?x=1").status == 200
         assert server.get("/metrics?x=1").status == 200
         assert server.get("/v1/models?x=1").status == 200
@@ -162,7 +164,12 @@ def test_connection_limits():
         while server.get("/health").status != 200:
             assert time.time() < deadline
             time.sleep(0.05)
-    with harness.Server("--max-connections", "4", "--max-connections-per-ip", "100") as server:
+    for limits in (("4", "100"), ("100", "4")):
+        check_idle_makes_room(*limits)
+
+
+def check_idle_makes_room(limit, limit_per_ip):
+    with harness.Server("--max-connections", limit, "--max-connections-per-ip", limit_per_ip) as server:
         idle = [server.connect() for _ in range(4)]
         for link in idle:
             link.sendall(SECOND)
