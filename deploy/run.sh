@@ -47,9 +47,9 @@ announce() {
         cat <<TEXT
 
 In another terminal:
-  curl -N $url/v1/completions -H 'Content-Type: application/json' -d '{"prompt":"It is a truth universally acknowledged, that","max_tokens":60,"stream":true}'
+  curl -N $url/v1/completions -H 'Content-Type: application/json' -d '{"prompt":"It is a truth universally acknowledged, that","max_tokens":60,"temperature":0.7,"stream":true}'
 The same with sparse attention:
-  curl -N $url/v1/completions -H 'Content-Type: application/json' -d '{"prompt":"It is a truth universally acknowledged, that","max_tokens":60,"stream":true,"attention":"strided"}'
+  curl -N $url/v1/completions -H 'Content-Type: application/json' -d '{"prompt":"It is a truth universally acknowledged, that","max_tokens":60,"temperature":0.7,"stream":true,"attention":{"backend":"strided","params":{"stride":16}}}'
 Ctrl-C stops the server.
 TEXT
     done
