@@ -118,6 +118,7 @@ static void test_edges(void **state)
         for (size_t i = 0; i < COUNT_OF(lengths); i++) {
             for (uint32_t variant = 0; variant < 4; variant++) {
                 bool causal = variant % 2 == 0, moved = variant >= 2;
+                if (lengths[i] > 300 && (causal == moved) == (p % 2 == 0)) continue; /* one of each */
                 oracle_shape shape = {
                     .n_heads = HEADS, .n_kv_heads = KV_HEADS, .rows = lengths[i], .causal = causal};
                 shape.layer = (uint32_t)(p + i + variant) % n_layers(&test_patterns[p]);
@@ -222,12 +223,16 @@ static oracle_shape whole(uint32_t n, uint32_t layer, bool causal)
 /* --- outputs --- */
 
 /* Largest error of every step-th row over the largest expected value. */
-static double output_error(const sequence *s, double alpha, uint32_t step, const float *out)
+static double output_error(const sequence *s, const oracle_pattern *pattern, oracle_shape shape, double alpha,
+                           uint32_t step, const float *out)
 {
     double worst = 0, largest = 1e-30, expected[VALUE_DIM];
-    for (uint32_t h = 0; h < HEADS; h++) {
-        uint32_t kv = h / (HEADS / KV_HEADS);
-        for (uint32_t i = 0; i < s->n; i += step) {
+    shape.rows = 1;
+    for (uint32_t i = 0; i < s->n; i += step) {
+        shape.position = i;
+        assert_true(oracle_mask(pattern, &shape, mask)); /* (HEADS, 1, n) */
+        for (uint32_t h = 0; h < HEADS; h++) {
+            uint32_t kv = h / (HEADS / KV_HEADS);
             const oracle_head head = {.q = s->q + ((size_t)i * HEADS + h) * DIM,
                                       .k = s->k + (size_t)kv * s->n * DIM,
                                       .v = s->v + (size_t)kv * s->n * VALUE_DIM,
@@ -238,7 +243,7 @@ static double output_error(const sequence *s, double alpha, uint32_t step, const
                                       .n = s->n,
                                       .scale = 0.25,
                                       .alpha = alpha};
-            oracle_attend(&head, mask + ((size_t)h * s->n + i) * s->n, expected);
+            oracle_attend(&head, mask + (size_t)h * s->n, expected);
             for (uint32_t c = 0; c < VALUE_DIM; c++) {
                 double error = fabs(expected[c] - (double)out[((size_t)i * HEADS + h) * VALUE_DIM + c]);
                 if (!(error <= worst)) worst = error;
@@ -267,8 +272,7 @@ static void test_outputs(void **state)
             sp_attention attention = parsed(pattern, alpha);
             oracle_shape shape = whole(s.n, (uint32_t)i % n_layers(pattern), run % 2 == 0);
             attend(&s, &attention, &shape, &plan, out);
-            assert_true(oracle_mask(pattern, &shape, mask));
-            double error = output_error(&s, (double)alpha, s.n > 300 ? 37 : 1, out);
+            double error = output_error(&s, pattern, shape, (double)alpha, s.n > 300 ? 37 : 1, out);
             if (!(error <= 2e-5))
                 fail_msg("%s n %u alpha %g: error %g", pattern->json, s.n, (double)alpha, error);
             if (error > worst) worst = error;
