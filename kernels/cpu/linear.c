@@ -18,7 +18,7 @@
 /* Lines that a round may use, and the panels of a task: half of a small second-level cache. */
 #define SCRATCH_BYTES ((size_t)4 << 20)
 #define TASK_BYTES ((size_t)320 << 10)
-/* Tasks a thread, so that the last ones end together; and least bytes of weights a decode task reads. */
+/* Tasks a thread, so that the last ones end together; and bytes worth a task of their own. */
 #define TASKS_A_THREAD 12
 #define LEAST_BYTES ((size_t)32 << 10)
 /* Up to so many row blocks the weights come from memory faster than they are used up: a task walks panel by
@@ -175,10 +175,8 @@ static void pack_lines(const linear_job *job, size_t block)
 
 static void pack_lines_task(void *context, size_t task, size_t worker)
 {
-    const linear_job *job = context;
     (void)worker;
-    size_t first = task * job->task_blocks;
-    for (size_t i = first; i < first + job->task_blocks && i < job->blocks; i++) pack_lines(job, i);
+    pack_lines(context, task);
 }
 
 /* --- products --- */
@@ -224,7 +222,7 @@ static void linear_task(void *context, size_t task, size_t worker)
         multiply(job, first, last, panel, end - panel, 0);
         return;
     }
-    size_t lines = (SP_LINE * SP_PANEL * 4 / LINE_BYTES + job->blocks - 1) / job->blocks;
+    size_t lines = (SP_LINE * SP_PANEL * 4 / LINE_BYTES + last - first - 1) / (last - first);
     for (; panel < end; panel++) multiply(job, first, last, panel, 1, lines);
 }
 
@@ -232,19 +230,17 @@ static void linear_task(void *context, size_t task, size_t worker)
 static size_t cut(linear_job *job, size_t threads)
 {
     size_t panels = panel_count(job->w), bytes = panel_bytes(job->w), wanted = threads * TASKS_A_THREAD;
-    size_t most = TASK_BYTES / bytes, least = LEAST_BYTES / bytes;
-    size_t even = panels * job->blocks / wanted; /* panels a task, were each task one row block */
-    if (most < 1) most = 1;
-    if (least < 1) least = 1;
-    size_t each = even < most ? even : most;
-    if (each < least) each = least;
-    if (job->blocks <= FEW_BLOCKS) each = even < least ? least : even;
+    bool few = job->blocks <= FEW_BLOCKS;
+    size_t each = few ? panels / wanted : panels * job->blocks / wanted;
+    if (!few && each > TASK_BYTES / bytes) each = TASK_BYTES / bytes;
+    if (each < LEAST_BYTES / bytes) each = LEAST_BYTES / bytes;
+    if (each < 1) each = 1;
     size_t groups = (panels + each - 1) / each;
     job->task_panels = (panels + groups - 1) / groups;
     groups = (panels + job->task_panels - 1) / job->task_panels;
-    size_t chunks = (wanted + groups - 1) / groups;
+    size_t chunks = few ? 2 * threads / groups : (wanted + groups - 1) / groups;
+    if (chunks < 1) chunks = 1;
     if (chunks > job->blocks) chunks = job->blocks;
-    if (job->blocks <= FEW_BLOCKS) chunks = 1;
     job->task_blocks = (job->blocks + chunks - 1) / chunks;
     job->chunks = (job->blocks + job->task_blocks - 1) / job->task_blocks;
     return groups * job->chunks;
@@ -262,10 +258,10 @@ void sp_cpu_linear(sp_device *device, const sp_matrix *w, size_t rows, const flo
         job.x = x + done * w->n_in;
         job.y = y + done * w->n_out;
         size_t n_tasks = cut(&job, threads);
-        if (job.blocks < 2 * threads) {
+        if (job.rows * row_bytes(w) <= LEAST_BYTES) {
             for (size_t i = 0; i < job.blocks; i++) pack_lines(&job, i);
         } else {
-            sp_threads_run(device->threads, job.chunks, pack_lines_task, &job);
+            sp_threads_run(device->threads, job.blocks, pack_lines_task, &job);
         }
         sp_threads_run(device->threads, n_tasks, linear_task, &job);
     }
