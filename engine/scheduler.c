@@ -1,7 +1,6 @@
 /* See scheduler.h. */
 #include "engine/scheduler.h"
 
-#include <assert.h>
 #include <pthread.h>
 #include <string.h>
 #include <time.h>
