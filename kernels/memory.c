@@ -9,6 +9,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+#define HUGE_PAGE ((size_t)2 << 20)
+#define HUGE_FROM ((size_t)16 << 20)
 
 enum { ARENA_ALIGNMENT = 16, ARENA_FIRST = 4096, ARENA_LARGEST = 1 << 20, BUFFER_FIRST = 256 };
 
@@ -43,7 +47,13 @@ void *sp_alloc(size_t count, size_t size)
     if (!sp_mul_size(count, size, &bytes) || bytes == 0 || !sp_align_size(bytes, SP_ALIGNMENT, &padded))
         return NULL;
     if (padded > PTRDIFF_MAX) return NULL;
-    return aligned_alloc(SP_ALIGNMENT, padded);
+    if (padded < HUGE_FROM) return aligned_alloc(SP_ALIGNMENT, padded);
+    /* Weights and KV pages: large pages save the address translation that bounds reading them once. */
+    if (!sp_align_size(padded, HUGE_PAGE, &padded)) return NULL;
+    void *memory = aligned_alloc(HUGE_PAGE, padded);
+    if (memory)
+        (void)madvise(memory, padded, MADV_HUGEPAGE); /* advice: nothing is lost where it is refused */
+    return memory;
 }
 
 void *sp_alloc_zero(size_t count, size_t size)

@@ -50,10 +50,11 @@ typedef struct sp_attend_slots {
     bool dots; /* q, K, V and softmax weights are bf16 pairs for dot products; else float32 */
     /* q * scale, head_dim numbers, as float32 or bf16; an odd head_dim gets one zero more. */
     void (*pack_q)(size_t head_dim, float scale, const float *q, void *out);
-    /* To out[d][64] float32, or out[d / 2][64][2] bf16; d up to even, zero padded. */
-    void (*pack_k)(const void *const *rows, size_t head_dim, void *out);
+    /* To out[d][64] float32, or out[d / 2][64][2] bf16; d up to even, zero padded. ahead: bytes from each row
+     * to the one that will be packed next in its place, which is asked for meanwhile; 0: none. */
+    void (*pack_k)(const void *const *rows, size_t head_dim, ptrdiff_t ahead, void *out);
     /* To out[64][d] float32, or out[32][d][2] bf16; d padded to 16 with zeros. */
-    void (*pack_v)(const void *const *rows, size_t value_dim, void *out);
+    void (*pack_v)(const void *const *rows, size_t value_dim, ptrdiff_t ahead, void *out);
     /* Scores in base 2, running maximum and sum, out: one flash step. Rows without an edge keep their state.
      */
     void (*softmax)(const sp_attend_tile *tile);
@@ -241,12 +242,12 @@ static inline const uint8_t *sp_attend_v_row(const sp_attend_call *call, uint32_
  * NULL. */
 void sp_attend_pack_queries(const sp_attend_call *call, const sp_attend_worker *worker,
                             const sp_attend_run *run, uint32_t first, const uint32_t *positions, uint32_t n);
-/* Points tile->k (and with want_v tile->v) at a key tile, packing it into the worker's scratch unless it is
- * packed for all. need: keys that some row wants; others may read as zeros. */
+/* Points tile->k (and with want_v tile->v) at the keys of a piece of the plan, packing them into the worker's
+ * scratch unless they are packed for all. need: keys that some row wants; others may read as zeros. next: the
+ * piece after it, whose page is asked for meanwhile, or NULL. */
 void sp_attend_load_tile(const sp_attend_call *call, const sp_attend_worker *worker, uint32_t kv,
-                         uint32_t key_tile, uint64_t need, bool want_v, sp_attend_tile *tile);
-/* Asks for whole pages of plan tiles begin..end ahead of their use, where tasks pack for themselves. */
-void sp_attend_prefetch(const sp_attend_call *call, uint32_t kv, uint32_t begin, uint32_t end, bool want_v);
+                         const sp_tile *piece, const sp_tile *next, uint64_t need, bool want_v,
+                         sp_attend_tile *tile);
 /* The same for ranks 64 * tile .. of a group's keys. Returns the number of pages met that are not *last_page,
  * which it updates. */
 uint32_t sp_attend_load_ranks(const sp_attend_call *call, const sp_attend_worker *worker, uint32_t kv,

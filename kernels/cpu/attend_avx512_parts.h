@@ -9,12 +9,12 @@
 void sp_avx512_merge(size_t rows, size_t value_dim, const sp_attend_state *into, const sp_attend_state *from);
 
 /* --- attend_pack_avx512.c: widen turns bf16 into float32, pairs keeps bf16 for dot products --- */
-void sp_avx512_pack_k_f32(const void *const *rows, size_t head_dim, void *out);
-void sp_avx512_pack_k_widen(const void *const *rows, size_t head_dim, void *out);
-void sp_avx512_pack_k_pairs(const void *const *rows, size_t head_dim, void *out);
-void sp_avx512_pack_v_f32(const void *const *rows, size_t value_dim, void *out);
-void sp_avx512_pack_v_widen(const void *const *rows, size_t value_dim, void *out);
-void sp_avx512_pack_v_pairs(const void *const *rows, size_t value_dim, void *out);
+void sp_avx512_pack_k_f32(const void *const *rows, size_t head_dim, ptrdiff_t ahead, void *out);
+void sp_avx512_pack_k_widen(const void *const *rows, size_t head_dim, ptrdiff_t ahead, void *out);
+void sp_avx512_pack_k_pairs(const void *const *rows, size_t head_dim, ptrdiff_t ahead, void *out);
+void sp_avx512_pack_v_f32(const void *const *rows, size_t value_dim, ptrdiff_t ahead, void *out);
+void sp_avx512_pack_v_widen(const void *const *rows, size_t value_dim, ptrdiff_t ahead, void *out);
+void sp_avx512_pack_v_pairs(const void *const *rows, size_t value_dim, ptrdiff_t ahead, void *out);
 
 /* --- attend_entmax_avx512.c --- */
 size_t sp_avx512_collect(size_t tiles, const float *scores, const float *tops, float top, float *out);

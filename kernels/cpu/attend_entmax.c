@@ -126,8 +126,8 @@ static void score_tiles(const sp_attend_call *call, sp_attend_worker *worker, co
         bool full;
         uint64_t need = sp_attend_tile_words(call, piece, first, n, run->heads, worker->words, &full);
         tile.words = full ? NULL : worker->words + low;
-        sp_attend_prefetch(call, run->kv, t + 1, t + 2 < end ? t + 2 : end, false);
-        if (need) sp_attend_load_tile(call, worker, run->kv, piece->key_tile, need, false, &tile);
+        const sp_tile *next = t + 1 < end ? piece + 1 : NULL;
+        if (need) sp_attend_load_tile(call, worker, run->kv, piece, next, need, false, &tile);
         if (need) call->slots->scores(&tile);
         worker->stats.k_pages += need != 0;
         for (size_t i = 0; i < tile.rows; i++) {

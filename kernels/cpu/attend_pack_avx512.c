@@ -37,17 +37,26 @@ INLINE __m512i load_pairs(const void *row, size_t at, size_t n)
 
 typedef __m512i (*load_fn)(const void *row, size_t at, size_t n);
 
-/* out[step][64] dwords; a step is width numbers of a row. */
-INLINE void pack_k(load_fn load, const size_t width, const void *const *rows, size_t head_dim, void *out)
+INLINE void ask(const void *row, size_t bytes, ptrdiff_t ahead)
+{
+    if (ahead && row) _mm_prefetch((const char *)((uintptr_t)row + bytes + (uintptr_t)ahead), _MM_HINT_T0);
+}
+
+typedef __m512i (*load_fn)(const void *row, size_t at, size_t n);
+
+/* out[step][64] dwords; a step is width numbers of size bytes of a row. */
+INLINE void pack_k(load_fn load, const size_t width, const size_t size, const void *const *rows,
+                   size_t head_dim, ptrdiff_t ahead, void *out)
 {
     size_t steps = (head_dim + 1) / 2 * 2 / width;
     for (size_t j = 0; j < SP_TILE; j += 16) {
         for (size_t step = 0; step < steps; step += 16) {
             __m512i r[16];
-            size_t left = steps - step < 16 ? steps - step : 16;
+            size_t left = steps - step < 16 ? steps - step : 16, at = step * width;
             uint32_t *to = (uint32_t *)out + step * SP_TILE + j;
 #pragma GCC unroll 16
-            for (size_t i = 0; i < 16; i++) r[i] = load(rows[j + i], step * width, head_dim - step * width);
+            for (size_t i = 0; i < 16; i++) r[i] = load(rows[j + i], at, head_dim - at);
+            for (size_t i = 0; ahead && i < 16; i++) ask(rows[j + i], at * size, ahead);
             transpose(r);
             if (left < 16) {
                 _Alignas(64) uint32_t all[16][16];
@@ -62,45 +71,62 @@ INLINE void pack_k(load_fn load, const size_t width, const void *const *rows, si
     }
 }
 
-void sp_avx512_pack_k_f32(const void *const *rows, size_t head_dim, void *out)
+void sp_avx512_pack_k_f32(const void *const *rows, size_t head_dim, ptrdiff_t ahead, void *out)
 {
-    pack_k(load_f32, 1, rows, head_dim, out);
+    pack_k(load_f32, 1, 4, rows, head_dim, ahead, out);
 }
 
-void sp_avx512_pack_k_widen(const void *const *rows, size_t head_dim, void *out)
+void sp_avx512_pack_k_widen(const void *const *rows, size_t head_dim, ptrdiff_t ahead, void *out)
 {
-    pack_k(load_widened, 1, rows, head_dim, out);
+    pack_k(load_widened, 1, 2, rows, head_dim, ahead, out);
 }
 
-void sp_avx512_pack_k_pairs(const void *const *rows, size_t head_dim, void *out)
+void sp_avx512_pack_k_pairs(const void *const *rows, size_t head_dim, ptrdiff_t ahead, void *out)
 {
-    pack_k(load_pairs, 2, rows, head_dim, out);
+    pack_k(load_pairs, 2, 2, rows, head_dim, ahead, out);
 }
 
-void sp_avx512_pack_v_f32(const void *const *rows, size_t value_dim, void *out)
+void sp_avx512_pack_v_f32(const void *const *rows, size_t value_dim, ptrdiff_t ahead, void *out)
 {
     float *packed = out;
-    for (size_t j = 0; j < SP_TILE; j++)
-        for (size_t d = 0; d < value_dim; d += 16, packed += 16)
+    for (size_t j = 0; j < SP_TILE; j++) {
+        for (size_t d = 0; d < value_dim; d += 16, packed += 16) {
             _mm512_storeu_si512(packed, load_f32(rows[j], d, value_dim - d));
+            ask(rows[j], d * sizeof(float), ahead);
+        }
+    }
 }
 
-void sp_avx512_pack_v_widen(const void *const *rows, size_t value_dim, void *out)
+void sp_avx512_pack_v_widen(const void *const *rows, size_t value_dim, ptrdiff_t ahead, void *out)
 {
     float *packed = out;
-    for (size_t j = 0; j < SP_TILE; j++)
-        for (size_t d = 0; d < value_dim; d += 16, packed += 16)
+    for (size_t j = 0; j < SP_TILE; j++) {
+        for (size_t d = 0; d < value_dim; d += 16, packed += 16) {
             _mm512_storeu_si512(packed, load_widened(rows[j], d, value_dim - d));
+            if (d % 32 == 0) ask(rows[j], d * sizeof(uint16_t), ahead);
+        }
+    }
 }
 
-void sp_avx512_pack_v_pairs(const void *const *rows, size_t value_dim, void *out)
+/* Two rows of 32 numbers become two vectors of 16 pairs. */
+void sp_avx512_pack_v_pairs(const void *const *rows, size_t value_dim, ptrdiff_t ahead, void *out)
 {
+    _Alignas(64) uint16_t order[2][32];
+    for (uint16_t i = 0; i < 32; i++) {
+        order[0][i] = (uint16_t)(i / 2 + i % 2 * 32); /* bit 5 picks the second row */
+        order[1][i] = (uint16_t)(order[0][i] + 16);
+    }
+    const __m512i first = _mm512_load_si512(order[0]), second = _mm512_load_si512(order[1]);
+    size_t width = (value_dim + 15) / 16 * 16;
     uint32_t *packed = out;
     for (size_t j = 0; j < SP_TILE; j += 2) {
-        for (size_t d = 0; d < value_dim; d += 16, packed += 16) {
-            __m512i low = _mm512_cvtepu16_epi32(load_bf16(rows[j], d, value_dim - d));
-            __m512i high = load_widened(rows[j + 1], d, value_dim - d);
-            _mm512_storeu_si512(packed, _mm512_or_si512(low, high));
+        for (size_t d = 0; d < value_dim; d += 32) {
+            __m512i a = load_pairs(rows[j], d, value_dim - d), b = load_pairs(rows[j + 1], d, value_dim - d);
+            ask(rows[j], d * sizeof(uint16_t), ahead);
+            ask(rows[j + 1], d * sizeof(uint16_t), ahead);
+            _mm512_storeu_si512(packed + d, _mm512_permutex2var_epi16(a, first, b));
+            if (d + 16 < width) _mm512_storeu_si512(packed + d + 16, _mm512_permutex2var_epi16(a, second, b));
         }
+        packed += width;
     }
 }

@@ -95,23 +95,27 @@ void sp_avx2_pack_q(size_t head_dim, float scale, const float *q, void *out)
     if (head_dim % 2) packed[head_dim] = 0;
 }
 
-void sp_avx2_pack_k_f32(const void *const *rows, size_t head_dim, void *out)
+void sp_avx2_pack_k_f32(const void *const *rows, size_t head_dim, ptrdiff_t ahead, void *out)
 {
+    (void)ahead;
     pack_k(load_f32, rows, head_dim, out);
 }
 
-void sp_avx2_pack_k_widen(const void *const *rows, size_t head_dim, void *out)
+void sp_avx2_pack_k_widen(const void *const *rows, size_t head_dim, ptrdiff_t ahead, void *out)
 {
+    (void)ahead;
     pack_k(load_widened, rows, head_dim, out);
 }
 
-void sp_avx2_pack_v_f32(const void *const *rows, size_t value_dim, void *out)
+void sp_avx2_pack_v_f32(const void *const *rows, size_t value_dim, ptrdiff_t ahead, void *out)
 {
+    (void)ahead;
     pack_v(load_f32, rows, value_dim, out);
 }
 
-void sp_avx2_pack_v_widen(const void *const *rows, size_t value_dim, void *out)
+void sp_avx2_pack_v_widen(const void *const *rows, size_t value_dim, ptrdiff_t ahead, void *out)
 {
+    (void)ahead;
     pack_v(load_widened, rows, value_dim, out);
 }
 

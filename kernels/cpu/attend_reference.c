@@ -16,8 +16,9 @@ static void pack_q(size_t head_dim, float scale, const float *q, void *out)
     if (head_dim % 2) packed[head_dim] = 0;
 }
 
-static void pack_k_f32(const void *const *rows, size_t head_dim, void *out)
+static void pack_k_f32(const void *const *rows, size_t head_dim, ptrdiff_t ahead, void *out)
 {
+    (void)ahead;
     float *packed = out;
     for (size_t j = 0; j < SP_TILE; j++) {
         const float *row = rows[j];
@@ -26,8 +27,9 @@ static void pack_k_f32(const void *const *rows, size_t head_dim, void *out)
     }
 }
 
-static void pack_k_bf16(const void *const *rows, size_t head_dim, void *out)
+static void pack_k_bf16(const void *const *rows, size_t head_dim, ptrdiff_t ahead, void *out)
 {
+    (void)ahead;
     float *packed = out;
     for (size_t j = 0; j < SP_TILE; j++) {
         const uint16_t *row = rows[j];
@@ -36,8 +38,9 @@ static void pack_k_bf16(const void *const *rows, size_t head_dim, void *out)
     }
 }
 
-static void pack_v_f32(const void *const *rows, size_t value_dim, void *out)
+static void pack_v_f32(const void *const *rows, size_t value_dim, ptrdiff_t ahead, void *out)
 {
+    (void)ahead;
     size_t width = (value_dim + 15) / 16 * 16;
     float *packed = out;
     memset(packed, 0, SP_TILE * width * sizeof *packed);
@@ -45,8 +48,9 @@ static void pack_v_f32(const void *const *rows, size_t value_dim, void *out)
         if (rows[j]) memcpy(packed + j * width, rows[j], value_dim * sizeof *packed);
 }
 
-static void pack_v_bf16(const void *const *rows, size_t value_dim, void *out)
+static void pack_v_bf16(const void *const *rows, size_t value_dim, ptrdiff_t ahead, void *out)
 {
+    (void)ahead;
     size_t width = (value_dim + 15) / 16 * 16;
     float *packed = out;
     memset(packed, 0, SP_TILE * width * sizeof *packed);

@@ -98,8 +98,8 @@ static void run_span(const sp_attend_call *call, sp_attend_worker *worker, const
         uint64_t need = sp_attend_tile_words(call, piece, first, n, run->heads, worker->words, &full);
         if (!need) continue;
         tile.words = full ? NULL : worker->words;
-        sp_attend_prefetch(call, run->kv, t + 1, t + 2 < end ? t + 2 : end, true);
-        sp_attend_load_tile(call, worker, run->kv, piece->key_tile, need, true, &tile);
+        const sp_tile *next = t + 1 < end ? piece + 1 : NULL;
+        sp_attend_load_tile(call, worker, run->kv, piece, next, need, true, &tile);
         call->slots->softmax(&tile);
         worker->stats.k_pages++;
         worker->stats.v_pages++;

@@ -113,21 +113,24 @@ static bool v_in_place(const sp_attend_call *call, uint32_t key_tile)
 
 static void page_rows(const uint8_t *row, size_t bytes, uint64_t need, const void **rows)
 {
-    for (uint32_t j = 0; j < SP_TILE; j++) rows[j] = need >> j & 1 ? row + j * bytes : NULL;
+    for (uint32_t j = 0; j < SP_TILE; j++) rows[j] = row + j * bytes;
+    if (need == UINT64_MAX) return;
+    for (uint32_t j = 0; j < SP_TILE; j++)
+        if (!(need >> j & 1)) rows[j] = NULL;
 }
 
-static void pack_page(const sp_attend_call *call, uint32_t kv, uint32_t key_tile, uint64_t need, void *k,
-                      void *v)
+static void pack_page(const sp_attend_call *call, uint32_t kv, uint32_t key_tile, uint64_t need,
+                      ptrdiff_t ahead, void *k, void *v)
 {
     const sp_kv_view *view = &call->args->kv;
     const void *rows[SP_TILE];
     uint32_t key = key_tile * SP_TILE;
     need &= keys_below(call->plan->shape.n_keys, key_tile);
     page_rows(sp_attend_k_row(call, kv, key), view->head_dim * call->element, need, rows);
-    call->slots->pack_k(rows, view->head_dim, k);
+    call->slots->pack_k(rows, view->head_dim, ahead, k);
     if (!v) return;
     page_rows(sp_attend_v_row(call, kv, key), view->value_dim * call->element, need, rows);
-    call->slots->pack_v(rows, view->value_dim, v);
+    call->slots->pack_v(rows, view->value_dim, ahead, v);
 }
 
 static size_t n_key_tiles(const sp_attend_call *call)
@@ -135,12 +138,25 @@ static size_t n_key_tiles(const sp_attend_call *call)
     return ((size_t)call->plan->shape.n_keys + SP_TILE - 1) / SP_TILE;
 }
 
-void sp_attend_load_tile(const sp_attend_call *call, const sp_attend_worker *worker, uint32_t kv,
-                         uint32_t key_tile, uint64_t need, bool want_v, sp_attend_tile *tile)
+/* Bytes from a page to the page of the next piece, where that is read whole and not packed for all; else 0.
+ */
+static ptrdiff_t bytes_ahead(const sp_attend_call *call, uint32_t key_tile, const sp_tile *next)
 {
+    if (call->packed || !next || next->kind != SP_TILE_FULL) return 0;
+    const uint8_t *const *pages = call->args->kv.pages;
+    return (ptrdiff_t)((uintptr_t)pages[next->key_tile] - (uintptr_t)pages[key_tile]);
+}
+
+void sp_attend_load_tile(const sp_attend_call *call, const sp_attend_worker *worker, uint32_t kv,
+                         const sp_tile *piece, const sp_tile *next, uint64_t need, bool want_v,
+                         sp_attend_tile *tile)
+{
+    uint32_t key_tile = piece->key_tile;
     bool in_place = v_in_place(call, key_tile);
     const uint8_t *shared = call->packed ? call->packed[kv * n_key_tiles(call) + key_tile] : NULL;
-    if (!shared) pack_page(call, kv, key_tile, need, worker->k, want_v && !in_place ? worker->v : NULL);
+    if (!shared)
+        pack_page(call, kv, key_tile, need, bytes_ahead(call, key_tile, next), worker->k,
+                  want_v && !in_place ? worker->v : NULL);
     tile->k = shared ? shared : worker->k;
     if (!want_v) return;
     tile->v_stride = call->value_dim;
@@ -148,19 +164,6 @@ void sp_attend_load_tile(const sp_attend_call *call, const sp_attend_worker *wor
         tile->v = sp_attend_v_row(call, kv, key_tile * SP_TILE);
     else
         tile->v = shared ? shared + call->k_bytes : worker->v;
-}
-
-void sp_attend_prefetch(const sp_attend_call *call, uint32_t kv, uint32_t begin, uint32_t end, bool want_v)
-{
-    const sp_kv_view *view = &call->args->kv;
-    for (uint32_t t = begin; t < end; t++) {
-        const sp_tile *piece = &call->plan->tiles[t];
-        if (piece->kind != SP_TILE_FULL || keys_below(view->n_keys, piece->key_tile) != UINT64_MAX) continue;
-        if (call->packed && call->packed[kv * n_key_tiles(call) + piece->key_tile]) continue;
-        const uint8_t *page = sp_attend_k_row(call, kv, piece->key_tile * SP_TILE);
-        size_t bytes = SP_TILE * (view->head_dim + (want_v ? view->value_dim : 0)) * call->element;
-        for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(page + at, 0, 2);
-    }
 }
 
 uint32_t sp_attend_load_ranks(const sp_attend_call *call, const sp_attend_worker *worker, uint32_t kv,
@@ -178,8 +181,8 @@ uint32_t sp_attend_load_ranks(const sp_attend_call *call, const sp_attend_worker
         pages += keys[j] / SP_TILE != *last_page;
         *last_page = keys[j] / SP_TILE;
     }
-    call->slots->pack_k(k_rows, call->args->kv.head_dim, worker->k);
-    if (want_v) call->slots->pack_v(v_rows, call->args->kv.value_dim, worker->v);
+    call->slots->pack_k(k_rows, call->args->kv.head_dim, 0, worker->k);
+    if (want_v) call->slots->pack_v(v_rows, call->args->kv.value_dim, 0, worker->v);
     tile->k = worker->k;
     tile->v = worker->v;
     tile->v_stride = call->value_dim;
@@ -202,7 +205,8 @@ static void pack_task(void *context, size_t task, size_t worker)
         uint8_t *data = (uint8_t *)s->call->packed[kv * tiles + task];
         bool with_v = s->want_v && !v_in_place(s->call, (uint32_t)task);
         if (data)
-            pack_page(s->call, kv, (uint32_t)task, UINT64_MAX, data, with_v ? data + s->call->k_bytes : NULL);
+            pack_page(s->call, kv, (uint32_t)task, UINT64_MAX, 0, data,
+                      with_v ? data + s->call->k_bytes : NULL);
     }
 }
 
@@ -229,6 +233,8 @@ bool sp_attend_pack_shared(sp_attend_call *call, size_t max_bytes)
     size_t tiles = n_key_tiles(call), entries = call->args->n_kv_heads * tiles;
     bool want_v = sp_is_softmax(call->args->normalizer);
     call->packed = NULL;
+    bool one = call->begin / SP_TILE == (call->end - 1) / SP_TILE;
+    if (one && call->n_runs == call->args->n_kv_heads) return true; /* each tile is read once */
     uint8_t *memory = sp_attend_reserve(&call->buffers[SP_BUFFER_PACKED_INDEX],
                                         entries * (sizeof *call->packed + sizeof(uint32_t)));
     if (!memory) return false;

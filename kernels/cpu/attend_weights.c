@@ -37,7 +37,7 @@ size_t sp_cpu_row_weights(sp_device *device, const sp_kv_view *kv, uint32_t kv_h
         const void *rows[SP_TILE];
         size_t count = n - first < SP_TILE ? n - first : SP_TILE;
         point_rows(kv, kv_head, keys, first, count, rows);
-        slots->pack_k(rows, kv->head_dim, packed_k);
+        slots->pack_k(rows, kv->head_dim, 0, packed_k);
         slots->scores(&tile);
         for (size_t j = 0; j < count; j++) weights[first + j] = scores[j];
     }
