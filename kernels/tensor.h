@@ -1,5 +1,7 @@
 /* Element types and tensor views: a pointer, a type, a shape. Views own nothing.
- * Tests: tests/unit/kernels/test_tensor.c */
+ * Block types store a fixed number of neighbouring elements of a row together (kernels/blocks.c says how): a
+ * row of a matrix is whole blocks, and only whole blocks have an address.
+ * Tests: tests/unit/kernels/test_tensor.c, tests/unit/kernels/test_dequant.c */
 #ifndef SPARSED_KERNELS_TENSOR_H
 #define SPARSED_KERNELS_TENSOR_H
 
@@ -21,6 +23,14 @@ typedef enum sp_dtype {
     SP_I64,
     SP_F64,
     SP_BOOL,
+    SP_Q8_0, /* the first block type: those of GGUF, 32 elements a block */
+    SP_Q4_0,
+    SP_Q4_1,
+    SP_Q5_0,
+    SP_Q5_1,
+    SP_Q4_K, /* 256 elements a block */
+    SP_Q5_K,
+    SP_Q6_K,
     SP_DTYPES
 } sp_dtype;
 
@@ -29,15 +39,38 @@ typedef struct sp_tensor {
     sp_dtype dtype;
     uint32_t rank;
     size_t shape[SP_MAX_RANK]; /* outermost first, contiguous */
-    const void *data;          /* aligned to the element size */
+    const void *data;          /* aligned to the element size; block types: at any byte */
     size_t bytes;
 } sp_tensor;
 
-size_t sp_dtype_size(sp_dtype dtype);       /* bytes an element */
-const char *sp_dtype_name(sp_dtype dtype);  /* safetensors spelling: "F32", "BF16", ... */
+size_t sp_dtype_size(sp_dtype dtype);        /* bytes an element; 0 for block types */
+size_t sp_dtype_block(sp_dtype dtype);       /* elements a block; 1 for other types */
+size_t sp_dtype_block_bytes(sp_dtype dtype); /* bytes a block; of an element for other types */
+const char *sp_dtype_name(sp_dtype dtype);   /* spelling of safetensors or GGUF: "F32", "BF16", "Q4_K", ... */
+/* Bytes of n consecutive elements. False when they are not whole blocks, or too many to count. */
+bool sp_dtype_bytes(sp_dtype dtype, size_t n, size_t *bytes);
+static inline bool sp_dtype_is_block(sp_dtype dtype)
+{
+    return dtype >= SP_Q8_0 && dtype < SP_DTYPES;
+}
 size_t sp_tensor_count(const sp_tensor *t); /* elements */
-/* Converts n elements of F32, F16 or BF16 to float32 (exact). Returns false for other types. */
+/* Converts n elements of F32, F16, BF16 (exact) or a block type (whole blocks) to float32. Returns false,
+ * having written nothing, for other types and for n that is not whole blocks. */
 bool sp_convert_to_f32(sp_dtype dtype, const void *from, float *to, size_t n);
+
+/* One block taken apart, of any block type. Element i has the value
+ *   scales[i / group] * q[i] - mins[i / 32]
+ * with group = sp_block_group(dtype): 32, or 16 for Q6_K. q is signed where mins are zero throughout (Q8_0,
+ * Q4_0, Q5_0, Q6_K), from 0 up elsewhere. scales are exact; mins too, with the sign turned. */
+#define SP_MAX_BLOCK 256
+typedef struct sp_block {
+    int8_t q[SP_MAX_BLOCK];
+    float scales[SP_MAX_BLOCK / 16];
+    float mins[SP_MAX_BLOCK / 32];
+} sp_block;
+size_t sp_block_group(sp_dtype dtype);
+/* from: sp_dtype_block_bytes. dtype is a block type. */
+void sp_block_unpack(sp_dtype dtype, const void *from, sp_block *out);
 
 static inline float sp_bf16_to_f32(uint16_t x)
 {

@@ -71,7 +71,7 @@ static sp_status read_metadata(sp_weights *weights, uint32_t file, sp_json *read
 static bool read_dtype(const sp_json *reader, sp_dtype *dtype)
 {
     for (int d = 0; d < SP_DTYPES; d++)
-        if (sp_json_is(reader, sp_dtype_name((sp_dtype)d))) {
+        if (!sp_dtype_is_block((sp_dtype)d) && sp_json_is(reader, sp_dtype_name((sp_dtype)d))) {
             *dtype = (sp_dtype)d;
             return true;
         }

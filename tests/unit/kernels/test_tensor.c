@@ -13,16 +13,33 @@ static void test_types(void **state)
     static const struct {
         sp_dtype dtype;
         const char *name;
-        size_t size;
-    } cases[] = {{SP_F32, "F32", 4},  {SP_F16, "F16", 2}, {SP_BF16, "BF16", 2}, {SP_U8, "U8", 1},
-                 {SP_I8, "I8", 1},    {SP_U16, "U16", 2}, {SP_I16, "I16", 2},   {SP_U32, "U32", 4},
-                 {SP_I32, "I32", 4},  {SP_U64, "U64", 8}, {SP_I64, "I64", 8},   {SP_F64, "F64", 8},
-                 {SP_BOOL, "BOOL", 1}};
+        size_t size, block, block_bytes;
+    } cases[] = {
+        {SP_F32, "F32", 4, 1, 4},       {SP_F16, "F16", 2, 1, 2},       {SP_BF16, "BF16", 2, 1, 2},
+        {SP_U8, "U8", 1, 1, 1},         {SP_I8, "I8", 1, 1, 1},         {SP_U16, "U16", 2, 1, 2},
+        {SP_I16, "I16", 2, 1, 2},       {SP_U32, "U32", 4, 1, 4},       {SP_I32, "I32", 4, 1, 4},
+        {SP_U64, "U64", 8, 1, 8},       {SP_I64, "I64", 8, 1, 8},       {SP_F64, "F64", 8, 1, 8},
+        {SP_BOOL, "BOOL", 1, 1, 1},     {SP_Q8_0, "Q8_0", 0, 32, 34},   {SP_Q4_0, "Q4_0", 0, 32, 18},
+        {SP_Q4_1, "Q4_1", 0, 32, 20},   {SP_Q5_0, "Q5_0", 0, 32, 22},   {SP_Q5_1, "Q5_1", 0, 32, 24},
+        {SP_Q4_K, "Q4_K", 0, 256, 144}, {SP_Q5_K, "Q5_K", 0, 256, 176}, {SP_Q6_K, "Q6_K", 0, 256, 210}};
     assert_int_equal(COUNT_OF(cases), SP_DTYPES);
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         assert_string_equal(sp_dtype_name(cases[i].dtype), cases[i].name);
         assert_int_equal(sp_dtype_size(cases[i].dtype), cases[i].size);
+        assert_int_equal(sp_dtype_block(cases[i].dtype), cases[i].block);
+        assert_int_equal(sp_dtype_block_bytes(cases[i].dtype), cases[i].block_bytes);
+        assert_int_equal(sp_dtype_is_block(cases[i].dtype), cases[i].size == 0);
+        size_t bytes;
+        assert_true(sp_dtype_bytes(cases[i].dtype, 7 * cases[i].block, &bytes));
+        assert_int_equal(bytes, 7 * cases[i].block_bytes);
+        assert_true(sp_dtype_bytes(cases[i].dtype, 0, &bytes));
+        assert_int_equal(bytes, 0);
+        assert_int_equal(sp_dtype_bytes(cases[i].dtype, cases[i].block + 1, &bytes), cases[i].block == 1);
+        if (cases[i].block_bytes > cases[i].block)
+            assert_false(sp_dtype_bytes(cases[i].dtype, SIZE_MAX / cases[i].block * cases[i].block, &bytes));
     }
+    size_t none;
+    assert_false(sp_dtype_bytes(SP_DTYPES, 0, &none));
     assert_int_equal(sp_dtype_size(SP_DTYPES), 0);
     assert_non_null(sp_dtype_name(SP_DTYPES));
 }
