@@ -203,7 +203,6 @@ static void fill_info(sp_engine *engine)
     info->arch = model->arch->name;
     info->hparams = model->hparams;
     info->weight_bytes = model->weight_bytes;
-    info->scratch_bytes = sp_scheduler_scratch_bytes(engine->scheduler) + engine->device->attend_scratch;
     info->device = engine->device->kind->name;
     info->level = engine->device->level;
     info->n_threads = sp_threads_count(engine->device->threads);
@@ -216,6 +215,8 @@ static void fill_info(sp_engine *engine)
     engine->host.max_piece = longest_piece(model->tokenizer);
     engine->host.wake = sp_scheduler_wake;
     engine->host.wake_context = engine->scheduler;
+    info->scratch_bytes = sp_scheduler_scratch_bytes(engine->scheduler) + engine->device->attend_scratch +
+                          sp_scheduler_max_requests(engine->scheduler) * sp_sequence_max_bytes(&engine->host);
 }
 
 static void *run_thread(void *context)

@@ -50,7 +50,8 @@ typedef struct sp_engine_info {
     const char *model_name, *arch;
     sp_hparams hparams;
     uint32_t context;
-    size_t kv_pages, page_tokens, kv_bytes, weight_bytes, scratch_bytes; /* scratch: forward, attend, plans */
+    size_t kv_pages, page_tokens, kv_bytes, weight_bytes,
+        scratch_bytes; /* scratch: forward, attend, plans, requests */
     const char *device, *level;
     size_t n_threads;
     sp_dtype kv_type;

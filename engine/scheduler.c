@@ -3,8 +3,8 @@
 
 #include <pthread.h>
 #include <string.h>
-#include <time.h>
 
+#include "engine/deadline.h"
 #include "engine/stats.h"
 #include "engine/step.h"
 
@@ -97,6 +97,11 @@ sp_status sp_scheduler_open(const sp_scheduler_options *options, sp_scheduler **
 size_t sp_scheduler_scratch_bytes(const sp_scheduler *s)
 {
     return s->step.scratch_bytes;
+}
+
+size_t sp_scheduler_max_requests(const sp_scheduler *s)
+{
+    return (size_t)s->options.max_queue + s->max_admitted;
 }
 
 /* --- ends --- */
@@ -445,13 +450,7 @@ static void sleep_until_woken(sp_scheduler *s)
 {
     pthread_mutex_lock(&s->lock);
     if (!s->signalled && (s->n_waiting > 0 || s->n_running > 0)) {
-        struct timespec until;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_nsec += 100000000L;
-        if (until.tv_nsec >= 1000000000L) {
-            until.tv_sec++;
-            until.tv_nsec -= 1000000000L;
-        }
+        struct timespec until = sp_deadline_after(0.1);
         pthread_cond_timedwait(&s->woken, &s->lock, &until);
     }
     while (!s->signalled && s->n_waiting == 0 && s->n_running == 0) pthread_cond_wait(&s->woken, &s->lock);

@@ -28,7 +28,9 @@ sp_status sp_scheduler_open(const sp_scheduler_options *options, sp_scheduler **
                             sp_error *error) SP_MUST_CHECK;
 /* Ends what waits and runs with SP_UNAVAILABLE and frees all. Nobody may be in step() or run(). */
 void sp_scheduler_close(sp_scheduler *scheduler);
+/* Bytes of a step's scratch, and requests that may be inside at once. */
 size_t sp_scheduler_scratch_bytes(const sp_scheduler *scheduler);
+size_t sp_scheduler_max_requests(const sp_scheduler *scheduler);
 
 /* --- any thread --- */
 /* Takes the sequence over on SP_OK. SP_BUSY when the queue is full, SP_UNAVAILABLE after stop. */

@@ -4,7 +4,8 @@
 #include <math.h>
 #include <string.h>
 
-#define MAX_REPORT_BYTES ((size_t)64 << 20) /* measure: one object a layer and head */
+#define REPORT_JSON_BYTES ((size_t)8192)
+#define MEASURE_JSON_BYTES ((size_t)1024) /* one object a layer and head */
 
 void sp_request_init(sp_request *request)
 {
@@ -200,6 +201,18 @@ sp_status sp_sequence_open(const sp_sequence_host *host, const sp_request *reque
     return status;
 }
 
+size_t sp_sequence_max_bytes(const sp_sequence_host *host)
+{
+    const sp_hparams *hparams = &host->model->hparams;
+    size_t tokens = host->context, heads = (size_t)hparams->n_layers * hparams->n_heads;
+    size_t stops = (size_t)SP_MAX_STOPS * SP_MAX_STOP_BYTES * (1 + sizeof(uint16_t));
+    sp_stream_options stream = {.max_piece = host->max_piece + SP_MAX_STOP_BYTES, .n_top = SP_MAX_LOGPROBS};
+    return sizeof(sp_sequence) + tokens * (sizeof(int32_t) + sizeof(float)) +
+           tokens / SP_TILE * sizeof(uint32_t) + hparams->vocab * sizeof(float) + stops + stream.max_piece +
+           sp_stream_bytes(&stream) + heads * (sizeof(sp_head_measure) + MEASURE_JSON_BYTES) +
+           REPORT_JSON_BYTES;
+}
+
 void sp_sequence_close(sp_sequence *s)
 {
     if (!s) return;
@@ -277,7 +290,10 @@ void sp_sequence_finish(sp_sequence *s, sp_finish finish)
     if (!sp_stops_scan(&s->stops, begin, &release)) release = s->stops.held.size;
 
     sp_buffer report;
-    sp_buffer_init(&report, MAX_REPORT_BYTES);
+    const sp_hparams *hparams = &s->host->model->hparams;
+    sp_buffer_init(&report,
+                   REPORT_JSON_BYTES +
+                       (s->measures ? MEASURE_JSON_BYTES * hparams->n_layers * hparams->n_heads : 0));
     write_report(s, &report);
     sp_event last = {.type = SP_EVENT_DONE,
                      .token = -1,

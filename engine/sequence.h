@@ -61,6 +61,8 @@ sp_status sp_sequence_encode(const sp_sequence_host *host, const sp_request *req
 sp_status sp_sequence_open(const sp_sequence_host *host, const sp_request *request,
                            void (*notify)(void *context), void *notify_context, sp_sequence **out,
                            sp_error *error) SP_MUST_CHECK;
+/* Bytes that one request may take at most, its stream and its report included. */
+size_t sp_sequence_max_bytes(const sp_sequence_host *host);
 /* Frees a sequence whose stream was finished (or never handed out: then both references are dropped). */
 void sp_sequence_close(sp_sequence *sequence);
 

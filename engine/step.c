@@ -1,6 +1,8 @@
 /* See step.h. */
 #include "engine/step.h"
 
+#include "engine/attention/measure.h"
+
 #include <assert.h>
 #include <string.h>
 
@@ -27,6 +29,7 @@ static bool count_bytes(sp_step *step, size_t forward_bytes, size_t plan_bytes)
     if (!sp_mul_size(workers, vocab * sizeof(sp_candidate), &candidates)) return false;
     if (!sp_add_size(logits, candidates, &total) || !sp_add_size(total, forward_bytes, &total)) return false;
     if (!sp_add_size(total, plan_bytes, &total)) return false;
+    if (!sp_add_size(total, sp_measurer_bytes(model->device, step->options.context), &total)) return false;
     return sp_add_size(total, step->max_rows * rows, &step->scratch_bytes);
 }
 

@@ -2,11 +2,12 @@
  * call that is on its way, so that none comes after it returned. */
 #include "engine/stream.h"
 
+#include "engine/deadline.h"
+
 #include <assert.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <time.h>
 
 typedef struct sp_entry {
     int32_t token;
@@ -50,6 +51,19 @@ static void destroy(sp_stream *stream)
     sp_free(stream);
 }
 
+static size_t text_bytes(const sp_stream_options *options)
+{
+    size_t piece = options->max_piece + 1;
+    return piece * 4 > 65536 ? piece * 4 : 65536;
+}
+
+size_t sp_stream_bytes(const sp_stream_options *options)
+{
+    size_t n_events = options->n_events > 0 ? options->n_events : SP_STREAM_EVENTS;
+    return sizeof(sp_stream) + n_events * (sizeof(sp_entry) + options->n_top * sizeof(sp_token_logprob)) +
+           text_bytes(options) + options->max_piece + options->n_top * sizeof(sp_token_logprob);
+}
+
 sp_stream *sp_stream_open(const sp_stream_options *options)
 {
     sp_stream *stream = sp_alloc_zero(1, sizeof *stream);
@@ -65,7 +79,7 @@ sp_stream *sp_stream_open(const sp_stream_options *options)
     pthread_condattr_destroy(&clock);
 
     size_t n_events = stream->options.n_events, n_top = options->n_top, piece = options->max_piece + 1;
-    stream->text_capacity = piece * 4 > 65536 ? piece * 4 : 65536;
+    stream->text_capacity = text_bytes(options);
     stream->entries = sp_alloc(n_events, sizeof *stream->entries);
     stream->text = sp_alloc(stream->text_capacity, 1);
     stream->piece = sp_alloc(piece, 1);
@@ -239,15 +253,7 @@ void sp_stream_read(sp_stream *stream, sp_event *event)
 
 void sp_stream_wait(sp_stream *stream, double seconds, sp_event *event)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    double whole = seconds > 0 ? (double)(int64_t)(seconds < 1e9 ? seconds : 1e9) : 0;
-    until.tv_sec += (time_t)whole;
-    until.tv_nsec += seconds > 0 ? (long)((seconds - whole < 1 ? seconds - whole : 0) * 1e9) : 0;
-    if (until.tv_nsec >= 1000000000L) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000L;
-    }
+    struct timespec until = sp_deadline_after(seconds);
     pthread_mutex_lock(&stream->lock);
     while (!stream->has_progress && stream->count == 0 && !stream->has_last)
         if (pthread_cond_timedwait(&stream->change, &stream->lock, &until) != 0) break;

@@ -26,6 +26,9 @@ typedef struct sp_stream_options {
 /* With two references. NULL when out of memory. */
 sp_stream *sp_stream_open(const sp_stream_options *options);
 
+/* Bytes that a stream of these options takes. */
+size_t sp_stream_bytes(const sp_stream_options *options);
+
 /* --- the engine's calls --- */
 /* Takes no lock. */
 bool sp_stream_is_cancelled(const sp_stream *stream);

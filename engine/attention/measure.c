@@ -39,6 +39,12 @@ sp_status sp_measurer_open(sp_device *device, uint32_t context, sp_measurer **ou
     return SP_OK;
 }
 
+size_t sp_measurer_bytes(const sp_device *device, uint32_t context)
+{
+    return sp_threads_count(device->threads) * context *
+           (sizeof(float) + sizeof(uint32_t) + sizeof(uint64_t));
+}
+
 void sp_measurer_close(sp_measurer *measurer)
 {
     if (!measurer) return;

@@ -13,6 +13,8 @@ typedef struct sp_measurer sp_measurer;
 /* Scratch for rows of at most `context` keys, for every worker of the device. SP_NO_MEMORY. */
 sp_status sp_measurer_open(sp_device *device, uint32_t context, sp_measurer **out,
                            sp_error *error) SP_MUST_CHECK;
+/* Bytes that sp_measurer_open takes. */
+size_t sp_measurer_bytes(const sp_device *device, uint32_t context);
 void sp_measurer_close(sp_measurer *measurer);
 /* Adds all rows of one layer's plan to measures (n_heads). args as given to ops->attend. */
 void sp_measure_rows(sp_measurer *measurer, const sp_plan *plan, const sp_attend_args *args,
