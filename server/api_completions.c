@@ -24,7 +24,6 @@ typedef struct completion {
     bool include_usage, has_first;
     sp_event
         first; /* a stream's first event, read before its headers; its pointers last until the next read */
-    double submitted;
     sp_buffer text; /* a plain reply's text so far */
 } completion;
 
@@ -119,14 +118,21 @@ static const char *finish_name(sp_finish finish)
 }
 
 /* --- a plain reply --- */
-/* An engine error as the reply. A request that ran too long would run too long again: no retry. */
-static void fail(sp_exchange *exchange, const completion *c, const sp_error *error)
+/* An engine error as the client sees it: the engine names the limit that ran out, which is no field of the
+ * request. */
+static bool took_too_long(sp_error *error)
 {
-    double limit = sp_exchange_options(exchange)->request_timeout;
-    sp_error stopping;
+    bool took = strcmp(error->param, "request_timeout") == 0;
+    if (error->status == SP_UNAVAILABLE) error->param[0] = 0;
+    return took;
+}
+
+/* The same as the reply. A request that ran too long would run too long again: no retry. */
+static void fail(sp_exchange *exchange, sp_error *error)
+{
+    bool again = !took_too_long(error);
     sp_exchange_fail(exchange, error);
-    bool timed_out = error->status == SP_UNAVAILABLE && sp_now() - c->submitted >= limit;
-    if (!timed_out || sp_exchange_cut(exchange, &stopping)) return;
+    if (again) return;
     sp_exchange_reply(exchange)->no_retry = true;
     sp_exchange_reply(exchange)->retry_after = 0;
 }
@@ -150,7 +156,7 @@ static void poll_completion(sp_exchange *exchange)
         sp_stream_read(c->stream, &event);
         if (event.type == SP_EVENT_NONE) break;
         if (event.type == SP_EVENT_ERROR) {
-            fail(exchange, c, &event.error);
+            fail(exchange, &event.error);
             return;
         }
         if (event.type == SP_EVENT_PROGRESS) continue;
@@ -216,6 +222,7 @@ static sp_pull pull_completion(sp_exchange *exchange, sp_buffer *out)
         event.error = error;
     }
     if (event.type == SP_EVENT_ERROR) {
+        took_too_long(&event.error);
         write_error_frames(&event.error, out);
         return SP_PULL_END;
     }
@@ -233,7 +240,7 @@ static void poll_first(sp_exchange *exchange)
     sp_error error;
     sp_stream_read(c->stream, &c->first);
     if (c->first.type == SP_EVENT_ERROR) {
-        fail(exchange, c, &c->first.error);
+        fail(exchange, &c->first.error);
     } else if (c->first.type != SP_EVENT_NONE) {
         c->has_first = true;
         sp_exchange_stream(exchange, "text/event-stream", pull_completion);
@@ -274,7 +281,6 @@ static void submit(sp_exchange *exchange, const sp_completion *asked)
     c->model = sp_engine_get_info(engine)->model_name;
     c->created = (int64_t)time(NULL);
     c->include_usage = asked->include_usage;
-    c->submitted = sp_now();
     sp_buffer_init(&c->text, SIZE_MAX / 2);
     sp_buffer id;
     sp_buffer_init(&id, sizeof c->id - 1);

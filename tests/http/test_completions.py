@@ -234,6 +234,7 @@ def test_request_timeout(server):
         if reply.status == 200:  # a machine that makes 2,040 tokens in 0.2 s
             return
         assert reply.status == 503 and reply.headers["x-should-retry"] == "false", (reply, reply.headers)
+        assert "retry-after" not in reply.headers and reply.error()["param"] is None, reply
         data = harness.frames(slow.complete(prompt="a", max_tokens=2040, ignore_eos=True, stream=True).body)
         assert data[-1] == "[DONE]" and json.loads(data[-2])["error"]["code"] == 503, data[-3:]
 
