@@ -9,6 +9,7 @@
  * Tests: tests/unit/server/test_options.c */
 #include "server/options.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -135,8 +136,7 @@ static sp_status set_text(sp_options *options, const sp_option *option, const ch
                           sp_error *error)
 {
     const char **field = (const char **)(void *)((char *)options + option->offset);
-    bool closed =
-        option->value_name && (strchr(option->value_name, '|') || strcmp(option->value_name, "cpu") == 0);
+    bool closed = islower((unsigned char)option->value_name[0]);
     if (closed && !is_choice(option->value_name, text))
         return sp_fail_param(error, SP_USAGE, option->name, "%s: \"%s\" is none of %s", label, text,
                              option->value_name);

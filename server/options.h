@@ -54,7 +54,7 @@ typedef struct sp_option {
     unsigned flags;
     double min, max;
     const char *fallback;   /* default as text; NULL: none */
-    const char *value_name; /* of texts: "a|b" lists all values there are */
+    const char *value_name; /* "N"; in lower case: all the values there are, "a|b" */
     const char *help;       /* one or more sentences; the default and the range are added */
 } sp_option;
 extern const sp_option sp_option_table[];

@@ -18,8 +18,8 @@ typedef struct command_text {
 static const command_text command_texts[] = {
     {SP_FOR_SERVE, "sparsed serve [--model DIR] [options]",
      "Loads a model and answers HTTP requests until SIGTERM or SIGINT. Standard output gets one line when "
-     "the server "
-     "is ready; the log goes to standard error. The reference of the routes is server/README.md.",
+     "the server is ready; the log goes to standard error. The reference of the routes is "
+     "server/README.md.",
      "    sparsed serve\n"
      "    sparsed serve --model models/austen --port 0 --attention strided\n"
      "    sparsed serve --config deploy/sparsed.json --max-queue 16\n"
@@ -27,25 +27,22 @@ static const command_text command_texts[] = {
      "         -d '{\"prompt\":\"It was a truth\",\"max_tokens\":40,\"stream\":true}'\n"},
     {SP_FOR_GENERATE, "sparsed generate --prompt TEXT|- [--model DIR] [options]",
      "Continues a text on the command line, without a server. The new text goes to standard output as it "
-     "comes; a summary "
-     "with speed, attention and edges goes to standard error.",
+     "comes; a summary with speed, attention and edges goes to standard error.",
      "    sparsed generate --prompt 'Emma was' --max-tokens 60\n"
      "    sparsed generate --prompt - --attention window < letter.txt\n"
      "    sparsed generate --prompt 'Emma' --attention "
      "'{\"backend\":\"window\",\"params\":{\"window\":65}}'\n"
      "    sparsed generate --prompt 'Emma was' --temperature 0 --json | python3 -m json.tool\n"},
     {SP_FOR_ATTEND, "sparsed attend --in FILE --out FILE|- [options]",
-     "Runs one attention layer on given tensors: q [H,n,d], k [Hkv,m,d], v [Hkv,m,dv] in a safetensors file "
-     "whose "
-     "metadata names the attention. The file format is in engine/README.md, section \"attend\".",
+     "Runs one attention layer on given tensors: q [H,n,d], k [Hkv,m,d], v [Hkv,m,dv] in a safetensors "
+     "file whose metadata names the attention. The file format is in engine/README.md, section \"attend\".",
      "    sparsed attend --in case.safetensors --out result.safetensors\n"
      "    sparsed attend --in case.safetensors --out - --metrics > result.safetensors\n"},
     {SP_FOR_BENCH, "sparsed bench [options]",
-     "Measures this machine's peaks (float32, bf16, memory) and our kernels against them: best of five runs, "
-     "peak and "
-     "kernels in the same run. Lines for bf16 say n/a where the CPU has no bf16 dot product. "
-     "SPARSED_CPU=reference, "
-     "avx2 or avx512 in the environment forces lower instruction sets, for every command.",
+     "Measures this machine's peaks (float32, bf16, memory) and our kernels against them: best of five "
+     "runs, peak and kernels in the same run. Lines for bf16 say n/a where the CPU has no bf16 dot "
+     "product. SPARSED_CPU=reference, avx2 or avx512 in the environment forces lower instruction sets, "
+     "for every command.",
      "    sparsed bench\n"
      "    sparsed bench --threads 1 --json > bench.json\n"},
 };

@@ -20,35 +20,31 @@
 const sp_option sp_option_table[] = {
     /* --- the model and how it runs --- */
     {"model", SP_OPTION_TEXT, AT(model), SERVE | GENERATE, 0, 0, NULL, "DIR",
-     "Folder with config.json, tokenizer.json and *.safetensors. Without it: models/austen below the current "
-     "folder, "
-     "else the installed share/sparsed/models/austen; where neither exists the option is required."},
+     "Folder with config.json, tokenizer.json and *.safetensors. Without it: models/austen below the "
+     "current folder, else the installed share/sparsed/models/austen; where neither exists the option is "
+     "required."},
     {"threads", SP_OPTION_INT, AT(threads), SERVE | GENERATE | ATTEND | BENCH, 1, 1024, NULL, "N",
      "Threads that compute. Without it: every CPU this process may use. Results do not depend on it."},
     {"ctx", SP_OPTION_INT, AT(context), SERVE | GENERATE, 1, 16777216, NULL, "N",
      "Context in tokens: prompt and answer together. Without it: the model's own, or what the KV memory "
-     "holds if that "
-     "is less."},
+     "holds if that is less."},
     {"attention", SP_OPTION_TEXT, AT(attention), SERVE | GENERATE, 0, 0, NULL, "A",
      "Attention of requests that name none: a backend's name, or the JSON object of a request, such as "
-     "'{\"backend\":\"strided\",\"params\":{\"stride\":64}}'. Without it: the pattern the model was trained "
-     "with, else "
-     "dense."},
+     "'{\"backend\":\"strided\",\"params\":{\"stride\":64}}'. Without it: the pattern the model was "
+     "trained with, else dense."},
     {"normalizer", SP_OPTION_TEXT, AT(normalizer), SERVE | GENERATE, 0, 0, "model", "A",
      "What turns scores into weights: model (as it was trained), softmax, entmax15, sparsemax or "
-     "'{\"alpha\":1.33}' "
-     "with 1 < alpha <= 2. Anything but model overrides the model's and is noted in every report."},
+     "'{\"alpha\":1.33}' with 1 < alpha <= 2. Anything but model overrides the model's and is noted in "
+     "every report."},
     {"kv", SP_OPTION_TEXT, AT(kv), SERVE | GENERATE, 0, 0, "bf16", "bf16|f32",
      "Type of cached keys and values. f32 also means float32 arithmetic throughout: slower, for reference "
      "figures."},
     {"gemm", SP_OPTION_TEXT, AT(gemm), SERVE | GENERATE, 0, 0, "own", "own|openblas",
      "Who computes linear layers. With openblas the bits of an answer depend on what else is in the batch; "
-     "reports "
-     "say \"batch_invariant\": false."},
+     "reports say \"batch_invariant\": false."},
     {"mmap", SP_OPTION_FLAG, AT(mmap), LIMIT | GENERATE, 0, 0, "false", NULL,
-     "Map weights instead of reading them. Starts faster; if the file is cut short while in use the process "
-     "dies by "
-     "SIGBUS."},
+     "Map weights instead of reading them. Starts faster; if the file is cut short while in use the "
+     "process dies by SIGBUS."},
     {"allow-nonfinite", SP_OPTION_FLAG, AT(allow_nonfinite), LIMIT | GENERATE, 0, 0, "false", NULL,
      "Load tensors that hold NaN or infinity instead of refusing them."},
     {"kv-bytes", SP_OPTION_BYTES, AT(kv_bytes), LIMIT | GENERATE, MIB, 16 * TIB, NULL, "BYTES",
@@ -107,9 +103,8 @@ const sp_option sp_option_table[] = {
 
     /* --- stopping --- */
     {"drain-delay", SP_OPTION_NUMBER, AT(drain_delay), LIMIT, 0, DAY, "5", "SECONDS",
-     "After SIGTERM or SIGINT: how long new connections are still taken while /health says 503. Skipped when "
-     "nothing "
-     "runs."},
+     "After SIGTERM or SIGINT: how long new connections are still taken while /health says 503. Skipped "
+     "when nothing runs."},
     {"drain-timeout", SP_OPTION_NUMBER, AT(drain_timeout), LIMIT, 0, DAY, "30", "SECONDS",
      "Then: how long running and waiting requests may take to finish. A second signal cuts them at once."},
 
