@@ -293,34 +293,32 @@ size_t sp_engine_count_prompt(const sp_engine *engine, const sp_request *request
 }
 
 typedef struct apply_call {
-    sp_device *device;
-    const void *in;
-    size_t in_size;
-    sp_apply_options options;
-    sp_buffer *out;
+    sp_apply_job *job;
     sp_error *error;
     sp_status status;
+    bool done;
 } apply_call;
 
 static void run_apply(void *context)
 {
     apply_call *call = context;
-    call->status =
-        sp_apply(call->device, "body", call->in, call->in_size, &call->options, call->out, call->error);
+    call->status = sp_apply_step(call->job, &call->done, call->error);
 }
 
 sp_status sp_engine_apply(sp_engine *engine, const void *in, size_t in_size, const sp_apply_options *options,
                           sp_buffer *out, sp_error *error)
 {
-    apply_call call = {.device = engine->device,
-                       .in = in,
-                       .in_size = in_size,
-                       .options = *options,
-                       .out = out,
-                       .error = error};
-    if (call.options.max_bytes == 0) call.options.max_bytes = engine->options.max_tensor_bytes;
-    sp_status status = sp_scheduler_call(engine->scheduler, run_apply, &call, error);
-    return status == SP_OK ? call.status : status;
+    sp_apply_options bounded = *options;
+    if (bounded.max_bytes == 0) bounded.max_bytes = engine->options.max_tensor_bytes;
+    apply_call call = {.error = error};
+    sp_status status = sp_apply_open(engine->device, "body", in, in_size, &bounded, &call.job, error);
+    while (status == SP_OK && !call.done) {
+        status = sp_scheduler_call(engine->scheduler, run_apply, &call, error);
+        if (status == SP_OK) status = call.status;
+    }
+    if (status == SP_OK) status = sp_apply_finish(call.job, out, error);
+    sp_apply_close(call.job);
+    return status;
 }
 
 void sp_engine_stats(sp_engine *engine, sp_stats *out)

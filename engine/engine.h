@@ -147,7 +147,7 @@ void sp_stream_cancel(sp_stream *stream);
 /* Cancels if needed; after it returns notify is not called again. */
 void sp_stream_free(sp_stream *stream);
 
-/* Runs sp_apply on the engine thread's device between steps and waits for it; any thread. */
+/* Runs sp_apply in short steps on the engine thread, between its own, and waits for it; any thread. */
 sp_status sp_engine_apply(sp_engine *engine, const void *in, size_t in_size, const sp_apply_options *options,
                           sp_buffer *out, sp_error *error) SP_MUST_CHECK;
 

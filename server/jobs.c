@@ -74,6 +74,16 @@ static void let_go(job *item)
     free_job(item);
 }
 
+/* Between the steps of a job: nobody waits for its answer any more. */
+static bool is_over(const void *context)
+{
+    const job *item = context;
+    pthread_mutex_lock(&item->jobs->lock);
+    bool over = !item->exchange || item->jobs->closing;
+    pthread_mutex_unlock(&item->jobs->lock);
+    return over;
+}
+
 static void *work(void *context)
 {
     sp_jobs *jobs = context;
@@ -83,7 +93,9 @@ static void *work(void *context)
         if (!item) continue;
         sp_engine *engine = atomic_load(&jobs->server->engine);
         sp_apply_options options = {.metrics = item->metrics,
-                                    .max_bytes = (size_t)jobs->server->options->max_tensor_bytes};
+                                    .max_bytes = (size_t)jobs->server->options->max_tensor_bytes,
+                                    .stop = is_over,
+                                    .stop_context = item};
         pthread_mutex_unlock(&jobs->lock);
         sp_status status =
             sp_engine_apply(engine, item->in.data, item->in.size, &options, &item->out, &item->error);

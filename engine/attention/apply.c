@@ -1,13 +1,13 @@
 /* sp_apply: one attention layer on given tensors.
  *
  * Keys and values are copied into pages of 64 positions, as the engine holds them, queries are run in chunks
- * of 1,024 rows, and each chunk is planned and attended like any other. A first pass only plans and counts:
- * the number of edges is known, and refused where too large, before anything is computed. The edge list and
- * the gold graph come from the same plan, row by row, by the device's row_weights; heads are dealt to the
- * workers, each writing its own range.
+ * of at most 1,024 rows, and each chunk is planned and attended like any other. A first pass only plans and
+ * counts: the number of edges is known, and refused where too large, before anything is computed. The edge
+ * list and the gold graph come from the same plan, row by row, by the device's row_weights; heads are dealt
+ * to the workers, each writing its own range. A step is one chunk, sized by its work, of either pass.
  *
- * Owner: everything is held by one sp_run and freed at its end. Tests: tests/golden/test_attend_golden.c,
- * tests/unit/engine/test_apply.c, tests/http/test_apply.py */
+ * Owner: everything is held by one sp_apply_job and freed at its end. Tests:
+ * tests/golden/test_attend_golden.c, tests/unit/engine/test_apply.c, tests/http/test_apply.py */
 #include "engine/attention/apply.h"
 
 #include <string.h>
@@ -17,10 +17,14 @@
 
 enum { CHUNK = 1024 };
 #define MAX_EDGES ((uint64_t)1 << 28)
+/* Of one step: multiplications and additions, and positions of tiles that a plan may hold. */
+#define STEP_WORK 2e9
+#define STEP_PAIRS 8e9
+#define LIST_COST 40.0 /* of a multiplication in row_weights, against one in attend */
 
-typedef struct sp_run {
+struct sp_apply_job {
     sp_device *device;
-    const sp_apply_options *options;
+    sp_apply_options options;
     sp_apply_case input;
     sp_plan plan;
     bool measures; /* the gold graph is computed */
@@ -37,6 +41,10 @@ typedef struct sp_run {
     uint64_t n_edges;
     sp_head_measure *measured; /* (n_heads) */
     sp_attention_report report;
+    /* progress */
+    enum { SP_APPLY_COUNTS, SP_APPLY_RUNS } pass;
+    uint32_t next_row;
+    uint64_t *totals; /* (n_heads): edges of a head */
     /* the chunk */
     uint32_t row, rows;
     float *q, *attended; /* (rows, n_heads, head_dim), (rows, n_heads, value_dim) */
@@ -44,7 +52,7 @@ typedef struct sp_run {
     uint32_t *keys;
     float *gold;
     uint64_t *order;
-} sp_run;
+};
 
 /* --- sizes and memory --- */
 
@@ -64,11 +72,10 @@ static size_t answer_limit(const sp_apply_options *options)
 }
 
 /* The answer fits max_bytes; copies of keys, values and a chunk fit four times that. */
-static sp_status check_sizes(const sp_run *run, sp_error *error)
+static sp_status check_sizes(const sp_apply_job *run, sp_error *error)
 {
     const sp_apply_case *input = &run->input;
-    size_t limit = run->options->max_bytes ? run->options->max_bytes : SIZE_MAX / 4, answer = limit,
-           held = 4 * limit;
+    size_t limit = answer_limit(&run->options), answer = limit, held = 4 * limit;
     size_t edges = input->wants_edges ? (size_t)run->n_edges : 0,
            wide = (size_t)input->head_dim + input->value_dim;
     size_t rows = (size_t)input->n_kv_heads * (((size_t)input->m + SP_TILE - 1) / SP_TILE * SP_TILE);
@@ -84,7 +91,7 @@ static sp_status check_sizes(const sp_run *run, sp_error *error)
                    limit, edges ? " or set metadata 'edges' to none" : "");
 }
 
-static sp_status allocate(sp_run *run, sp_error *error)
+static sp_status allocate(sp_apply_job *run, sp_error *error)
 {
     const sp_apply_case *input = &run->input;
     size_t heads = input->n_heads, n = input->n, workers = sp_threads_count(run->device->threads);
@@ -109,13 +116,14 @@ static sp_status allocate(sp_run *run, sp_error *error)
                     : sp_fail(error, SP_NO_MEMORY, "out of memory for %zu heads of %zu queries", heads, n);
 }
 
-static void close_run(sp_run *run)
+void sp_apply_close(sp_apply_job *run)
 {
+    if (!run) return;
     sp_apply_case_close(&run->input);
     sp_plan_fini(&run->plan);
     void *const held[] = {run->page_bytes, run->pages,   run->out,      run->indptr, run->edge_base,
                           run->indices,    run->weights, run->measured, run->q,      run->attended,
-                          run->keys,       run->gold,    run->order};
+                          run->keys,       run->gold,    run->order,    run->totals, run};
     for (size_t i = 0; i < sizeof held / sizeof *held; i++) sp_free(held[i]);
 }
 
@@ -128,7 +136,7 @@ static void convert(const sp_tensor *tensor, size_t row, float *to)
     (void)sp_convert_to_f32(tensor->dtype, from, to, width);
 }
 
-static sp_status fill_pages(sp_run *run, sp_error *error)
+static sp_status fill_pages(sp_apply_job *run, sp_error *error)
 {
     const sp_apply_case *input = &run->input;
     size_t n_pages = ((size_t)input->m + SP_TILE - 1) / SP_TILE;
@@ -159,16 +167,36 @@ static sp_status fill_pages(sp_run *run, sp_error *error)
 
 /* --- planning --- */
 
-static sp_status plan_chunk(sp_run *run, uint32_t row, sp_error *error)
+/* Rows of the next step: as many as its work allows, knowing (pass 2) or bounding (pass 1) the edges of a
+ * row. */
+static uint32_t step_rows(const sp_apply_job *run)
 {
     const sp_apply_case *input = &run->input;
-    run->row = row;
-    run->rows = input->valid_q - row < CHUNK ? input->valid_q - row : CHUNK;
+    double heads = input->n_heads, left = input->valid_q - run->next_row;
+    double rows = STEP_PAIRS / (heads * input->valid + 1);
+    if (run->pass == SP_APPLY_RUNS) {
+        double wide = (double)input->head_dim + input->value_dim,
+               edges = (double)run->n_edges / input->valid_q;
+        double work = edges * (wide + (run->indptr ? LIST_COST * input->head_dim : 0));
+        if (run->measures) work += LIST_COST * heads * input->valid * input->head_dim;
+        if (rows * work > STEP_WORK) rows = STEP_WORK / work;
+    }
+    if (rows > CHUNK) rows = CHUNK;
+    if (rows > left) rows = left;
+    return rows < 1 ? 1 : (uint32_t)rows;
+}
+
+static sp_status plan_rows(sp_apply_job *run, sp_error *error)
+{
+    const sp_apply_case *input = &run->input;
+    run->row = run->next_row;
+    run->rows = step_rows(run);
+    run->next_row += run->rows;
     const sp_plan_request request = {.attention = &input->attention,
                                      .layer = input->layer,
                                      .kind = input->kind,
                                      .causal = input->causal,
-                                     .position = input->offset + row,
+                                     .position = input->offset + run->row,
                                      .rows = run->rows,
                                      .n_keys = input->valid,
                                      .n_heads = input->n_heads,
@@ -178,28 +206,36 @@ static sp_status plan_chunk(sp_run *run, uint32_t row, sp_error *error)
     return sp_attention_plan(&request, &run->plan, error);
 }
 
-/* Counts the edges of every head into edge_base (as totals) and n_edges. */
-static sp_status count_edges(sp_run *run, uint64_t *totals, sp_error *error)
+static sp_status count_rows(sp_apply_job *run, sp_error *error)
 {
-    for (uint32_t row = 0; row < run->input.valid_q; row += CHUNK) {
-        sp_status status = plan_chunk(run, row, error);
-        if (status) return status;
-        for (uint32_t h = 0; h < run->input.n_heads; h++) {
-            uint64_t edges = sp_plan_count_head(&run->plan, h);
-            totals[h] += edges;
-            run->n_edges += edges;
-        }
-        if (run->input.wants_edges && run->n_edges > MAX_EDGES) {
-            return sp_fail_param(error, SP_TOO_LARGE, "edges",
-                                 "more than 2^28 edges; set metadata 'edges' to none for the output alone");
-        }
+    sp_status status = plan_rows(run, error);
+    if (status) return status;
+    for (uint32_t h = 0; h < run->input.n_heads; h++) {
+        uint64_t edges = sp_plan_count_head(&run->plan, h);
+        run->totals[h] += edges;
+        run->n_edges += edges;
     }
-    return SP_OK;
+    if (!run->input.wants_edges || run->n_edges <= MAX_EDGES) return SP_OK;
+    return sp_fail_param(error, SP_TOO_LARGE, "edges",
+                         "more than 2^28 edges; set metadata 'edges' to none for the output alone");
+}
+
+/* Between the passes: the sizes are known. */
+static sp_status prepare(sp_apply_job *run, sp_error *error)
+{
+    sp_status status = check_sizes(run, error);
+    if (!status) status = allocate(run, error);
+    for (uint32_t h = 1; h < run->input.n_heads && !status && run->indptr; h++) {
+        run->edge_base[h] = run->edge_base[h - 1] + (uint32_t)run->totals[h - 1];
+    }
+    run->pass = SP_APPLY_RUNS;
+    run->next_row = 0;
+    return status ? status : fill_pages(run, error);
 }
 
 /* --- running --- */
 
-static void load_queries(sp_run *run)
+static void load_queries(sp_apply_job *run)
 {
     const sp_apply_case *input = &run->input;
     for (size_t r = 0; r < run->rows; r++) {
@@ -210,7 +246,7 @@ static void load_queries(sp_run *run)
     }
 }
 
-static sp_status attend_chunk(sp_run *run, sp_attend_stats *stats, sp_error *error)
+static sp_status attend_chunk(sp_apply_job *run, sp_attend_stats *stats, sp_error *error)
 {
     const sp_apply_case *input = &run->input;
     const sp_attend_args args = {.plan = &run->plan,
@@ -232,7 +268,7 @@ static sp_status attend_chunk(sp_run *run, sp_attend_stats *stats, sp_error *err
 }
 
 /* Gold against plan for one row: dense weights over what the row may see. */
-static void measure_row(sp_run *run, uint32_t head, uint32_t row, const float *q, const uint32_t *keys,
+static void measure_row(sp_apply_job *run, uint32_t head, uint32_t row, const float *q, const uint32_t *keys,
                         size_t n, size_t worker)
 {
     const sp_apply_case *input = &run->input;
@@ -249,7 +285,7 @@ static void measure_row(sp_run *run, uint32_t head, uint32_t row, const float *q
 /* One head of the chunk: its edges and weights behind those it has, and its measures. */
 static void list_head(void *context, size_t head, size_t worker)
 {
-    sp_run *run = context;
+    sp_apply_job *run = context;
     const sp_apply_case *input = &run->input;
     uint32_t *indptr = run->indptr ? run->indptr + head * ((size_t)input->n + 1) + run->row : NULL;
     uint32_t kv_head = (uint32_t)head / (input->n_heads / input->n_kv_heads);
@@ -268,7 +304,7 @@ static void list_head(void *context, size_t head, size_t worker)
 }
 
 /* Rows of padding behind the valid ones have no edges. */
-static void close_indptr(sp_run *run)
+static void close_indptr(sp_apply_job *run)
 {
     size_t n = run->input.n;
     for (size_t h = 0; h < run->input.n_heads && run->indptr; h++) {
@@ -277,37 +313,58 @@ static void close_indptr(sp_run *run)
     }
 }
 
-static sp_status run_chunks(sp_run *run, sp_error *error)
+static void add_counts(sp_apply_job *run)
+{
+    sp_attention_phase *phase = &run->report.prefill;
+    sp_plan_counts counts;
+    sp_plan_count(&run->plan, &counts);
+    phase->edges += counts.edges, phase->pairs += counts.pairs;
+    phase->tiles += counts.tiles, phase->groups += counts.groups;
+    run->report.rows_empty += counts.rows_empty;
+}
+
+static sp_status run_rows(sp_apply_job *run, sp_error *error)
 {
     sp_attention_phase *phase = &run->report.prefill;
     sp_attend_stats stats = {0};
-    for (uint32_t row = 0; row < run->input.valid_q; row += CHUNK) {
-        double start = sp_now();
-        sp_status status = plan_chunk(run, row, error);
-        if (status) return status;
-        phase->predict_seconds += sp_now() - start;
-        sp_plan_counts counts;
-        sp_plan_count(&run->plan, &counts);
-        phase->edges += counts.edges, phase->pairs += counts.pairs;
-        phase->tiles += counts.tiles, phase->groups += counts.groups;
-        run->report.rows_empty += counts.rows_empty;
-        load_queries(run);
-        start = sp_now();
-        status = attend_chunk(run, &stats, error);
-        if (status) return status;
-        phase->attend_seconds += sp_now() - start;
-        if (run->indptr || run->measures) {
-            sp_threads_run(run->device->threads, run->input.n_heads, list_head, run);
-        }
+    double start = sp_now();
+    sp_status status = plan_rows(run, error);
+    if (status) return status;
+    phase->predict_seconds += sp_now() - start;
+    add_counts(run);
+    load_queries(run);
+    start = sp_now();
+    status = attend_chunk(run, &stats, error);
+    if (status) return status;
+    phase->attend_seconds += sp_now() - start;
+    phase->tokens += run->rows;
+    if (run->indptr || run->measures) {
+        sp_threads_run(run->device->threads, run->input.n_heads, list_head, run);
     }
-    phase->tokens = run->input.valid_q;
-    close_indptr(run);
     return SP_OK;
+}
+
+sp_status sp_apply_step(sp_apply_job *run, bool *done, sp_error *error)
+{
+    *done = false;
+    if (run->options.stop && run->options.stop(run->options.stop_context)) {
+        return sp_fail(error, SP_CANCELLED, "the job was stopped");
+    }
+    sp_status status = SP_OK;
+    if (run->next_row < run->input.valid_q) {
+        status = run->pass == SP_APPLY_COUNTS ? count_rows(run, error) : run_rows(run, error);
+    } else if (run->pass == SP_APPLY_COUNTS) {
+        status = prepare(run, error);
+    } else {
+        close_indptr(run);
+        *done = true;
+    }
+    return status;
 }
 
 /* --- the answer --- */
 
-static void write_report(sp_run *run, sp_buffer *out)
+static void write_report(sp_apply_job *run, sp_buffer *out)
 {
     sp_attention_report *report = &run->report;
     report->attention = run->input.attention;
@@ -321,7 +378,7 @@ static void write_report(sp_run *run, sp_buffer *out)
     sp_attention_report_write(report, &writer);
 }
 
-static void write_metrics(const sp_run *run, sp_buffer *out)
+static void write_metrics(const sp_apply_job *run, sp_buffer *out)
 {
     sp_json_writer writer;
     sp_json_writer_init(&writer, out);
@@ -342,7 +399,7 @@ static sp_tensor_entry entry(const char *name, sp_dtype dtype, const void *data,
     return (sp_tensor_entry){.name = name, .tensor = tensor};
 }
 
-static sp_status write_answer(sp_run *run, sp_buffer *out, sp_error *error)
+sp_status sp_apply_finish(sp_apply_job *run, sp_buffer *out, sp_error *error)
 {
     const sp_apply_case *input = &run->input;
     size_t heads = input->n_heads, n = input->n;
@@ -355,7 +412,7 @@ static sp_status write_answer(sp_run *run, sp_buffer *out, sp_error *error)
     sp_buffer_init(&report, (size_t)64 << 20);
     sp_buffer_init(&metrics, (size_t)64 << 20);
     write_report(run, &report);
-    if (run->options->metrics) write_metrics(run, &metrics);
+    if (run->options.metrics) write_metrics(run, &metrics);
     sp_status status = SP_OK;
     if (report.failed || metrics.failed) {
         status = sp_fail(error, SP_NO_MEMORY, "out of memory for the report of %zu heads", heads);
@@ -364,44 +421,48 @@ static sp_status write_answer(sp_run *run, sp_buffer *out, sp_error *error)
             {.key = "report", .value = report.data, .size = report.size},
             {.key = "metrics", .value = metrics.data, .size = metrics.size}};
         status = sp_safetensors_write(entries, input->wants_edges ? 5 : 1, metadata,
-                                      run->options->metrics ? 2 : 1, out, error);
+                                      run->options.metrics ? 2 : 1, out, error);
     }
     sp_buffer_fini(&report);
     sp_buffer_fini(&metrics);
     return status;
 }
 
-/* Counts, checks sizes, allocates and turns totals into starts. */
-static sp_status prepare(sp_run *run, sp_error *error)
+/* --- opening --- */
+
+sp_status sp_apply_open(sp_device *device, const char *name, const void *in, size_t in_size,
+                        const sp_apply_options *options, sp_apply_job **out, sp_error *error)
 {
-    uint64_t *totals = sp_alloc_zero(run->input.n_heads, sizeof *totals);
-    if (!totals) return sp_fail(error, SP_NO_MEMORY, "out of memory for %u heads", run->input.n_heads);
-    sp_status status = count_edges(run, totals, error);
-    if (!status) status = check_sizes(run, error);
-    if (!status) status = allocate(run, error);
-    for (uint32_t h = 1; h < run->input.n_heads && !status && run->indptr; h++) {
-        run->edge_base[h] = run->edge_base[h - 1] + (uint32_t)totals[h - 1];
+    sp_apply_job *run = sp_alloc_zero(1, sizeof *run);
+    *out = NULL;
+    if (!run) return sp_fail(error, SP_NO_MEMORY, "out of memory");
+    run->device = device;
+    run->options = *options;
+    sp_plan_init(&run->plan, 4 * answer_limit(options));
+    sp_status status = sp_apply_case_open(name, in, in_size, &run->input, error);
+    if (!status && options->metrics && sp_is_softmax(run->input.attention.normalizer)) {
+        status =
+            sp_fail_param(error, SP_DATA, "metrics",
+                          "metrics need zeros: softmax gives every key weight; use an entmax normalizer");
     }
-    sp_free(totals);
-    return status ? status : fill_pages(run, error);
+    run->measures = options->metrics || run->input.attention.measure;
+    run->totals = status ? NULL : sp_alloc_zero(run->input.n_heads, sizeof *run->totals);
+    if (!status && !run->totals) status = sp_fail(error, SP_NO_MEMORY, "out of memory");
+    if (status)
+        sp_apply_close(run);
+    else
+        *out = run;
+    return status;
 }
 
 sp_status sp_apply(sp_device *device, const char *name, const void *in, size_t in_size,
                    const sp_apply_options *options, sp_buffer *out, sp_error *error)
 {
-    sp_run run = {.device = device, .options = options};
-    sp_status status = sp_apply_case_open(name, in, in_size, &run.input, error);
-    if (status) return status;
-    sp_plan_init(&run.plan, 4 * answer_limit(options));
-    run.measures = options->metrics || run.input.attention.measure;
-    if (options->metrics && sp_is_softmax(run.input.attention.normalizer)) {
-        status =
-            sp_fail_param(error, SP_DATA, "metrics",
-                          "metrics need zeros: softmax gives every key weight; use an entmax normalizer");
-    }
-    if (!status) status = prepare(&run, error);
-    if (!status) status = run_chunks(&run, error);
-    if (!status) status = write_answer(&run, out, error);
-    close_run(&run);
+    sp_apply_job *job;
+    bool done = false;
+    sp_status status = sp_apply_open(device, name, in, in_size, options, &job, error);
+    while (!status && !done) status = sp_apply_step(job, &done, error);
+    if (!status) status = sp_apply_finish(job, out, error);
+    sp_apply_close(job);
     return status;
 }

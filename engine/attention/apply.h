@@ -14,11 +14,24 @@ typedef struct sp_apply_options {
     bool metrics;
     size_t max_bytes; /* of the answer; what is held while computing stays below four times that. 0: no limit
                          of ours */
+    bool (*stop)(
+        const void *context); /* asked before every step: true ends the job as SP_CANCELLED; or NULL */
+    const void *stop_context;
 } sp_apply_options;
 
 /* in: safetensors bytes (stay the caller's). out: bytes appended. SP_INVALID or SP_DATA name the field or
  * tensor. */
 sp_status sp_apply(sp_device *device, const char *name, const void *in, size_t in_size,
                    const sp_apply_options *options, sp_buffer *out, sp_error *error) SP_MUST_CHECK;
+
+/* The same in short steps, for a thread that has other work: open checks the input (any thread), each step
+ * computes some 50 ms of rows on the device until *done, finish appends the answer. The bits do not depend on
+ * the steps. in must stay until close, which accepts NULL. */
+typedef struct sp_apply_job sp_apply_job;
+sp_status sp_apply_open(sp_device *device, const char *name, const void *in, size_t in_size,
+                        const sp_apply_options *options, sp_apply_job **out, sp_error *error) SP_MUST_CHECK;
+sp_status sp_apply_step(sp_apply_job *job, bool *done, sp_error *error) SP_MUST_CHECK;
+sp_status sp_apply_finish(sp_apply_job *job, sp_buffer *out, sp_error *error) SP_MUST_CHECK;
+void sp_apply_close(sp_apply_job *job);
 
 #endif

@@ -190,6 +190,29 @@ static void test_edge_limit(void **state)
     sp_buffer_fini(&out);
 }
 
+static bool stop_soon(const void *context)
+{
+    return --*(int *)(uintptr_t)context < 0;
+}
+
+/* A job ends between two steps once nobody wants it. */
+static void test_stop(void **state)
+{
+    (void)state;
+    int steps = 2; /* counting and preparing */
+    layer input = basic();
+    sp_buffer out;
+    sp_error error;
+    const sp_apply_options options = {.stop = stop_soon, .stop_context = &steps};
+    assert_int_equal(apply(&input, options, &out, &error), SP_CANCELLED);
+    assert_int_equal(out.size, 0);
+    sp_buffer_fini(&out);
+    steps = 100;
+    assert_ok(apply(&input, options, &out, &error), error);
+    assert_true(steps > 90 && out.size > 0);
+    sp_buffer_fini(&out);
+}
+
 /* --- outputs against the oracle --- */
 typedef struct expectation {
     uint32_t position, valid, valid_q;
@@ -357,8 +380,9 @@ static void test_chunks(void **state)
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_refusals), cmocka_unit_test(test_bad_tensors),   cmocka_unit_test(test_edge_limit),
-    cmocka_unit_test(test_outputs),  cmocka_unit_test(test_without_edges), cmocka_unit_test(test_chunks),
+    cmocka_unit_test(test_refusals), cmocka_unit_test(test_bad_tensors), cmocka_unit_test(test_edge_limit),
+    cmocka_unit_test(test_stop),     cmocka_unit_test(test_outputs),     cmocka_unit_test(test_without_edges),
+    cmocka_unit_test(test_chunks),
 };
 
 int main(void)
