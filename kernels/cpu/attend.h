@@ -58,7 +58,7 @@ typedef struct sp_attend_slots {
     /* Scores in base 2, running maximum and sum, out: one flash step. Rows without an edge keep their state.
      */
     void (*softmax)(const sp_attend_tile *tile);
-    /* into = into merged with from; value_dim padded to 16. Merging into an empty state copies. */
+    /* into = into merged with from, rows of any value_dim. Merging into an empty state copies. */
     void (*merge)(size_t rows, size_t value_dim, const sp_attend_state *into, const sp_attend_state *from);
     /* Scores and their maximum; -INFINITY where no edge. Where the maximum is -INFINITY the scores may stay
      * unset. */

@@ -172,11 +172,13 @@ static void merge(size_t rows, size_t value_dim, const sp_attend_state *into, co
         into->sum[row] = fmaf(from->sum[row], take, into->sum[row] * keep);
         float *out = into->out + row * value_dim;
         const float *other = from->out + row * value_dim;
-        for (size_t d = 0; d < value_dim; d += 8) {
+        size_t d = 0;
+        for (; d + 8 <= value_dim; d += 8) {
             __m256 kept = _mm256_mul_ps(_mm256_loadu_ps(out + d), _mm256_set1_ps(keep));
             _mm256_storeu_ps(out + d,
                              _mm256_fmadd_ps(_mm256_loadu_ps(other + d), _mm256_set1_ps(take), kept));
         }
+        for (; d < value_dim; d++) out[d] = fmaf(other[d], take, out[d] * keep);
     }
 }
 

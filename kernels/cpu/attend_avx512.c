@@ -5,28 +5,55 @@
 #include "kernels/cpu/attend_avx512_parts.h"
 
 /* s = q . k of rows rows, d ascending. */
-INLINE void dot_rows(const int rows, const float *q, size_t head_dim, const float *k, __m512 s[BLOCK][4])
+INLINE void dot_rows(const int rows, const int vectors, const float *q, size_t head_dim, const float *k,
+                     __m512 s[BLOCK][4])
 {
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 8
-        for (int j = 0; j < 4; j++) s[i][j] = _mm512_setzero_ps();
+        for (int j = 0; j < vectors; j++) s[i][j] = _mm512_setzero_ps();
     for (size_t d = 0; d < head_dim; d++) {
         __m512 b[4];
 #pragma GCC unroll 8
-        for (int j = 0; j < 4; j++) b[j] = _mm512_loadu_ps(k + d * SP_TILE + 16 * j);
+        for (int j = 0; j < vectors; j++) b[j] = _mm512_loadu_ps(k + d * SP_TILE + 16 * j);
 #pragma GCC unroll 8
         for (int i = 0; i < rows; i++) {
             __m512 a = _mm512_set1_ps(q[(size_t)i * head_dim + d]);
 #pragma GCC unroll 8
-            for (int j = 0; j < 4; j++) s[i][j] = _mm512_fmadd_ps(a, b[j], s[i][j]);
+            for (int j = 0; j < vectors; j++) s[i][j] = _mm512_fmadd_ps(a, b[j], s[i][j]);
         }
     }
 }
 
+/* Scores of the keys in range, for rows rows. */
+INLINE void score_rows(const int rows, const sp_attend_tile *tile, size_t row, key_range keys, float *scores)
+{
+    __m512 s[BLOCK][4];
+    size_t steps = tile->head_dim;
+    const float *q = (const float *)tile->q + row * steps, *k = (const float *)tile->k + 16 * keys.begin;
+    switch (keys.end - keys.begin) {
+    case 1:
+        dot_rows(rows, 1, q, steps, k, s);
+        put_scores(rows, 1, s, scores + 16 * keys.begin);
+        break;
+    case 2:
+        dot_rows(rows, 2, q, steps, k, s);
+        put_scores(rows, 2, s, scores + 16 * keys.begin);
+        break;
+    case 3:
+        dot_rows(rows, 3, q, steps, k, s);
+        put_scores(rows, 3, s, scores + 16 * keys.begin);
+        break;
+    default:
+        dot_rows(rows, 4, q, steps, k, s);
+        put_scores(rows, 4, s, scores);
+        break;
+    }
+}
+
 /* out = out * factor + p . v for 16 * vectors columns, keys ascending. */
-INLINE void value_rows(const int rows, const int vectors, const float *p, const float *factor, const float *v,
-                       size_t v_stride, float *out, size_t stride)
+INLINE void value_rows(const int rows, const int vectors, const float *p, const float *factor, key_range keys,
+                       const float *v, size_t v_stride, float *out, size_t stride)
 {
     __m512 o[BLOCK][4];
 #pragma GCC unroll 8
@@ -35,7 +62,7 @@ INLINE void value_rows(const int rows, const int vectors, const float *p, const 
         for (int j = 0; j < vectors; j++)
             o[i][j] =
                 _mm512_mul_ps(_mm512_loadu_ps(out + (size_t)i * stride + 16 * j), _mm512_set1_ps(factor[i]));
-    for (size_t key = 0; key < SP_TILE; key++) {
+    for (size_t key = 16 * (size_t)keys.begin; key < 16 * (size_t)keys.end; key++) {
         __m512 b[4];
 #pragma GCC unroll 8
         for (int j = 0; j < vectors; j++) b[j] = _mm512_loadu_ps(v + key * v_stride + 16 * j);
@@ -55,27 +82,27 @@ INLINE void value_rows(const int rows, const int vectors, const float *p, const 
 INLINE void softmax_block(const int rows, const sp_attend_tile *tile, size_t row)
 {
     const uint64_t *words = tile->words ? tile->words + row : NULL;
-    if (words && !any_edge(words, rows)) return;
+    key_range keys = wanted_keys(words, rows);
+    if (keys.begin == keys.end) return;
     __m512 s[BLOCK][4];
     _Alignas(64) float p[BLOCK * SP_TILE], factor[16];
-    dot_rows(rows, (const float *)tile->q + row * tile->head_dim, tile->head_dim, tile->k, s);
-    put_scores(rows, s, p);
+    score_rows(rows, tile, row, keys, p);
     softmax_rows(rows, p, words, tile->state.max + row, tile->state.sum + row, factor, s);
-    put_scores(rows, s, p);
+    put_scores(rows, 4, s, p);
     size_t stride = tile->value_dim, at = 0;
     float *out = tile->state.out + row * stride;
     const float *v = tile->v;
     for (; at + 64 <= stride; at += 64)
-        value_rows(rows, 4, p, factor, v + at, tile->v_stride, out + at, stride);
+        value_rows(rows, 4, p, factor, keys, v + at, tile->v_stride, out + at, stride);
     switch ((stride - at) / 16) {
     case 1:
-        value_rows(rows, 1, p, factor, v + at, tile->v_stride, out + at, stride);
+        value_rows(rows, 1, p, factor, keys, v + at, tile->v_stride, out + at, stride);
         break;
     case 2:
-        value_rows(rows, 2, p, factor, v + at, tile->v_stride, out + at, stride);
+        value_rows(rows, 2, p, factor, keys, v + at, tile->v_stride, out + at, stride);
         break;
     case 3:
-        value_rows(rows, 3, p, factor, v + at, tile->v_stride, out + at, stride);
+        value_rows(rows, 3, p, factor, keys, v + at, tile->v_stride, out + at, stride);
         break;
     default:
         break;
@@ -87,13 +114,14 @@ SP_EACH_BLOCK(softmax, softmax_block)
 INLINE void score_block(const int rows, const sp_attend_tile *tile, size_t row)
 {
     const uint64_t *words = tile->words ? tile->words + row : NULL;
-    if (words && !any_edge(words, rows)) {
-        for (int i = 0; i < rows; i++) *tile->tops[row + i] = -INFINITY;
+    key_range keys = wanted_keys(words, rows);
+    if (keys.begin == keys.end) {
+        for (int i = 0; i < rows; i++) *tile->tops[row + (size_t)i] = -INFINITY;
         return;
     }
-    __m512 s[BLOCK][4];
-    dot_rows(rows, (const float *)tile->q + row * tile->head_dim, tile->head_dim, tile->k, s);
-    store_scores(rows, s, words, tile->scores + row, tile->tops + row);
+    _Alignas(64) float all[BLOCK * SP_TILE];
+    score_rows(rows, tile, row, keys, all);
+    store_scores(rows, all, words, tile->scores + row, tile->tops + row);
 }
 
 SP_EACH_BLOCK(scores, score_block)
@@ -111,8 +139,10 @@ void sp_avx512_merge(size_t rows, size_t value_dim, const sp_attend_state *into,
         float *out = into->out + row * value_dim;
         const float *other = from->out + row * value_dim;
         for (size_t d = 0; d < value_dim; d += 16) {
-            __m512 kept = _mm512_mul_ps(_mm512_loadu_ps(out + d), keep);
-            _mm512_storeu_ps(out + d, _mm512_fmadd_ps(_mm512_loadu_ps(other + d), take, kept));
+            __mmask16 in = (__mmask16)(value_dim - d < 16 ? (1u << (value_dim - d)) - 1 : UINT16_MAX);
+            __m512 kept = _mm512_mul_ps(_mm512_maskz_loadu_ps(in, out + d), keep);
+            __m512 added = _mm512_maskz_loadu_ps(in, other + d);
+            _mm512_mask_storeu_ps(out + d, in, _mm512_fmadd_ps(added, take, kept));
         }
     }
 }

@@ -42,15 +42,30 @@ INLINE float row_top(const __m512 s[4])
     return _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(s[0], s[1]), _mm512_max_ps(s[2], s[3])));
 }
 
-/* Puts the scores of some rows down, 64 a row. The barrier ends the life of the registers: kept alive through
- * the softmax step, some of them would be spilled inside the loop that sums them. */
-INLINE void put_scores(const int rows, __m512 s[BLOCK][4], float *scores)
+/* Puts 16 * vectors scores of some rows down, 64 apart. The barrier ends the life of the registers: kept
+ * alive through the softmax step, some of them would be spilled inside the loop that sums them. */
+INLINE void put_scores(const int rows, const int vectors, __m512 s[BLOCK][4], float *scores)
 {
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 8
-        for (int j = 0; j < 4; j++) _mm512_store_ps(scores + i * SP_TILE + 16 * j, s[i][j]);
+        for (int j = 0; j < vectors; j++) _mm512_store_ps(scores + i * SP_TILE + 16 * j, s[i][j]);
     __asm__ volatile("" : : "r"(scores) : "memory");
+}
+
+/* The vectors of 16 keys that hold an edge of some row: begin .. end - 1. What lies outside is neither
+ * multiplied nor added: its weights are 0, so that no bit of a row depends on its neighbours. */
+typedef struct key_range {
+    int begin, end;
+} key_range;
+
+INLINE key_range wanted_keys(const uint64_t *words, const int rows)
+{
+    if (!words) return (key_range){0, 4};
+    uint64_t any = 0;
+    for (int i = 0; i < rows; i++) any |= words[i];
+    if (!any) return (key_range){0, 0};
+    return (key_range){__builtin_ctzll(any) / 16, (63 - __builtin_clzll(any)) / 16 + 1};
 }
 
 /* Scores become 2^(score - maximum), in p[i]; the maxima and sums of the rows move on; factor[i] is what out
@@ -86,24 +101,20 @@ INLINE void softmax_rows(const int rows, const float *scores, const uint64_t *wo
     _mm512_mask_storeu_ps(sum, lanes, total);
 }
 
-/* Stores masked scores and their maxima. */
-INLINE void store_scores(const int rows, __m512 s[BLOCK][4], const uint64_t *words, float *const *scores,
+/* Hands out masked scores and their maxima. */
+INLINE void store_scores(const int rows, const float *from, const uint64_t *words, float *const *scores,
                          float *const *tops)
 {
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i++) {
-        if (words) mask_row(s[i], words[i]);
+        __m512 s[4];
 #pragma GCC unroll 8
-        for (int j = 0; j < 4; j++) _mm512_storeu_ps(scores[i] + 16 * j, s[i][j]);
-        *tops[i] = row_top(s[i]);
+        for (int j = 0; j < 4; j++) s[j] = _mm512_load_ps(from + i * SP_TILE + 16 * j);
+        if (words) mask_row(s, words[i]);
+#pragma GCC unroll 8
+        for (int j = 0; j < 4; j++) _mm512_storeu_ps(scores[i] + 16 * j, s[j]);
+        *tops[i] = row_top(s);
     }
-}
-
-INLINE bool any_edge(const uint64_t *words, int rows)
-{
-    uint64_t any = 0;
-    for (int i = 0; i < rows; i++) any |= words[i];
-    return any;
 }
 
 /* Transposes 16 rows of 16 dwords in place. */

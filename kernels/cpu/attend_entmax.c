@@ -52,13 +52,16 @@ static void add_tile(value_sum *sum, uint32_t slot, uint32_t base, const uint32_
     if (!(job->tops[slot] - sum->top > sum->tau)) return;
     uint64_t word = sum->call->slots->weigh(sum->alpha, job->scores + (size_t)slot * SP_TILE, sum->top,
                                             sum->tau, worker->weights + sum->n);
-    for (uint64_t left = word; left; left &= left - 1) {
-        uint32_t j = (uint32_t)__builtin_ctzll(left), key = keys ? keys[j] : base + j;
-        worker->rows[sum->n++] = sp_attend_v_row(sum->call, job->kv, key);
+    size_t before = sum->n, bytes = sum->call->args->kv.value_dim * sum->call->element;
+    for (; word; word &= word - 1) {
+        uint32_t j = (uint32_t)__builtin_ctzll(word), key = keys ? keys[j] : base + j;
+        const uint8_t *row = sp_attend_v_row(sum->call, job->kv, key);
+        for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at);
+        worker->rows[sum->n++] = row;
         worker->stats.v_pages += !worker->seen[key / SP_TILE];
         worker->seen[key / SP_TILE] = 1;
     }
-    worker->support[job->head] += (uint64_t)__builtin_popcountll(word);
+    worker->support[job->head] += sum->n - before;
 }
 
 static void add_members(value_sum *sum)

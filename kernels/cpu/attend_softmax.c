@@ -41,11 +41,10 @@ static float *row_sums(const sp_attend_call *call, uint32_t position, uint32_t h
 
 /* Hands the rows of a finished query tile to the output. */
 static void store_rows(const sp_attend_call *call, sp_attend_worker *worker, const sp_attend_run *run,
-                       const sp_attend_state *state, uint32_t first, const uint32_t *positions, uint32_t n)
+                       const sp_attend_state *state, uint32_t first, uint32_t n)
 {
     for (uint32_t h = 0, row = 0; h < run->heads; h++) {
-        for (uint32_t i = 0; i < n; i++, row++) {
-            uint32_t position = positions ? positions[i] : first + i;
+        for (uint32_t position = first; position < first + n; position++, row++) {
             float *out = sp_attend_out(call, position, run->head + h);
             const float *from = state->out + row * call->value_dim;
             if (!call->sums) {
@@ -60,18 +59,17 @@ static void store_rows(const sp_attend_call *call, sp_attend_worker *worker, con
     }
 }
 
-static void load_rows(const sp_attend_call *call, const sp_attend_run *run, const sp_attend_state *state,
-                      const uint32_t *positions, uint32_t n)
+/* Merges the rows of a group's span into where they stand in the output. */
+static void merge_rows(const sp_attend_call *call, const sp_attend_run *run, const sp_attend_state *state,
+                       const uint32_t *positions, uint32_t n)
 {
     size_t width = call->args->kv.value_dim;
     for (uint32_t h = 0, row = 0; h < run->heads; h++) {
         for (uint32_t i = 0; i < n; i++, row++) {
-            const float *sums = row_sums(call, positions[i], run->head + h);
-            float *out = state->out + row * call->value_dim;
-            state->max[row] = sums[0];
-            state->sum[row] = sums[1];
-            memcpy(out, sp_attend_out(call, positions[i], run->head + h), width * sizeof *out);
-            memset(out + width, 0, (call->value_dim - width) * sizeof *out);
+            float *sums = row_sums(call, positions[i], run->head + h);
+            sp_attend_state into = {sums, sums + 1, sp_attend_out(call, positions[i], run->head + h)};
+            sp_attend_state from = {state->max + row, state->sum + row, state->out + row * call->value_dim};
+            call->slots->merge(1, width, &into, &from);
         }
     }
 }
@@ -149,7 +147,7 @@ static void tile_task(void *context, size_t index, size_t thread)
         else
             call->slots->merge(rows, call->value_dim, &worker->total, &worker->fresh);
     }
-    store_rows(call, worker, run, &worker->total, first, NULL, n);
+    store_rows(call, worker, run, &worker->total, first, n);
 }
 
 /* Merges the parts of one (query tile, run): tasks index .. while they belong to it. Called for its first
@@ -169,7 +167,7 @@ static void merge_task(void *context, size_t index, size_t thread)
         sp_attend_state part = part_state(call, next, rows);
         call->slots->merge(rows, call->value_dim, &total, &part);
     }
-    store_rows(call, &call->workers[thread], run, &total, first, NULL, n);
+    store_rows(call, &call->workers[thread], run, &total, first, n);
 }
 
 static void group_task(void *context, size_t index, size_t thread)
@@ -190,7 +188,6 @@ static void group_task(void *context, size_t index, size_t thread)
     if (low >= high) return;
     size_t rows = (size_t)n * run->heads;
     sp_attend_pack_queries(call, worker, run, 0, positions, n);
-    load_rows(call, run, &worker->total, positions, n);
     sp_attend_tile tile = make_tile(call, worker, &worker->fresh, rows);
     uint32_t last_page = UINT32_MAX;
     reset(call, &worker->fresh, rows);
@@ -205,10 +202,9 @@ static void group_task(void *context, size_t index, size_t thread)
             worker->stats.v_pages += pages;
         }
         if (t + 1 < high && (t + 1) % SP_SPAN_TILES) continue;
-        call->slots->merge(rows, call->value_dim, &worker->total, &worker->fresh);
+        merge_rows(call, run, &worker->fresh, positions, n);
         if (t + 1 < high) reset(call, &worker->fresh, rows);
     }
-    store_rows(call, worker, run, &worker->total, 0, positions, n);
 }
 
 static void divide_task(void *context, size_t task, size_t thread)
