@@ -1,7 +1,7 @@
 # docker build -t sparsed . && docker run --rm -p 127.0.0.1:8080:8080 sparsed
 FROM debian:12-slim AS build
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends gcc libc6-dev cmake ninja-build pkg-config \
+    && apt-get install -y --no-install-recommends gcc libc6-dev cmake ninja-build pkg-config python3 \
         libmicrohttpd-dev libcjson-dev libopenblas-dev \
     && rm -rf /var/lib/apt/lists/*
 COPY . /source

@@ -9,7 +9,7 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # libcmocka-dev is for the tests, which share this build folder.
-packages=(gcc libc6-dev cmake ninja-build pkg-config libmicrohttpd-dev libcjson-dev libopenblas-dev libcmocka-dev)
+packages=(gcc libc6-dev cmake ninja-build pkg-config python3 libmicrohttpd-dev libcjson-dev libopenblas-dev libcmocka-dev)
 
 install_missing() {
     local missing=() package as_root=()

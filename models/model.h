@@ -2,7 +2,7 @@
  *
  * Registry of architectures: each arch_*.c exports one const sp_arch; models/arch.c lists them. The model
  * owns its weights and tokenizer; forward() needs scratch that the caller sizes once
- * (sp_model_scratch_bytes). Tests: tests/unit/models/test_model.c, tests/golden/test_models.py */
+ * (sp_model_scratch_bytes). Tests: tests/unit/models/test_model.c, tests/golden/test_models.c */
 #ifndef SPARSED_MODELS_MODEL_H
 #define SPARSED_MODELS_MODEL_H
 
