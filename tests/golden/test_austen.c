@@ -384,6 +384,49 @@ static void test_report(void **state)
     sp_engine_close(engine);
 }
 
+/* Measuring a pattern: what it predicts is its closed form, what it keeps is part of both graphs; a stride
+ * beyond the text keeps all. */
+static void check_measure(sp_engine *engine, const golden *g, uint64_t stride)
+{
+    char attention[128];
+    snprintf(attention, sizeof attention,
+             "{\"backend\":\"strided\",\"params\":{\"stride\":%u},\"measure\":true}", (unsigned)stride);
+    sp_request request = with_attention(attention);
+    static output out;
+    sp_json json;
+    request.ids = g->ids;
+    request.n_ids = g->n_ids;
+    request.max_tokens = 0;
+    sp_stream *stream = submit(engine, &request);
+    collect(stream, &out);
+    assert_int_equal(find(&json, out.last.report, out.last.report_size, "heads"), SP_JSON_ARRAY);
+    for (int i = 0; i < LAYERS * HEADS; i++) {
+        assert_int_equal(sp_json_next(&json), SP_JSON_OBJECT);
+        double gold = number_of(json, "edges_gold"), both = number_of(json, "edges_both");
+        double exact = number_of(json, "rows_exact"), mass = number_of(json, "mass");
+        assert_true(number_of(json, "edges_pred") == (double)strided_edges(g->n_ids, stride));
+        assert_true(number_of(json, "rows_valid") == (double)g->n_ids);
+        if (stride >= g->n_ids) {
+            assert_true(both == gold && exact == (double)g->n_ids && mass > 1 - 1e-6 && mass < 1 + 1e-6);
+        } else {
+            assert_true(both > 0 && both < gold && exact > 0 && exact < (double)g->n_ids);
+            assert_true(mass > 0.05 && mass < 1);
+        }
+        sp_json_skip(&json, SP_JSON_OBJECT);
+    }
+    sp_stream_free(stream);
+}
+
+static void test_measure(void **state)
+{
+    (void)state;
+    sp_engine *engine = open_engine(SP_BF16, 1);
+    assert_true(goldens[1].n_ids == 200);
+    check_measure(engine, &goldens[1], 8);
+    check_measure(engine, &goldens[1], 200);
+    sp_engine_close(engine);
+}
+
 /* --- the same bits --- */
 
 enum { STREAMS = 16 };
@@ -483,8 +526,11 @@ static void test_same_bits_f32(void **state)
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_f32),           cmocka_unit_test(test_bf16),
-    cmocka_unit_test(test_report),        cmocka_unit_test(test_same_bits_bf16),
+    cmocka_unit_test(test_f32),
+    cmocka_unit_test(test_bf16),
+    cmocka_unit_test(test_report),
+    cmocka_unit_test(test_measure),
+    cmocka_unit_test(test_same_bits_bf16),
     cmocka_unit_test(test_same_bits_f32),
 };
 
