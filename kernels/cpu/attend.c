@@ -17,6 +17,7 @@
 #define TASK_ROWS 256           /* most rows of a task: four heads of 64 queries */
 #define AREA_BYTES (512u << 10) /* entmax: scores that a thread holds, to stay in its L2 cache */
 #define SPLIT_TASKS 4           /* tasks a thread under which spans are dealt out instead */
+#define GRAIN ((size_t)16384)   /* buffers grow by this much at least */
 
 typedef struct attend_scratch {
     sp_attend_buffer buffers[SP_BUFFERS];
@@ -33,7 +34,8 @@ void *sp_attend_reserve(sp_attend_buffer *buffer, size_t bytes)
 {
     if (buffer->data && buffer->bytes >= bytes) return buffer->data;
     sp_free(buffer->data);
-    buffer->data = sp_alloc(bytes ? bytes : 1, 1);
+    bytes = (bytes / GRAIN + 1) * GRAIN; /* so that decoding, a little longer every step, rarely comes here */
+    buffer->data = sp_alloc(bytes, 1);
     buffer->bytes = buffer->data ? bytes : 0;
     return buffer->data;
 }
