@@ -48,7 +48,8 @@ const sp_option sp_option_table[] = {
     {"allow-nonfinite", SP_OPTION_FLAG, AT(allow_nonfinite), LIMIT | GENERATE, 0, 0, "false", NULL,
      "Load tensors that hold NaN or infinity instead of refusing them."},
     {"kv-bytes", SP_OPTION_BYTES, AT(kv_bytes), LIMIT | GENERATE, MIB, 16 * TIB, NULL, "BYTES",
-     "Memory for cached keys and values. Without it: half of what is free at start."},
+     "Memory for cached keys and values. Without it: half of what is free at start. Never more is taken than "
+     "--max-sequences whole contexts need."},
     {"attn-scratch", SP_OPTION_BYTES, AT(attn_scratch), LIMIT | GENERATE | ATTEND, MIB, 64 * GIB, "64M",
      "BYTES", "Working memory of one attention call."},
 
