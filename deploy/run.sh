@@ -8,29 +8,7 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# libcmocka-dev is for the tests, which share this build folder.
-packages=(gcc libc6-dev cmake ninja-build pkg-config python3 libmicrohttpd-dev libcjson-dev libopenblas-dev libcmocka-dev)
-
-install_missing() {
-    local missing=() package as_root=()
-    for package in "${packages[@]}"; do
-        [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
-    done
-    [ ${#missing[@]} -eq 0 ] && return 0
-    if [ "$(id -u)" -ne 0 ]; then
-        command -v sudo >/dev/null || {
-            echo "run.sh: not root and no sudo; have an administrator run: apt-get install ${missing[*]}" >&2
-            exit 1
-        }
-        as_root=(sudo)
-    fi
-    echo "run.sh: installing ${missing[*]}" >&2
-    local install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends
-        "${missing[@]}")
-    "${install[@]}" >&2 && return 0
-    "${as_root[@]}" apt-get update -q >&2 # the lists were empty or old
-    "${install[@]}" >&2
-}
+. "$root/deploy/packages.sh"
 
 build() {
     [ -f "$root/build/release/build.ninja" ] || (cd "$root" && cmake --preset release >&2)
@@ -55,7 +33,7 @@ TEXT
     done
 }
 
-command -v dpkg-query >/dev/null && install_missing
+install_packages "${build_packages[@]}"
 build
 arguments=()
 [[ " $* " == *" --model"* || " $* " == *" --config"* ]] || arguments+=(--model "$root/models/austen")

@@ -9,34 +9,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
 
-packages=(cmake ninja-build gcc libc6-dev pkg-config libmicrohttpd-dev libcjson-dev libopenblas-dev libcmocka-dev
-          python3 python3-numpy curl clang-format)
+. deploy/packages.sh
+packages=("${build_packages[@]}" python3-numpy curl clang-format)
 labels='^(unit|kernels|attention|golden|http|lint|fuzz-smoke)$'
 
 die() { printf 'tests/run.sh: %s\n' "$*" >&2; exit 1; }
-
-# Names of the given packages that are not installed.
-missing_packages() {
-    local package
-    for package in "$@"; do
-        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)" = installed ] || echo "$package"
-    done
-}
-
-install_missing() {
-    command -v dpkg-query >/dev/null || { echo "not a Debian system: taking the tools as they are"; return; }
-    local missing as_root=()
-    mapfile -t missing < <(missing_packages "${packages[@]}")
-    [ ${#missing[@]} -gt 0 ] || return 0
-    [ "$(id -u)" -eq 0 ] || as_root=(sudo)
-    [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null || die "as root, install: ${missing[*]}"
-    echo "installing: ${missing[*]}"
-    local install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends)
-    # The package lists may be absent or old: refresh them only if the installation fails without.
-    "${install[@]}" "${missing[@]}" >/dev/null 2>&1 && return 0
-    "${as_root[@]}" apt-get update || die "apt-get update failed"
-    "${install[@]}" "${missing[@]}" || die "cannot install: ${missing[*]}"
-}
 
 # Configures and builds; what went wrong is shown, and the log kept.
 build() { # PRESET
@@ -89,7 +66,7 @@ run_tests() { # PRESET [CTEST OPTION ...]
     passed=$((passed + count[0])) failed=$((failed + count[1])) skipped+=("${count[@]:2}")
 }
 
-install_missing
+install_packages "${packages[@]}" || die "the packages above are missing"
 mkdir -p build
 jobs=$(nproc)
 # Not detect_stack_use_after_return: gcc 12 misaligns 64-byte vectors on that stack (GCC bug 110027).
