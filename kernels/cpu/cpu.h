@@ -130,7 +130,5 @@ size_t sp_cpu_row_weights(sp_device *device, const sp_kv_view *kv, uint32_t kv_h
 sp_status sp_openblas_pack(sp_device *device, const sp_tensor *w, bool round_rows, sp_matrix *out,
                            sp_error *error);
 void sp_openblas_linear(sp_device *device, const sp_matrix *w, size_t rows, const float *x, float *y);
-/* Threads of OpenBLAS's own pool; 1 keeps it asleep. */
-void sp_openblas_set_threads(size_t n);
 
 #endif

@@ -100,7 +100,6 @@ sp_status sp_cpu_open_level(const sp_device_options *options, sp_cpu_isa level, 
         close_cpu(device);
         return status;
     }
-    sp_openblas_set_threads(options->openblas ? sp_threads_count(device->threads) : 1);
     *out = device;
     return SP_OK;
 }

@@ -7,9 +7,12 @@
 #include <cblas.h>
 #include <limits.h>
 
-void sp_openblas_set_threads(size_t n)
+/* OpenBLAS has one pool for the process: as many threads as this device's. */
+static void use_threads(const sp_device *device)
 {
-    openblas_set_num_threads(n < 256 ? (int)n : 256);
+    size_t count = sp_threads_count(device->threads);
+    int n = count < 256 ? (int)count : 256;
+    if (openblas_get_num_threads() != n) openblas_set_num_threads(n);
 }
 
 sp_status sp_openblas_pack(sp_device *device, const sp_tensor *w, bool round_rows, sp_matrix *out,
@@ -39,8 +42,8 @@ sp_status sp_openblas_pack(sp_device *device, const sp_tensor *w, bool round_row
 
 void sp_openblas_linear(sp_device *device, const sp_matrix *w, size_t rows, const float *x, float *y)
 {
-    (void)device;
     const size_t most = 1 << 20;
+    use_threads(device);
     for (size_t row = 0; row < rows; row += most) {
         size_t n = rows - row < most ? rows - row : most;
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n, (int)w->n_out, (int)w->n_in, 1.0f,
