@@ -13,9 +13,14 @@
  * Tests: tests/unit/kernels/test_dequant.c */
 #include "kernels/tensor.h"
 
-static float half_at(const uint8_t *from)
+static uint16_t half_at(const uint8_t *from)
 {
-    return sp_f16_to_f32((uint16_t)(from[0] | from[1] << 8));
+    return (uint16_t)(from[0] | from[1] << 8);
+}
+
+bool sp_block_has_mins(sp_dtype dtype)
+{
+    return dtype == SP_Q4_1 || dtype == SP_Q5_1 || dtype == SP_Q4_K || dtype == SP_Q5_K;
 }
 
 size_t sp_block_group(sp_dtype dtype)
@@ -38,26 +43,24 @@ static uint32_t word_at(const uint8_t *from)
 }
 
 /* Q4_K and Q5_K: scale and minimum j of 8, 6 bits each, in 12 bytes. */
-static void small_scales(const uint8_t *from, size_t j, int *scale, int *min)
+static void small_scales(const uint8_t *from, size_t j, int8_t *scale, int8_t *min)
 {
     if (j < 4) {
-        *scale = from[j] & 63;
-        *min = from[j + 4] & 63;
+        *scale = (int8_t)(from[j] & 63);
+        *min = (int8_t)(from[j + 4] & 63);
     } else {
-        *scale = (from[j + 4] & 15) | from[j - 4] >> 6 << 4;
-        *min = from[j + 4] >> 4 | from[j] >> 6 << 4;
+        *scale = (int8_t)((from[j + 4] & 15) | from[j - 4] >> 6 << 4);
+        *min = (int8_t)(from[j + 4] >> 4 | from[j] >> 6 << 4);
     }
 }
 
 static void unpack_k45(const uint8_t *from, bool fifth, sp_block *out)
 {
-    float d = half_at(from), dmin = half_at(from + 2);
+    out->scale = half_at(from);
+    out->min = half_at(from + 2);
     const uint8_t *fifths = from + 16, *low = from + (fifth ? 48 : 16);
     for (size_t j = 0; j < 8; j++) {
-        int scale, min;
-        small_scales(from + 4, j, &scale, &min);
-        out->scales[j] = d * (float)scale;
-        out->mins[j] = dmin * (float)min;
+        small_scales(from + 4, j, &out->scales[j], &out->mins[j]);
         for (size_t l = 0; l < 32; l++) {
             int four = low[j / 2 * 32 + l] >> j % 2 * 4 & 15;
             out->q[j * 32 + l] = (int8_t)(four + (fifth ? (fifths[l] >> j & 1) * 16 : 0));
@@ -68,8 +71,10 @@ static void unpack_k45(const uint8_t *from, bool fifth, sp_block *out)
 static void unpack_k6(const uint8_t *from, sp_block *out)
 {
     const uint8_t *low = from, *high = from + 128, *scales = from + 192;
-    float d = half_at(from + 208);
-    for (size_t j = 0; j < 16; j++) out->scales[j] = d * (float)(int8_t)scales[j];
+    out->scale = half_at(from + 208);
+    out->min = 0;
+    memcpy(out->scales, scales, 16);
+    memset(out->mins, 0, sizeof out->mins);
     for (size_t i = 0; i < 256; i++) {
         size_t half = i / 128, quarter = i % 128 / 32, l = i % 32;
         int four = low[half * 64 + quarter % 2 * 32 + l] >> quarter / 2 * 4 & 15;
@@ -81,7 +86,6 @@ static void unpack_k6(const uint8_t *from, sp_block *out)
 void sp_block_unpack(sp_dtype dtype, const void *block, sp_block *out)
 {
     const uint8_t *from = block;
-    memset(out->mins, 0, sizeof out->mins);
     if (dtype == SP_Q4_K || dtype == SP_Q5_K) {
         unpack_k45(from, dtype == SP_Q5_K, out);
         return;
@@ -90,9 +94,10 @@ void sp_block_unpack(sp_dtype dtype, const void *block, sp_block *out)
         unpack_k6(from, out);
         return;
     }
-    out->scales[0] = half_at(from);
-    bool added = dtype == SP_Q4_1 || dtype == SP_Q5_1, fifth = dtype == SP_Q5_0 || dtype == SP_Q5_1;
-    if (added) out->mins[0] = -half_at(from + 2);
+    bool added = sp_block_has_mins(dtype), fifth = dtype == SP_Q5_0 || dtype == SP_Q5_1;
+    out->scale = half_at(from);
+    out->min = added ? half_at(from + 2) ^ 0x8000u : 0;
+    out->scales[0] = out->mins[0] = 1;
     from += added ? 4 : 2;
     if (dtype == SP_Q8_0)
         memcpy(out->q, from, 32);

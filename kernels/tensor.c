@@ -74,8 +74,10 @@ static bool convert_blocks(sp_dtype dtype, const uint8_t *from, float *to, size_
     for (; n > 0; n -= types[dtype].block, from += types[dtype].size, to += types[dtype].block) {
         sp_block block;
         sp_block_unpack(dtype, from, &block);
+        float scale = sp_f16_to_f32(block.scale), min = sp_f16_to_f32(block.min);
         for (size_t i = 0; i < types[dtype].block; i++)
-            to[i] = block.scales[i / group] * (float)block.q[i] - block.mins[i / 32];
+            to[i] =
+                scale * (float)block.scales[i / group] * (float)block.q[i] - min * (float)block.mins[i / 32];
     }
     return true;
 }

@@ -59,16 +59,18 @@ size_t sp_tensor_count(const sp_tensor *t); /* elements */
 bool sp_convert_to_f32(sp_dtype dtype, const void *from, float *to, size_t n);
 
 /* One block taken apart, of any block type. Element i has the value
- *   scales[i / group] * q[i] - mins[i / 32]
- * with group = sp_block_group(dtype): 32, or 16 for Q6_K. q is signed where mins are zero throughout (Q8_0,
- * Q4_0, Q5_0, Q6_K), from 0 up elsewhere. scales are exact; mins too, with the sign turned. */
+ *   scale * scales[i / group] * q[i] - min * mins[i / 32]
+ * with group = sp_block_group(dtype): 32, or 16 for Q6_K. Types without small scales have scales[0] = 1,
+ * types without minimums (sp_block_has_mins) min = 0 and signed q; the others have q >= 0. */
 #define SP_MAX_BLOCK 256
 typedef struct sp_block {
     int8_t q[SP_MAX_BLOCK];
-    float scales[SP_MAX_BLOCK / 16];
-    float mins[SP_MAX_BLOCK / 32];
+    uint16_t scale, min; /* float16 */
+    int8_t scales[SP_MAX_BLOCK / 16];
+    int8_t mins[SP_MAX_BLOCK / 32];
 } sp_block;
 size_t sp_block_group(sp_dtype dtype);
+bool sp_block_has_mins(sp_dtype dtype);
 /* from: sp_dtype_block_bytes. dtype is a block type. */
 void sp_block_unpack(sp_dtype dtype, const void *from, sp_block *out);
 
