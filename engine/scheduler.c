@@ -9,8 +9,6 @@
 #include "engine/step.h"
 
 #define DEFAULT_CHUNK 512u
-#define ADMITTED_A_PLACE                                                                                     \
-    4u /* paused sequences may wait beside the running ones, up to this many times as many */
 
 typedef struct sp_call {
     struct sp_call *next;
@@ -56,7 +54,7 @@ static sp_status open_parts(sp_scheduler *s, sp_error *error)
 {
     const sp_scheduler_options *o = &s->options;
     const sp_hparams *hparams = &o->model->hparams;
-    s->max_admitted = ADMITTED_A_PLACE * o->max_sequences;
+    s->max_admitted = SP_ADMITTED_A_PLACE * o->max_sequences;
     s->running = sp_alloc(s->max_admitted, sizeof *s->running);
     if (!s->running) return sp_fail(error, SP_NO_MEMORY, "no memory for %u sequences", s->max_admitted);
     sp_kv_options kv = {.n_layers = hparams->n_layers,
@@ -99,11 +97,6 @@ size_t sp_scheduler_scratch_bytes(const sp_scheduler *s)
     return s->step.scratch_bytes;
 }
 
-size_t sp_scheduler_max_requests(const sp_scheduler *s)
-{
-    return (size_t)s->options.max_queue + s->max_admitted;
-}
-
 /* --- ends --- */
 
 /* Books the end of a sequence and frees its pages; its stream is told afterwards, so that who sees the end
@@ -135,17 +128,22 @@ static void book_end(sp_scheduler *s, sp_sequence *sequence, sp_status status, s
     pthread_mutex_unlock(&s->lock);
 }
 
-static void end_well(sp_scheduler *s, sp_sequence *sequence, sp_finish finish)
-{
-    book_end(s, sequence, SP_OK, finish);
-    sp_sequence_finish(sequence, finish);
-    sp_sequence_close(sequence);
-}
-
 static void end_badly(sp_scheduler *s, sp_sequence *sequence, const sp_error *error)
 {
     book_end(s, sequence, error->status, SP_FINISH_STOP);
     sp_sequence_fail(sequence, error);
+    sp_sequence_close(sequence);
+}
+
+static void end_well(sp_scheduler *s, sp_sequence *sequence, sp_finish finish)
+{
+    sp_error error;
+    if (sp_sequence_report(sequence, &error) != SP_OK) {
+        end_badly(s, sequence, &error);
+        return;
+    }
+    book_end(s, sequence, SP_OK, finish);
+    sp_sequence_finish(sequence, finish);
     sp_sequence_close(sequence);
 }
 
@@ -445,15 +443,13 @@ bool sp_scheduler_step(sp_scheduler *s)
     return true;
 }
 
-/* Sleeps until woken; a tenth of a second at most while anybody waits, for the timeouts. */
+/* Sleeps until woken; a tenth of a second at most while anybody is inside, for the timeouts. */
 static void sleep_until_woken(sp_scheduler *s)
 {
     pthread_mutex_lock(&s->lock);
-    if (!s->signalled && (s->n_waiting > 0 || s->n_running > 0)) {
-        struct timespec until = sp_deadline_after(0.1);
-        pthread_cond_timedwait(&s->woken, &s->lock, &until);
-    }
-    while (!s->signalled && s->n_waiting == 0 && s->n_running == 0) pthread_cond_wait(&s->woken, &s->lock);
+    bool empty = s->n_waiting == 0 && s->n_running == 0;
+    struct timespec until = sp_deadline_after(empty ? 3600 : 0.1);
+    if (!s->signalled) pthread_cond_timedwait(&s->woken, &s->lock, &until);
     s->signalled = false;
     pthread_mutex_unlock(&s->lock);
 }

@@ -12,6 +12,10 @@
 
 #include "engine/sequence.h"
 
+/* Sequences admitted at most, for each of max_sequences: paused ones keep their pages beside the running
+ * ones. */
+#define SP_ADMITTED_A_PLACE 4u
+
 typedef struct sp_scheduler sp_scheduler;
 
 typedef struct sp_scheduler_options {
@@ -28,9 +32,7 @@ sp_status sp_scheduler_open(const sp_scheduler_options *options, sp_scheduler **
                             sp_error *error) SP_MUST_CHECK;
 /* Ends what waits and runs with SP_UNAVAILABLE and frees all. Nobody may be in step() or run(). */
 void sp_scheduler_close(sp_scheduler *scheduler);
-/* Bytes of a step's scratch, and requests that may be inside at once. */
 size_t sp_scheduler_scratch_bytes(const sp_scheduler *scheduler);
-size_t sp_scheduler_max_requests(const sp_scheduler *scheduler);
 
 /* --- any thread --- */
 /* Takes the sequence over on SP_OK. SP_BUSY when the queue is full, SP_UNAVAILABLE after stop. */

@@ -227,6 +227,7 @@ void sp_sequence_close(sp_sequence *s)
     sp_free(s->measures);
     sp_free(s->prompt_logprobs);
     sp_free(s->prompt_logits);
+    sp_buffer_fini(&s->report);
     sp_free(s);
 }
 
@@ -263,10 +264,10 @@ sp_status sp_sequence_accept(sp_sequence *s, const sp_sampled *sampled, bool *fi
     return SP_OK;
 }
 
-/* attention_report as JSON in *out; empty when it cannot be held. */
-static void write_report(const sp_sequence *s, sp_buffer *out)
+sp_status sp_sequence_report(sp_sequence *s, sp_error *error)
 {
     const sp_model *model = s->host->model;
+    size_t heads = s->measures ? (size_t)model->hparams.n_layers * model->hparams.n_heads : 0;
     sp_attention_report report = {.attention = s->attention,
                                   .prefill = s->prefill,
                                   .decode = s->decode,
@@ -278,9 +279,10 @@ static void write_report(const sp_sequence *s, sp_buffer *out)
                                   .n_layers = model->hparams.n_layers,
                                   .n_heads = model->hparams.n_heads};
     sp_json_writer writer;
-    sp_json_writer_init(&writer, out);
+    sp_buffer_init(&s->report, REPORT_JSON_BYTES + MEASURE_JSON_BYTES * heads);
+    sp_json_writer_init(&writer, &s->report);
     sp_attention_report_write(&report, &writer);
-    if (out->failed) sp_buffer_clear(out);
+    return s->report.failed ? sp_fail(error, SP_NO_MEMORY, "no memory for the attention report") : SP_OK;
 }
 
 void sp_sequence_finish(sp_sequence *s, sp_finish finish)
@@ -289,20 +291,14 @@ void sp_sequence_finish(sp_sequence *s, sp_finish finish)
     sp_decoder_finish(&s->decoder, &s->stops.held);
     if (!sp_stops_scan(&s->stops, begin, &release)) release = s->stops.held.size;
 
-    sp_buffer report;
-    const sp_hparams *hparams = &s->host->model->hparams;
-    sp_buffer_init(&report,
-                   REPORT_JSON_BYTES +
-                       (s->measures ? MEASURE_JSON_BYTES * hparams->n_layers * hparams->n_heads : 0));
-    write_report(s, &report);
     sp_event last = {.type = SP_EVENT_DONE,
                      .token = -1,
                      .text = s->stops.held.data,
                      .text_size = release,
                      .finish = finish,
                      .usage = s->usage,
-                     .report = report.data,
-                     .report_size = report.size,
+                     .report = s->report.data,
+                     .report_size = s->report.size,
                      .prompt_logprobs = s->prompt_logprobs,
                      .prompt_logits = s->prompt_logits,
                      .prompt_ids = s->tokens};
@@ -311,6 +307,7 @@ void sp_sequence_finish(sp_sequence *s, sp_finish finish)
     s->tokens = NULL;
     s->prompt_logprobs = NULL;
     s->prompt_logits = NULL;
+    s->report = (sp_buffer){0};
 }
 
 void sp_sequence_fail(sp_sequence *s, const sp_error *error)

@@ -48,6 +48,7 @@ typedef struct sp_sequence {
     sp_head_measure *measures; /* (n_layers, n_heads) or NULL */
     float *prompt_logprobs;    /* (n_prompt) or NULL */
     float *prompt_logits;      /* (vocab) or NULL */
+    sp_buffer report;          /* JSON, once the end has come */
 
     double submitted, admitted, first_token, last_token; /* clock of the scheduler */
     sp_usage usage;
@@ -75,7 +76,10 @@ static inline bool sp_sequence_prefills(const sp_sequence *s)
  * one. */
 sp_status sp_sequence_accept(sp_sequence *sequence, const sp_sampled *sampled, bool *finished,
                              sp_finish *finish, sp_error *error) SP_MUST_CHECK;
-/* Ends the stream with DONE: what text is left, usage, report. The sequence's arrays go with it. */
+/* Writes attention_report. SP_NO_MEMORY. */
+sp_status sp_sequence_report(sp_sequence *sequence, sp_error *error) SP_MUST_CHECK;
+/* Ends the stream with DONE: what text is left, usage, the report written before. The
+ * sequence's arrays go with it. */
 void sp_sequence_finish(sp_sequence *sequence, sp_finish finish);
 /* Ends the stream with ERROR. */
 void sp_sequence_fail(sp_sequence *sequence, const sp_error *error);

@@ -29,6 +29,7 @@ struct sp_stream {
     char *text; /* (text_capacity) ring of bytes, in the order of the entries */
     size_t text_capacity, text_first, text_count;
     char *piece;           /* (max_piece) text of the event last read */
+    char *tail;            /* (max_piece) text of the last event */
     sp_token_logprob *top; /* (n_top) of the event last read */
     uint32_t done, total;  /* progress */
     sp_event last;
@@ -40,8 +41,8 @@ static void destroy(sp_stream *stream)
     sp_free(stream->tops);
     sp_free(stream->text);
     sp_free(stream->piece);
+    sp_free(stream->tail);
     sp_free(stream->top);
-    sp_free((void *)stream->last.text);
     sp_free((void *)stream->last.report);
     sp_free((void *)stream->last.prompt_logprobs);
     sp_free((void *)stream->last.prompt_logits);
@@ -61,7 +62,7 @@ size_t sp_stream_bytes(const sp_stream_options *options)
 {
     size_t n_events = options->n_events > 0 ? options->n_events : SP_STREAM_EVENTS;
     return sizeof(sp_stream) + n_events * (sizeof(sp_entry) + options->n_top * sizeof(sp_token_logprob)) +
-           text_bytes(options) + options->max_piece + options->n_top * sizeof(sp_token_logprob);
+           text_bytes(options) + 2 * options->max_piece + options->n_top * sizeof(sp_token_logprob);
 }
 
 sp_stream *sp_stream_open(const sp_stream_options *options)
@@ -83,7 +84,8 @@ sp_stream *sp_stream_open(const sp_stream_options *options)
     stream->entries = sp_alloc(n_events, sizeof *stream->entries);
     stream->text = sp_alloc(stream->text_capacity, 1);
     stream->piece = sp_alloc(piece, 1);
-    bool enough = stream->entries && stream->text && stream->piece;
+    stream->tail = sp_alloc_zero(piece, 1);
+    bool enough = stream->entries && stream->text && stream->piece && stream->tail;
     if (n_top > 0) {
         stream->tops = sp_alloc(n_events * n_top, sizeof *stream->tops);
         stream->top = sp_alloc(n_top, sizeof *stream->top);
@@ -188,8 +190,9 @@ void sp_stream_finish(sp_stream *stream, const sp_event *last)
     pthread_mutex_lock(&stream->lock);
     assert(!stream->has_last && (last->type == SP_EVENT_DONE || last->type == SP_EVENT_ERROR));
     stream->last = *last;
-    stream->last.text = last->text_size > 0 ? sp_copy_text(last->text, last->text_size) : NULL;
-    if (!stream->last.text) stream->last.text_size = 0;
+    assert(last->text_size <= stream->options.max_piece);
+    if (last->text_size > 0) memcpy(stream->tail, last->text, last->text_size);
+    stream->last.text = stream->tail;
     stream->has_last = true;
     stream->options.wake = NULL;
     announce(stream);
@@ -240,7 +243,6 @@ static void take(sp_stream *stream, sp_event *event)
     } else if (stream->has_last && !stream->last_read) {
         stream->last_read = true;
         *event = stream->last;
-        if (!event->text) event->text = "";
     }
 }
 
