@@ -121,6 +121,14 @@ typedef struct sp_attend_task {
     size_t part; /* where a split task leaves its state, in floats of call->parts; SIZE_MAX: not split */
 } sp_attend_task;
 
+/* Entmax: what one span adds to one row: weights and where their rows of V lie. */
+typedef struct sp_attend_support {
+    float weights[SP_SPAN_KEYS + 16];
+    const void *rows[SP_SPAN_KEYS];
+    size_t n;
+    float *out;
+} sp_attend_support;
+
 /* Scratch of one thread. */
 typedef struct sp_attend_worker {
     void *q, *k, *v;
@@ -129,8 +137,8 @@ typedef struct sp_attend_worker {
     sp_attend_state fresh, total; /* (max_rows): this span, and what came before */
     float *area;                  /* entmax: scores of a block of rows */
     float *candidates;            /* entmax: one row */
-    float *weights;               /* entmax: (SP_SPAN_KEYS + 16) */
-    const void **rows;            /* entmax: (SP_SPAN_KEYS) */
+    sp_attend_support *gathered;  /* entmax: (2), one being filled while the rows of the other arrive */
+    unsigned filling;             /* entmax: which of gathered */
     uint8_t *seen;                /* entmax: pages of V that the task has read */
     uint64_t *support;            /* (n_heads) */
     sp_attend_stats stats;

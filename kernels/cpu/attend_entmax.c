@@ -31,40 +31,60 @@ typedef struct value_sum {
     const row_job *job;
     float top, tau, alpha;
     float *out;
-    size_t n; /* weights and rows gathered for this span */
 } value_sum;
 
-static void flush(value_sum *sum)
+static void add_gathered(const sp_attend_call *call, sp_attend_support *gathered)
 {
-    const sp_attend_call *call = sum->call;
-    if (sum->n) {
-        call->slots->accumulate(sum->n, sum->worker->weights, sum->worker->rows, call->args->kv.value_dim,
-                                sum->out);
+    if (gathered->n) {
+        call->slots->accumulate(gathered->n, gathered->weights, (const void *const *)gathered->rows,
+                                call->args->kv.value_dim, gathered->out);
     }
-    sum->n = 0;
+    gathered->n = 0;
+}
+
+/* Closes a span. Its rows of V have only just been asked for, so the span before it is summed first. */
+static void flush(const value_sum *sum)
+{
+    sp_attend_worker *worker = sum->worker;
+    if (!worker->gathered[worker->filling].n) return;
+    worker->gathered[worker->filling].out = sum->out;
+    worker->filling ^= 1;
+    add_gathered(sum->call, &worker->gathered[worker->filling]);
+}
+
+/* At the start and the end of a task: no span is left open, and none waiting. */
+static void clear_gathered(const sp_attend_worker *worker)
+{
+    worker->gathered[0].n = worker->gathered[1].n = 0;
+}
+
+static void finish_gathered(const sp_attend_call *call, const sp_attend_worker *worker)
+{
+    add_gathered(call, &worker->gathered[worker->filling ^ 1]);
 }
 
 /* The support of one tile of the area; its keys are base .. base + 63, or keys[0 ..]. */
-static void add_tile(value_sum *sum, uint32_t slot, uint32_t base, const uint32_t *keys)
+static void add_tile(const value_sum *sum, uint32_t slot, uint32_t base, const uint32_t *keys)
 {
     const row_job *job = sum->job;
     sp_attend_worker *worker = sum->worker;
+    sp_attend_support *gathered = &worker->gathered[worker->filling];
     if (!(job->tops[slot] - sum->top > sum->tau)) return;
     uint64_t word = sum->call->slots->weigh(sum->alpha, job->scores + (size_t)slot * SP_TILE, sum->top,
-                                            sum->tau, worker->weights + sum->n);
-    size_t before = sum->n, bytes = sum->call->args->kv.value_dim * sum->call->element;
+                                            sum->tau, gathered->weights + gathered->n);
+    size_t before = gathered->n, bytes = sum->call->args->kv.value_dim * sum->call->element;
     for (; word; word &= word - 1) {
         uint32_t j = (uint32_t)__builtin_ctzll(word), key = keys ? keys[j] : base + j;
         const uint8_t *row = sp_attend_v_row(sum->call, job->kv, key);
         for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at);
-        worker->rows[sum->n++] = row;
+        gathered->rows[gathered->n++] = row;
         worker->stats.v_pages += !worker->seen[key / SP_TILE];
         worker->seen[key / SP_TILE] = 1;
     }
-    worker->support[job->head] += sum->n - before;
+    worker->support[job->head] += gathered->n - before;
 }
 
-static void add_members(value_sum *sum)
+static void add_members(const value_sum *sum)
 {
     const sp_plan *plan = sum->call->plan;
     const row_job *job = sum->job;
@@ -153,6 +173,7 @@ static void local_task(void *context, size_t index, size_t thread)
     size_t rows = (size_t)n * run->heads, area = sp_attend_area(tiles);
     sp_attend_pack_queries(call, worker, run, first, NULL, n);
     clear_seen(call, worker);
+    clear_gathered(worker);
     uint64_t pages = worker->stats.k_pages;
     for (size_t low = 0, high; low < rows; low = high) {
         high = low + call->block_rows < rows ? low + call->block_rows : rows;
@@ -175,6 +196,7 @@ static void local_task(void *context, size_t index, size_t thread)
             finish_row(call, worker, &job);
         }
     }
+    finish_gathered(call, worker);
 }
 
 /* --- phases as passes over the window --- */
@@ -293,6 +315,7 @@ static void finish_task(void *context, size_t index, size_t thread)
     sp_attend_worker *worker = &call->workers[thread];
     uint32_t first, n = sp_attend_tile_rows(call, task->source, &first);
     clear_seen(call, worker);
+    clear_gathered(worker);
     for (size_t i = 0; i < (size_t)n * run->heads; i++) {
         uint32_t position = first + (uint32_t)(i % n), head = run->head + (uint32_t)(i / n);
         size_t row = sp_attend_row_index(call, run->list, position);
@@ -309,6 +332,7 @@ static void finish_task(void *context, size_t index, size_t thread)
                        .tiles = call->row_tiles[row]};
         finish_row(call, worker, &job);
     }
+    finish_gathered(call, worker);
 }
 
 bool sp_attend_entmax(sp_attend_call *call)

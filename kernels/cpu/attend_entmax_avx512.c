@@ -5,7 +5,7 @@
 #include "kernels/cpu/attend_avx512_parts.h"
 
 #define MAX_STEPS 40
-#define FLOAT_ENOUGH 1e-5f /* excess of the norm over 1 at which float32 has done its part */
+#define FLOAT_ENOUGH 2e-3f /* excess of the norm over 1 from which one more step leaves some 1e-6 */
 
 size_t sp_avx512_collect(size_t tiles, const float *scores, const float *tops, float top, float *out)
 {
@@ -59,10 +59,10 @@ INLINE float solve(const bool squares, const float *z, size_t n)
     for (int step = 0; step < MAX_STEPS; step++) {
         sums(squares, z, n, t, &lower, &whole);
         float norm = squares ? sqrtf(whole) : whole;
-        if (!(norm - 1 > FLOAT_ENOUGH)) break;
         float next = t + (squares ? (norm - 1) * norm / lower : (norm - 1) / lower);
         if (!(next > t)) break;
         t = next;
+        if (norm - 1 < FLOAT_ENOUGH) break;
     }
     /* Steps from either side of the root land left of it and close in quadratically. */
     double root = (double)t;
@@ -72,7 +72,7 @@ INLINE float solve(const bool squares, const float *z, size_t n)
         double norm = squares ? sqrt(all) : all, move = squares ? (norm - 1) * norm / low : (norm - 1) / low;
         if (!(low > 0)) break;
         root += move;
-        if (fabs(move) < 1e-6) break;
+        if (fabs(move) < 1e-5) break;
     }
     return root < -1 ? -1.0f : (float)root;
 }

@@ -10,16 +10,28 @@
 
 #include "kernels/cpu/attend.h"
 
+#define ASK_AHEAD 8 /* queries */
+
+static void ask_row(const float *row, size_t n)
+{
+    for (size_t i = 0; i < n; i += 16) __builtin_prefetch(row + i);
+}
+
 void sp_attend_pack_queries(const sp_attend_call *call, const sp_attend_worker *worker,
                             const sp_attend_run *run, uint32_t first, const uint32_t *positions, uint32_t n)
 {
     const sp_attend_args *args = call->args;
+    size_t width = args->kv.head_dim, stride = call->plan->shape.n_heads * width;
     uint8_t *out = worker->q;
     for (uint32_t head = run->head; head < run->head + run->heads; head++) {
+        const float *rows = args->q + head * width;
         for (uint32_t i = 0; i < n; i++, out += call->q_bytes) {
             size_t row = (positions ? positions[i] : first + i) - call->plan->shape.position;
-            const float *q = args->q + (row * call->plan->shape.n_heads + head) * args->kv.head_dim;
-            call->slots->pack_q(args->kv.head_dim, call->q_scale, q, out);
+            if (i + ASK_AHEAD < n) {
+                uint32_t later = positions ? positions[i + ASK_AHEAD] : first + i + ASK_AHEAD;
+                ask_row(rows + (later - call->plan->shape.position) * stride, width);
+            }
+            call->slots->pack_q(args->kv.head_dim, call->q_scale, rows + row * stride, out);
         }
     }
 }

@@ -28,7 +28,7 @@ typedef struct scene {
     uint8_t *listed;  /* (lists, rounds, groups, keys): keys of a group */
     uint8_t *grouped; /* (lists, rounds, rows, keys): edges that groups carry */
 } scene;
-#define NO_GROUP 255
+#define NO_GROUP ((uint8_t)255)
 
 /* How a scene's edges are drawn. */
 typedef enum pattern { DENSE, WINDOW, COLUMNS, SCATTER, STRIDED, ROUNDS, TWO_SIDED, PATTERNS } pattern;
@@ -127,7 +127,7 @@ static inline void draw_groups(scene *s, test_random *random, pattern kind)
             uint32_t stride = s->groups - round;
             for (uint32_t row = 0; row < s->rows; row++) {
                 bool in = row % stride < s->groups && test_random_below(random, 9);
-                s->member[group_at(s, list, round, row)] = in ? (uint8_t)(row % stride) : NO_GROUP;
+                s->member[group_at(s, list, round, row)] = (uint8_t)(in ? row % stride : NO_GROUP);
             }
             for (uint32_t group = 0; group < s->groups; group++)
                 for (uint32_t key = 0; key < s->keys; key++)
