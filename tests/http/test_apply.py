@@ -3,6 +3,7 @@ import json
 import math
 import os
 import random
+import socket
 import struct
 import subprocess
 import sys
@@ -156,6 +157,25 @@ def test_leaving_while_it_runs(server):
                      b"Content-Length: %d\r\n\r\n" % len(large) + large)
         link.close()
     assert apply(server, case({"backend": "dense"})[1]).status == 200
+
+
+def test_stalled_readers_give_way(server):
+    """At most two answers are held; clients that take nothing of theirs are cut, so the third is served."""
+    _, large = case({"backend": "dense"}, heads=4, n=600, d=32)
+    with harness.Server("--write-timeout", "1") as patient:
+        links = []
+        for _ in range(3):
+            link = socket.socket()
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            link.connect(("127.0.0.1", patient.port))
+            link.sendall(b"POST /v1/attention/apply HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n"
+                         b"Content-Length: %d\r\n\r\n" % len(large) + large)
+            links.append(link)
+        reply = apply(patient, large)
+        assert reply.status == 200 and reply.whole and unpack(reply.body)[0]["out"][0] == [4, 600, 32]
+        assert any("takes nothing" in line for line in patient.log)
+        for link in links:
+            link.close()
 
 
 with harness.Server() as shared:

@@ -1,6 +1,7 @@
 """SIGTERM: readiness falls at once, what runs finishes or is told, nothing accepted is lost, exit code 0."""
 import json
 import os
+import random
 import signal
 import sys
 import threading
@@ -127,6 +128,44 @@ def test_many_clients_lose_nothing():
         assert server.wait() == 0
         # refused at connect is fine; accepted and unanswered is not
         assert all(o in (200, 429, 503, "ConnectionRefusedError") for o in outcomes), outcomes
+
+
+def test_any_moment():
+    """Rounds of mixed clients and a stop at a drawn moment: every one that got in is answered or told."""
+    draw = random.Random(3)
+    for _ in range(5):
+        options = ("--drain-delay", draw.choice([0, 1]), "--drain-timeout", draw.choice([0.05, 0.3, 30]))
+        with harness.Server(*options) as server:
+            outcomes = []
+
+            def stream(tokens):
+                got = b""
+                try:
+                    link = server.open_stream(prompt="It was", max_tokens=tokens, ignore_eos=True)
+                    while b"[DONE]" not in got and b'"code":' not in got:
+                        piece = link.recv(65536)
+                        if not piece:
+                            break
+                        got += piece
+                    link.close()
+                except ConnectionRefusedError:
+                    return
+                except OSError as problem:
+                    got += repr(problem).encode()
+                told = b"[DONE]" in got or b" 503 " in got[:20] or b" 429 " in got[:20]
+                outcomes.append("told" if told else got[-200:])
+
+            threads = [threading.Thread(target=stream, args=(draw.choice([5, 300]),)) for _ in range(24)]
+            for thread in threads:
+                thread.start()
+            time.sleep(draw.random() * 0.1)
+            stop(server)
+            if draw.random() < 0.4:
+                stop(server)
+            for thread in threads:
+                thread.join()
+            assert server.wait() == 0
+            assert set(outcomes) <= {"told"}, outcomes
 
 
 harness.main(globals())
