@@ -11,6 +11,14 @@ bool sp_kv_page_bytes(const sp_kv_options *options, size_t *bytes)
            sp_mul_size(size, options->n_layers, bytes);
 }
 
+/* Touches one page now rather than in some step; all ones is NaN in either type. */
+static void touch_page(void *context, size_t page, size_t worker)
+{
+    const sp_kv *kv = context;
+    (void)worker;
+    memset(kv->memory + page * kv->page_bytes, 0xff, kv->page_bytes);
+}
+
 sp_status sp_kv_open(const sp_kv_options *options, sp_kv *out, sp_error *error)
 {
     size_t page_bytes, total;
@@ -32,7 +40,10 @@ sp_status sp_kv_open(const sp_kv_options *options, sp_kv *out, sp_error *error)
                        "no memory for %u KV pages (%zu bytes); lower --kv-bytes or --ctx", options->n_pages,
                        total);
     }
-    memset(out->memory, 0xff, total); /* touched now rather than later; all ones is NaN in either type */
+    if (options->threads)
+        sp_threads_run(options->threads, options->n_pages, touch_page, out);
+    else
+        for (uint32_t i = 0; i < options->n_pages; i++) touch_page(out, i, 0);
     for (uint32_t i = 0; i < options->n_pages; i++)
         out->next[i] = i + 1 < options->n_pages ? i + 1 : SP_NO_PAGE;
     out->n_free = options->n_pages;

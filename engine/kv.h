@@ -18,6 +18,7 @@ typedef struct sp_kv_options {
     sp_dtype dtype; /* SP_F32 or SP_BF16 */
     uint32_t n_pages;
     bool poison;
+    sp_threads *threads; /* touch the pool together; NULL: the caller alone */
 } sp_kv_options;
 
 typedef struct sp_kv {

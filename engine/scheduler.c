@@ -62,7 +62,8 @@ static sp_status open_parts(sp_scheduler *s, sp_error *error)
                         .head_dim = hparams->head_dim,
                         .dtype = o->kv_type,
                         .n_pages = o->n_pages,
-                        .poison = o->poison};
+                        .poison = o->poison,
+                        .threads = o->model->device->threads};
     sp_status status = sp_kv_open(&kv, &s->kv, error);
     if (status != SP_OK) return status;
     uint32_t whole = (o->context + SP_TILE - 1) / SP_TILE * SP_TILE;
