@@ -13,19 +13,18 @@
 #include "server/server.h"
 
 static sp_server *signalled_server;
-static volatile sig_atomic_t loading;
+static volatile sig_atomic_t exit_at_once; /* before the first request and after the last */
 
 static void on_signal(int number)
 {
     (void)number;
-    if (loading) _exit(SP_EXIT_OK);
+    if (exit_at_once) _exit(SP_EXIT_OK);
     sp_server_stop(signalled_server);
 }
 
-static void catch_signals(sp_server *server)
+static void catch_signals(void)
 {
-    signalled_server = server;
-    loading = 1;
+    exit_at_once = 1;
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     sigemptyset(&action.sa_mask);
     sigaction(SIGTERM, &action, NULL);
@@ -68,11 +67,12 @@ int sp_command_serve(const sp_options *options)
     sp_server *server = NULL;
     sp_engine *engine = NULL;
     signal(SIGPIPE, SIG_IGN);
+    catch_signals();
     if (sp_server_open(options, &server, &error)) {
         sp_command_fail(&error);
         return error.status == SP_IO ? SP_EXIT_BIND : sp_exit_code(error.status);
     }
-    catch_signals(server);
+    signalled_server = server;
     const char *bracket = strchr(options->host, ':') ? "[" : "";
     sp_log(SP_LOG_INFO, "listening on http://%s%s%s:%u, loading %s", bracket, options->host,
            *bracket ? "]" : "", (unsigned)sp_server_port(server), options->model);
@@ -82,12 +82,13 @@ int sp_command_serve(const sp_options *options)
     }
     const sp_engine_info *info = sp_engine_get_info(engine);
     log_engine(options, info);
-    loading = 0;
+    exit_at_once = 0;
     sp_server_ready(server, engine);
     printf("sparsed: serving %s on http://%s%s%s:%u\n", info->model_name, bracket, options->host,
            *bracket ? "]" : "", (unsigned)sp_server_port(server));
     fflush(stdout);
     sp_server_run(server);
+    exit_at_once = 1;
     sp_server_close(server);
     sp_engine_close(engine);
     return SP_EXIT_OK;
