@@ -223,6 +223,7 @@ static void take_worker(const sp_attend_call *call, carve *from, sp_attend_worke
     worker->tops = take(from, call->max_rows * sizeof *worker->tops);
     worker->area = take(from, call->block_rows * sp_attend_area(call->max_tiles) * sizeof(float));
     worker->candidates = take(from, (call->max_tiles * SP_TILE + 32) * sizeof(float));
+    worker->hits = take(from, (call->max_tiles + 16) * sizeof *worker->hits);
     worker->gathered = take(from, 2 * sizeof *worker->gathered);
     worker->seen = take(from, (call->args->kv.n_keys + SP_TILE - 1) / SP_TILE);
 }

@@ -45,6 +45,17 @@ typedef struct sp_attend_tile {
     float *const *tops;    /* (rows): the largest of them */
 } sp_attend_tile;
 
+/* Entmax: one row whose scores are all there, and what may be in its support: scores > top - 1. */
+typedef struct sp_attend_row {
+    uint32_t tiles;
+    const float *scores, *tops; /* (tiles, 64), (tiles) */
+    float top;                  /* out: the largest; -INFINITY without an edge, and then the rest is 0 */
+    uint32_t *hits;             /* out: tiles that hold candidates, ascending; room for tiles + 16 */
+    uint32_t n_hits;
+    float *candidates; /* out: score - top, in order; room for 64 * tiles + 16 */
+    size_t n;
+} sp_attend_row;
+
 /* Microkernels for one CPU level and KV type. Rows of K and V come as 64 pointers; NULL stands for zeros. */
 typedef struct sp_attend_slots {
     bool dots; /* q, K, V and softmax weights are bf16 pairs for dot products; else float32 */
@@ -63,9 +74,8 @@ typedef struct sp_attend_slots {
     /* Scores and their maximum; -INFINITY where no edge. Where the maximum is -INFINITY the scores may stay
      * unset. */
     void (*scores)(const sp_attend_tile *tile);
-    /* Candidates of the support, relative to top: score - top where it is > -1, in order. out has room for
-     * 64 * tiles + 16. Returns their number. */
-    size_t (*collect)(size_t tiles, const float *scores, const float *tops, float top, float *out);
+    /* Finds what may be in a row's support; see sp_attend_row. */
+    void (*collect)(sp_attend_row *row);
     /* The entmax threshold in [-1, 0) of candidates whose maximum is 0; may write 16 numbers behind n. */
     float (*threshold)(float alpha, float *candidates, size_t n);
     /* Weights of one tile's support, compressed ascending (room for 64 + 16); returns its word. */
@@ -136,11 +146,12 @@ typedef struct sp_attend_worker {
     float **scores, **tops;       /* (max_rows) */
     sp_attend_state fresh, total; /* (max_rows): this span, and what came before */
     float *area;                  /* entmax: scores of a block of rows */
-    float *candidates;            /* entmax: one row */
-    sp_attend_support *gathered;  /* entmax: (2), one being filled while the rows of the other arrive */
-    unsigned filling;             /* entmax: which of gathered */
-    uint8_t *seen;                /* entmax: pages of V that the task has read */
-    uint64_t *support;            /* (n_heads) */
+    float *candidates;            /* entmax: one row's, and the tiles that hold them */
+    uint32_t *hits;
+    sp_attend_support *gathered; /* entmax: (2), one being filled while the rows of the other arrive */
+    unsigned filling;            /* entmax: which of gathered */
+    uint8_t *seen;               /* entmax: pages of V that the task has read */
+    uint64_t *support;           /* (n_heads) */
     sp_attend_stats stats;
 } sp_attend_worker;
 

@@ -17,7 +17,7 @@ void sp_avx512_pack_v_widen(const void *const *rows, size_t value_dim, ptrdiff_t
 void sp_avx512_pack_v_pairs(const void *const *rows, size_t value_dim, ptrdiff_t ahead, void *out);
 
 /* --- attend_entmax_avx512.c --- */
-size_t sp_avx512_collect(size_t tiles, const float *scores, const float *tops, float top, float *out);
+void sp_avx512_collect(sp_attend_row *row);
 float sp_avx512_threshold(float alpha, float *candidates, size_t n);
 uint64_t sp_avx512_weigh(float alpha, const float *scores, float top, float tau, float *weights);
 void sp_avx512_accumulate_f32(size_t n, const float *weights, const void *const *rows, size_t value_dim,

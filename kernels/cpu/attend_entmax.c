@@ -19,9 +19,7 @@ typedef struct row_job {
     uint32_t begin, end; /* its tiles in the plan */
     const sp_attend_member *members;
     uint32_t n_members;
-    const float *scores; /* its area */
-    const float *tops;
-    uint32_t tiles; /* in the area */
+    sp_attend_row row; /* its area */
 } row_job;
 
 /* What the value phase of one row carries from tile to tile. */
@@ -29,9 +27,17 @@ typedef struct value_sum {
     const sp_attend_call *call;
     sp_attend_worker *worker;
     const row_job *job;
-    float top, tau, alpha;
+    float tau, alpha;
     float *out;
 } value_sum;
+
+/* Tiles slot .. end - 1 of a row's area: of the plan (keys NULL), or of the group member before next. */
+typedef struct area_part {
+    uint32_t slot, end;
+    uint32_t first; /* gathered tile of slot */
+    const uint32_t *keys;
+    uint32_t next;
+} area_part;
 
 static void add_gathered(const sp_attend_call *call, sp_attend_support *gathered)
 {
@@ -69,9 +75,9 @@ static void add_tile(const value_sum *sum, uint32_t slot, uint32_t base, const u
     const row_job *job = sum->job;
     sp_attend_worker *worker = sum->worker;
     sp_attend_support *gathered = &worker->gathered[worker->filling];
-    if (!(job->tops[slot] - sum->top > sum->tau)) return;
-    uint64_t word = sum->call->slots->weigh(sum->alpha, job->scores + (size_t)slot * SP_TILE, sum->top,
-                                            sum->tau, gathered->weights + gathered->n);
+    if (!(job->row.tops[slot] - job->row.top > sum->tau)) return;
+    uint64_t word = sum->call->slots->weigh(sum->alpha, job->row.scores + (size_t)slot * SP_TILE,
+                                            job->row.top, sum->tau, gathered->weights + gathered->n);
     size_t before = gathered->n, bytes = sum->call->args->kv.value_dim * sum->call->element;
     for (; word; word &= word - 1) {
         uint32_t j = (uint32_t)__builtin_ctzll(word), key = keys ? keys[j] : base + j;
@@ -84,48 +90,54 @@ static void add_tile(const value_sum *sum, uint32_t slot, uint32_t base, const u
     worker->support[job->head] += gathered->n - before;
 }
 
-static void add_members(const value_sum *sum)
+/* Moves to the part that holds a slot. */
+static void find_part(const value_sum *sum, uint32_t slot, area_part *part)
 {
     const sp_plan *plan = sum->call->plan;
-    const row_job *job = sum->job;
-    uint32_t slot = job->end - job->begin;
-    for (uint32_t m = 0; m < job->n_members; m++) {
-        const sp_group *group = &plan->groups[job->members[m].group];
-        uint32_t first, end;
-        sp_attend_rank_tiles(plan, group, job->members[m].query, &first, &end);
-        for (uint32_t t = first; t < end; t++, slot++) {
-            if (t % SP_SPAN_TILES == 0) flush(sum);
-            add_tile(sum, slot, 0, plan->numbers + group->keys + (size_t)t * SP_TILE);
-        }
-        flush(sum);
+    while (slot >= part->end) {
+        const sp_attend_member *member = &sum->job->members[part->next++];
+        const sp_group *group = &plan->groups[member->group];
+        uint32_t end;
+        sp_attend_rank_tiles(plan, group, member->query, &part->first, &end);
+        part->slot = part->end;
+        part->end += end - part->first;
+        part->keys = plan->numbers + group->keys;
     }
 }
 
-/* Threshold and values of one row whose scores are all there. */
-static void finish_row(const sp_attend_call *call, sp_attend_worker *worker, const row_job *job)
+/* Values of the tiles that hold candidates, a span at a time. */
+static void add_values(const value_sum *sum)
 {
-    const sp_attend_slots *slots = call->slots;
-    float *out = sp_attend_out(call, job->position, job->head), top = -INFINITY;
+    const row_job *job = sum->job;
+    area_part part = {.end = job->end - job->begin};
+    uint32_t open = UINT32_MAX; /* the span being gathered, counted within its part */
+    for (uint32_t i = 0; i < job->row.n_hits; i++) {
+        uint32_t slot = job->row.hits[i], before = part.next;
+        find_part(sum, slot, &part);
+        uint32_t tile =
+            part.keys ? part.first + slot - part.slot : sum->call->plan->tiles[job->begin + slot].key_tile;
+        if (tile / SP_SPAN_TILES != open || part.next != before) flush(sum);
+        open = tile / SP_SPAN_TILES;
+        add_tile(sum, slot, tile * SP_TILE, part.keys ? part.keys + (size_t)tile * SP_TILE : NULL);
+    }
+    flush(sum);
+}
+
+/* Threshold and values of one row whose scores are all there. */
+static void finish_row(const sp_attend_call *call, sp_attend_worker *worker, row_job *job)
+{
+    float *out = sp_attend_out(call, job->position, job->head), alpha = call->args->normalizer.alpha;
     memset(out, 0, call->args->kv.value_dim * sizeof *out);
-    for (uint32_t i = 0; i < job->tiles; i++)
-        if (job->tops[i] > top) top = job->tops[i];
-    if (top == -INFINITY) {
+    job->row.hits = worker->hits;
+    job->row.candidates = worker->candidates;
+    call->slots->collect(&job->row);
+    if (job->row.top == -INFINITY) {
         worker->stats.rows_empty++;
         return;
     }
-    float alpha = call->args->normalizer.alpha;
-    size_t n = slots->collect(job->tiles, job->scores, job->tops, top, worker->candidates);
-    float tau = slots->threshold(alpha, worker->candidates, n);
-    value_sum sum = {
-        .call = call, .worker = worker, .job = job, .top = top, .tau = tau, .alpha = alpha, .out = out};
-    for (uint32_t t = job->begin; t < job->end; t++) {
-        uint32_t key_tile = call->plan->tiles[t].key_tile;
-        if (t > job->begin && key_tile / SP_SPAN_TILES != call->plan->tiles[t - 1].key_tile / SP_SPAN_TILES)
-            flush(&sum);
-        add_tile(&sum, t - job->begin, key_tile * SP_TILE, NULL);
-    }
-    flush(&sum);
-    add_members(&sum);
+    float tau = call->slots->threshold(alpha, job->row.candidates, job->row.n);
+    value_sum sum = {.call = call, .worker = worker, .job = job, .tau = tau, .alpha = alpha, .out = out};
+    add_values(&sum);
 }
 
 static void clear_seen(const sp_attend_call *call, const sp_attend_worker *worker)
@@ -185,14 +197,13 @@ static void local_task(void *context, size_t index, size_t thread)
         score_tiles(call, worker, run, first, n, task->begin, task->end, low, high);
         for (size_t i = low; i < high; i++) {
             const float *scores = worker->area + (i - low) * area;
-            row_job job = {.head = run->head + (uint32_t)(i / n),
-                           .kv = run->kv,
-                           .position = first + (uint32_t)(i % n),
-                           .begin = task->begin,
-                           .end = task->end,
-                           .scores = scores,
-                           .tops = scores + (size_t)tiles * SP_TILE,
-                           .tiles = tiles};
+            row_job job = {
+                .head = run->head + (uint32_t)(i / n),
+                .kv = run->kv,
+                .position = first + (uint32_t)(i % n),
+                .begin = task->begin,
+                .end = task->end,
+                .row = {.tiles = tiles, .scores = scores, .tops = scores + (size_t)tiles * SP_TILE}};
             finish_row(call, worker, &job);
         }
     }
@@ -327,9 +338,9 @@ static void finish_task(void *context, size_t index, size_t thread)
                        .end = task->end,
                        .members = call->members + call->member_begin[row],
                        .n_members = call->member_begin[row + 1] - call->member_begin[row],
-                       .scores = scores,
-                       .tops = scores + (size_t)call->row_tiles[row] * SP_TILE,
-                       .tiles = call->row_tiles[row]};
+                       .row = {.tiles = call->row_tiles[row],
+                               .scores = scores,
+                               .tops = scores + (size_t)call->row_tiles[row] * SP_TILE}};
         finish_row(call, worker, &job);
     }
     finish_gathered(call, worker);

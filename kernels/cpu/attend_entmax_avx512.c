@@ -7,20 +7,48 @@
 #define MAX_STEPS 40
 #define FLOAT_ENOUGH 2e-3f /* excess of the norm over 1 from which one more step leaves some 1e-6 */
 
-size_t sp_avx512_collect(size_t tiles, const float *scores, const float *tops, float top, float *out)
+INLINE __mmask16 lanes_of(size_t n)
 {
-    const __m512 max = _mm512_set1_ps(top), limit = _mm512_set1_ps(-1.0f);
+    return (__mmask16)(n < 16 ? (1u << n) - 1 : UINT16_MAX);
+}
+
+/* The largest of the tiles' maxima, and the tiles within 1 of it. */
+INLINE void find_hits(sp_attend_row *row)
+{
+    const __m512 none = _mm512_set1_ps(-INFINITY);
+    const __m512i count = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    __m512 max = none;
+    for (uint32_t t = 0; t < row->tiles; t += 16)
+        max = _mm512_max_ps(_mm512_mask_loadu_ps(none, lanes_of(row->tiles - t), row->tops + t), max);
+    row->top = _mm512_reduce_max_ps(max);
+    row->n_hits = 0;
+    max = _mm512_set1_ps(row->top);
+    for (uint32_t t = 0; t < row->tiles; t += 16) {
+        __m512 z = _mm512_sub_ps(_mm512_mask_loadu_ps(none, lanes_of(row->tiles - t), row->tops + t), max);
+        __mmask16 in =
+            _mm512_cmp_ps_mask(z, _mm512_set1_ps(-1.0f), _CMP_GT_OQ); /* false for -INF less itself */
+        __m512i tiles = _mm512_add_epi32(count, _mm512_set1_epi32((int)t));
+        _mm512_storeu_si512(row->hits + row->n_hits, _mm512_maskz_compress_epi32(in, tiles));
+        row->n_hits += (uint32_t)_mm_popcnt_u32(in);
+    }
+}
+
+void sp_avx512_collect(sp_attend_row *row)
+{
+    find_hits(row);
+    const __m512 max = _mm512_set1_ps(row->top), limit = _mm512_set1_ps(-1.0f);
     size_t n = 0;
-    for (size_t t = 0; t < tiles; t++) {
-        if (!(tops[t] - top > -1)) continue;
+    for (uint32_t i = 0; i < row->n_hits; i++) {
+        const float *scores = row->scores + (size_t)row->hits[i] * SP_TILE;
+#pragma GCC unroll 4
         for (size_t j = 0; j < SP_TILE; j += 16) {
-            __m512 z = _mm512_sub_ps(_mm512_loadu_ps(scores + t * SP_TILE + j), max);
+            __m512 z = _mm512_sub_ps(_mm512_loadu_ps(scores + j), max);
             __mmask16 in = _mm512_cmp_ps_mask(z, limit, _CMP_GT_OQ);
-            _mm512_storeu_ps(out + n, _mm512_maskz_compress_ps(in, z));
-            n += (size_t)__builtin_popcount(in);
+            _mm512_storeu_ps(row->candidates + n, _mm512_maskz_compress_ps(in, z));
+            n += (size_t)_mm_popcnt_u32(in);
         }
     }
-    return n;
+    row->n = n;
 }
 
 /* sum x^(e - 1) and sum x^e over x = z - t > 0, for e = 2 (squares) or e = 1. z is padded to 16 with -2. */
@@ -110,7 +138,7 @@ uint64_t sp_avx512_weigh(float alpha, const float *scores, float top, float tau,
         __m512 p = alpha == 2.0f ? x : _mm512_mul_ps(x, x);
         __mmask16 in = _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(x, zero, _CMP_GT_OQ), p, zero, _CMP_GT_OQ);
         _mm512_storeu_ps(weights, _mm512_maskz_compress_ps(in, p));
-        weights += __builtin_popcount(in);
+        weights += _mm_popcnt_u32(in);
         word |= (uint64_t)in << j;
     }
     return word;

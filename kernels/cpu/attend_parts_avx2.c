@@ -121,20 +121,24 @@ void sp_avx2_pack_v_widen(const void *const *rows, size_t value_dim, ptrdiff_t a
 
 /* --- entmax --- */
 
-size_t sp_avx2_collect(size_t tiles, const float *scores, const float *tops, float top, float *out)
+void sp_avx2_collect(sp_attend_row *row)
 {
-    const __m256 max = _mm256_set1_ps(top), limit = _mm256_set1_ps(-1.0f);
-    size_t n = 0;
-    for (size_t t = 0; t < tiles; t++) {
-        if (!(tops[t] - top > -1)) continue;
+    row->top = -INFINITY;
+    row->n_hits = 0;
+    row->n = 0;
+    for (uint32_t t = 0; t < row->tiles; t++)
+        if (row->tops[t] > row->top) row->top = row->tops[t];
+    const __m256 max = _mm256_set1_ps(row->top), limit = _mm256_set1_ps(-1.0f);
+    for (uint32_t t = 0; t < row->tiles; t++) {
+        if (!(row->tops[t] - row->top > -1)) continue; /* -INFINITY less itself is NaN */
+        row->hits[row->n_hits++] = t;
         for (size_t j = 0; j < SP_TILE; j += 8) {
-            const float *at = scores + t * SP_TILE + j;
+            const float *at = row->scores + (size_t)t * SP_TILE + j;
             __m256 in = _mm256_cmp_ps(_mm256_sub_ps(_mm256_loadu_ps(at), max), limit, _CMP_GT_OQ);
             for (int bits = _mm256_movemask_ps(in); bits; bits &= bits - 1)
-                out[n++] = at[__builtin_ctz(bits)] - top;
+                row->candidates[row->n++] = at[__builtin_ctz(bits)] - row->top;
         }
     }
-    return n;
 }
 
 float sp_avx2_threshold(float alpha, float *candidates, size_t n)

@@ -120,17 +120,21 @@ static void merge(size_t rows, size_t value_dim, const sp_attend_state *into, co
 
 /* --- entmax --- */
 
-static size_t collect(size_t tiles, const float *row, const float *tops, float top, float *out)
+static void collect(sp_attend_row *row)
 {
-    size_t n = 0;
-    for (size_t t = 0; t < tiles; t++) {
-        if (!(tops[t] - top > -1)) continue;
+    row->top = -INFINITY;
+    row->n_hits = 0;
+    row->n = 0;
+    for (uint32_t t = 0; t < row->tiles; t++)
+        if (row->tops[t] > row->top) row->top = row->tops[t];
+    for (uint32_t t = 0; t < row->tiles; t++) {
+        if (!(row->tops[t] - row->top > -1)) continue; /* -INFINITY less itself is NaN */
+        row->hits[row->n_hits++] = t;
         for (size_t j = 0; j < SP_TILE; j++) {
-            float z = row[t * SP_TILE + j] - top;
-            if (z > -1) out[n++] = z;
+            float z = row->scores[(size_t)t * SP_TILE + j] - row->top;
+            if (z > -1) row->candidates[row->n++] = z;
         }
     }
-    return n;
 }
 
 static float threshold(float alpha, float *candidates, size_t n)
