@@ -68,6 +68,14 @@ static sp_status read_metadata(sp_weights *weights, uint32_t file, sp_json *read
     return SP_OK;
 }
 
+static sp_status fail_dtype(sp_weights *weights, uint32_t file, const char *tensor, const sp_json *reader,
+                            sp_error *error)
+{
+    const char *dtype = sp_json_text(reader, &weights->arena, NULL);
+    return sp_fail_param(error, SP_DATA, tensor, "%s: tensor '%.100s': dtype '%.30s' is not supported",
+                         weights->files[file].name, tensor, dtype ? dtype : "?");
+}
+
 static bool read_dtype(const sp_json *reader, sp_dtype *dtype)
 {
     for (int d = 0; d < SP_DTYPES; d++)
@@ -114,8 +122,10 @@ static sp_status read_tensor(sp_weights *weights, uint32_t file, sp_json *reader
         return fail_tensor(weights, file, name, "must be an object", error);
     while (sp_json_next(reader) == SP_JSON_KEY) {
         if (sp_json_is(reader, "dtype")) {
-            if (sp_json_next(reader) != SP_JSON_STRING || !read_dtype(reader, &entry->tensor.dtype))
-                return fail_tensor(weights, file, name, "dtype is not one we know", error);
+            if (sp_json_next(reader) != SP_JSON_STRING)
+                return fail_tensor(weights, file, name, "dtype must be a text", error);
+            if (!read_dtype(reader, &entry->tensor.dtype))
+                return fail_dtype(weights, file, name, reader, error);
             has_dtype = true;
         } else if (sp_json_is(reader, "shape")) {
             if (!read_sizes(reader, entry->tensor.shape, SP_MAX_RANK, &entry->tensor.rank))
