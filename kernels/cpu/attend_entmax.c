@@ -13,6 +13,8 @@
 
 #include "kernels/cpu/attend.h"
 
+#define ASK_FLOATS 400 /* six tiles */
+
 /* A row on its way from scores to its output. */
 typedef struct row_job {
     uint32_t head, kv, position;
@@ -318,6 +320,12 @@ static void group_task(void *context, size_t index, size_t thread)
     }
 }
 
+/* The next row's area, which lies behind this one's, or its beginning. */
+static void ask_scores(const float *scores)
+{
+    for (size_t i = 0; i < ASK_FLOATS; i += 16) __builtin_prefetch(scores + i);
+}
+
 static void finish_task(void *context, size_t index, size_t thread)
 {
     const sp_attend_call *call = context;
@@ -331,6 +339,7 @@ static void finish_task(void *context, size_t index, size_t thread)
         uint32_t position = first + (uint32_t)(i % n), head = run->head + (uint32_t)(i / n);
         size_t row = sp_attend_row_index(call, run->list, position);
         const float *scores = row_scores(call, run->list, head, position);
+        ask_scores(scores + sp_attend_area(call->row_tiles[row]));
         row_job job = {.head = head,
                        .kv = run->kv,
                        .position = position,
