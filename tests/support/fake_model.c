@@ -1,5 +1,6 @@
 /* A model small enough to step through; see the header. */
 #include "tests/support/fake_model.h"
+#include "tests/support/byte_tokenizer.h"
 
 #include <math.h>
 #include <string.h>
@@ -89,12 +90,24 @@ static const char *const model_types[] = {"fake", NULL};
 static const sp_arch fake_arch = {
     .name = "fake", .model_types = model_types, .scratch = scratch, .forward = forward};
 
+static sp_status open_tokenizer(const char *folder, sp_tokenizer **out, sp_error *error)
+{
+    static const char *const no_merges[] = {NULL};
+    sp_buffer json;
+    if (folder) return sp_tokenizer_open(folder, out, error);
+    sp_buffer_init(&json, 1 << 20);
+    test_byte_tokenizer(&json, no_merges, NULL, "", "");
+    sp_status status = sp_tokenizer_parse("fake", json.data, json.size, NULL, 0, out, error);
+    sp_buffer_fini(&json);
+    return status;
+}
+
 sp_status fake_model_open(const char *tokenizer, size_t n_threads, sp_model *model, sp_error *error)
 {
     memset(model, 0, sizeof *model);
     sp_status status =
         sp_device_open("cpu", &(sp_device_options){.n_threads = n_threads}, &model->device, error);
-    if (status == SP_OK) status = sp_tokenizer_open(tokenizer, &model->tokenizer, error);
+    if (status == SP_OK) status = open_tokenizer(tokenizer, &model->tokenizer, error);
     fake_state *state = sp_alloc_zero(1, sizeof *state);
     if (status != SP_OK || !state) {
         sp_free(state);
