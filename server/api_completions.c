@@ -14,7 +14,8 @@
 #include "server/sse.h"
 #include "server/state.h"
 
-#define PARSE_BYTES(options) ((size_t)(options)->max_body_bytes * 6 + 65536)
+#define PARSE_BYTES(options) ((size_t)(options)->max_body_bytes * 6 + 65536) /* arena of a body */
+#define TEXT_BYTES ((size_t)4 << 20)                                         /* of a plain reply */
 
 typedef struct completion {
     sp_stream *stream;
@@ -22,8 +23,7 @@ typedef struct completion {
     char id[32];
     int64_t created;
     bool include_usage, has_first;
-    sp_event
-        first; /* a stream's first event, read before its headers; its pointers last until the next read */
+    sp_event first; /* a stream's first event, read before its headers; valid until the next read */
     sp_buffer text; /* a plain reply's text so far */
 } completion;
 
@@ -140,6 +140,10 @@ static void fail(sp_exchange *exchange, sp_error *error)
 static void reply_whole(sp_exchange *exchange, const completion *c, const sp_event *event)
 {
     sp_json_writer writer;
+    if (c->text.failed) {
+        sp_exchange_refuse(exchange, 500, NULL, "the text is too long for one reply; use \"stream\": true");
+        return;
+    }
     sp_exchange_json(exchange, 200, &writer);
     write_head(c, c->text.data ? c->text.data : "", c->text.size, finish_name(event->finish), &writer);
     write_usage(&event->usage, &writer);
@@ -281,7 +285,7 @@ static void submit(sp_exchange *exchange, const sp_completion *asked)
     c->model = sp_engine_get_info(engine)->model_name;
     c->created = (int64_t)time(NULL);
     c->include_usage = asked->include_usage;
-    sp_buffer_init(&c->text, SIZE_MAX / 2);
+    sp_buffer_init(&c->text, TEXT_BYTES);
     sp_buffer id;
     sp_buffer_init(&id, sizeof c->id - 1);
     if (sp_buffer_format(&id, "cmpl-%s", sp_exchange_hex(exchange))) memcpy(c->id, id.data, id.size);

@@ -187,48 +187,49 @@ static sp_status check_unbuilt_others(const sp_body *body, sp_error *error)
     return SP_OK;
 }
 
+static const char *const known_fields[] = {"model",
+                                           "prompt",
+                                           "max_tokens",
+                                           "temperature",
+                                           "top_p",
+                                           "top_k",
+                                           "min_p",
+                                           "seed",
+                                           "stop",
+                                           "stream",
+                                           "stream_options",
+                                           "n",
+                                           "best_of",
+                                           "echo",
+                                           "logprobs",
+                                           "suffix",
+                                           "presence_penalty",
+                                           "frequency_penalty",
+                                           "repetition_penalty",
+                                           "logit_bias",
+                                           "min_tokens",
+                                           "stop_token_ids",
+                                           "ignore_eos",
+                                           "add_special_tokens",
+                                           "return_token_ids",
+                                           "prompt_logprobs",
+                                           "response_format",
+                                           "attention",
+                                           "user",
+                                           "metadata",
+                                           "store",
+                                           "service_tier",
+                                           "cache_salt"};
+
 /* One log line for every unknown name, and for at most 64 of them. */
 static void note_unknown(const sp_body *body)
 {
-    static const char *const known[] = {"model",
-                                        "prompt",
-                                        "max_tokens",
-                                        "temperature",
-                                        "top_p",
-                                        "top_k",
-                                        "min_p",
-                                        "seed",
-                                        "stop",
-                                        "stream",
-                                        "stream_options",
-                                        "n",
-                                        "best_of",
-                                        "echo",
-                                        "logprobs",
-                                        "suffix",
-                                        "presence_penalty",
-                                        "frequency_penalty",
-                                        "repetition_penalty",
-                                        "logit_bias",
-                                        "min_tokens",
-                                        "stop_token_ids",
-                                        "ignore_eos",
-                                        "add_special_tokens",
-                                        "return_token_ids",
-                                        "prompt_logprobs",
-                                        "response_format",
-                                        "attention",
-                                        "user",
-                                        "metadata",
-                                        "store",
-                                        "service_tier",
-                                        "cache_salt"};
     static _Atomic uint64_t seen[64];
     for (sp_item *item = sp_item_first(body->root); item; item = sp_item_next(item)) {
         const char *name = sp_item_name(item);
         size_t i = 0;
-        while (i < sizeof known / sizeof *known && strcmp(known[i], name) != 0) i++;
-        if (i < sizeof known / sizeof *known) continue;
+        while (i < sizeof known_fields / sizeof *known_fields && strcmp(known_fields[i], name) != 0) i++;
+        if (i < sizeof known_fields / sizeof *known_fields) continue;
         uint64_t hash = sp_hash_bytes(name, strlen(name)) | 1;
         for (i = 0; i < 64; i++) {
             uint64_t none = 0;

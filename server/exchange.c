@@ -126,14 +126,13 @@ static bool next_pair(const char **query, const char **name, size_t *name_size, 
     return true;
 }
 
-const char *sp_exchange_query(const sp_exchange *exchange, const char *name)
+const char *sp_exchange_query(sp_exchange *exchange, const char *name)
 {
     const char *query = exchange->query, *key, *value;
     size_t key_size, size;
-    sp_arena *arena = &((sp_exchange *)exchange)->arena;
     while (query && next_pair(&query, &key, &key_size, &value, &size)) {
         if (key_size != strlen(name) || memcmp(key, name, key_size) != 0) continue;
-        char *decoded = sp_arena_alloc(arena, size + 1, 1);
+        char *decoded = sp_arena_alloc(&exchange->arena, size + 1, 1);
         return decoded && sp_gate_decode(value, size, true, decoded, size + 1) ? decoded : "";
     }
     return NULL;
@@ -161,7 +160,7 @@ static bool check_query(sp_exchange *exchange)
 static void begin_body(sp_exchange *exchange, unsigned status)
 {
     sp_buffer_fini(&exchange->reply.body);
-    sp_buffer_init(&exchange->reply.body, SIZE_MAX / 2);
+    sp_buffer_init(&exchange->reply.body, SP_REPLY_BYTES);
     exchange->reply.status = status;
     exchange->reply.content_type = "application/json; charset=utf-8";
 }

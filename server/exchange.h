@@ -29,6 +29,7 @@ typedef struct sp_route {
     const char *const *query; /* known query parameters, NULL terminated; NULL: none */
 } sp_route;
 
+#define SP_REPLY_BYTES ((size_t)32 << 20) /* a JSON or text reply at most; a longer one is 500 */
 typedef struct sp_reply {
     unsigned status; /* 0: none yet */
     const char *content_type;
@@ -49,9 +50,8 @@ typedef sp_pull (*sp_pull_fn)(sp_exchange *exchange, sp_buffer *out);
 const char *sp_exchange_id(const sp_exchange *exchange);   /* x-request-id */
 const char *sp_exchange_hex(const sp_exchange *exchange);  /* 24 hex digits, unique: for "cmpl-" ids */
 const char *sp_exchange_rest(const sp_exchange *exchange); /* what "{name}" of the route took, decoded */
-const char *sp_exchange_query(const sp_exchange *exchange,
-                              const char *name);    /* decoded value; NULL: not given */
-sp_buffer *sp_exchange_body(sp_exchange *exchange); /* data has a NUL behind size */
+const char *sp_exchange_query(sp_exchange *exchange, const char *name); /* decoded value; NULL: not given */
+sp_buffer *sp_exchange_body(sp_exchange *exchange);                     /* data has a NUL behind size */
 sp_server *sp_exchange_server(const sp_exchange *exchange);
 const sp_options *sp_exchange_options(const sp_exchange *exchange);
 sp_engine *sp_exchange_engine(const sp_exchange *exchange); /* NULL while loading */

@@ -113,10 +113,7 @@ static enum MHD_Result queue(sp_exchange *exchange, struct MHD_Response *respons
 static enum MHD_Result send_reply(sp_exchange *exchange)
 {
     sp_buffer *body = &exchange->reply.body;
-    if (body->failed) {
-        exchange->reply.status = 500;
-        sp_buffer_clear(body);
-    }
+    if (body->failed) sp_exchange_refuse(exchange, 500, NULL, "the reply is too large");
     exchange->bytes_out = body->size;
     return queue(exchange, MHD_create_response_from_buffer(body->size, body->data, MHD_RESPMEM_PERSISTENT),
                  exchange->reply.status);

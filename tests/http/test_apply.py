@@ -3,12 +3,14 @@ import json
 import math
 import os
 import random
+import select
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 
 sys.path.insert(0, os.path.join(sys.argv[1], "tests", "support"))
 import harness
@@ -171,6 +173,8 @@ def test_stalled_readers_give_way(server):
             link.sendall(b"POST /v1/attention/apply HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n"
                          b"Content-Length: %d\r\n\r\n" % len(large) + large)
             links.append(link)
+        while len(select.select(links, [], [], 30)[0]) < 2:  # two answers have begun and are held
+            time.sleep(0.02)
         reply = apply(patient, large)
         assert reply.status == 200 and reply.whole and unpack(reply.body)[0]["out"][0] == [4, 600, 32]
         assert any("takes nothing" in line for line in patient.log)
