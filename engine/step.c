@@ -56,8 +56,6 @@ static sp_status open_attender(sp_step *step, size_t plan_bytes, sp_error *error
     const sp_hparams *hparams = &step->options.model->hparams;
     sp_attender_options options = {.device = step->options.model->device,
                                    .kv = step->options.kv,
-                                   .normalizer = hparams->normalizer,
-                                   .n_layers = hparams->n_layers,
                                    .n_heads = hparams->n_heads,
                                    .n_kv_heads = hparams->n_kv_heads,
                                    .head_dim = hparams->head_dim,

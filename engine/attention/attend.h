@@ -28,8 +28,7 @@ typedef struct sp_attender sp_attender;
 typedef struct sp_attender_options {
     sp_device *device;
     sp_kv *kv;
-    sp_normalizer normalizer;
-    uint32_t n_layers, n_heads, n_kv_heads, head_dim;
+    uint32_t n_heads, n_kv_heads, head_dim;
     uint32_t context, max_jobs;
     size_t plan_bytes;
 } sp_attender_options;
