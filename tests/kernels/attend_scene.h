@@ -22,11 +22,11 @@ typedef struct scene {
     float *q, *k, *v; /* (rows, heads, head_dim), (keys, kv_heads, ..): as stored, so bf16 pages are exact */
     uint8_t *memory;
     const uint8_t *pages[MAX_KEYS / SP_TILE + 1];
-    uint8_t *tiles;  /* (lists, rows, keys): edges that tiles carry */
-    uint8_t *member; /* (lists, rounds, rows): group of a row in a round, or NO_GROUP */
-    uint32_t rounds, groups;
-    uint8_t *listed;  /* (lists, rounds, groups, keys): keys of a group */
-    uint8_t *grouped; /* (lists, rounds, rows, keys): edges that groups carry */
+    uint8_t *tiles;          /* (lists, rows, keys): edges that tiles carry */
+    uint8_t *member;         /* (lists, rounds, rows): group of a row in a round, or NO_GROUP */
+    uint32_t rounds, groups; /* groups: 5, or as set before scene_open */
+    uint8_t *listed;         /* (lists, rounds, groups, keys): keys of a group */
+    uint8_t *grouped;        /* (lists, rounds, rows, keys): edges that groups carry */
 } scene;
 #define NO_GROUP ((uint8_t)255)
 
@@ -157,7 +157,7 @@ static inline void scene_open(scene *s, test_random *random, pattern kind, float
     assert_true(s->keys <= MAX_KEYS);
     s->causal = kind != TWO_SIDED && kind != SCATTER;
     s->rounds = kind == ROUNDS ? 2 : kind >= STRIDED ? 1 : 0;
-    s->groups = kind >= STRIDED ? 5 : 0;
+    if (!s->groups || kind < STRIDED) s->groups = kind >= STRIDED ? 5 : 0;
     draw_numbers(s, random, deviation);
     s->tiles = sp_alloc_zero((size_t)s->lists * s->rows, s->keys);
     s->member = sp_alloc_zero((size_t)s->lists * (s->rounds + 1), s->rows);

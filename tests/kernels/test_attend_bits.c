@@ -110,7 +110,7 @@ static void test_long(void **state)
     (void)state;
     test_random random = {4};
     for (sp_cpu_isa level = SP_CPU_REFERENCE; level <= sp_cpu_level(); level++) {
-        for (size_t a = 0; a < 2; a++) {
+        for (size_t a = 0; a < 4; a++) {
             scene s = {.heads = 3,
                        .kv_heads = 1,
                        .lists = 1,
@@ -118,9 +118,10 @@ static void test_long(void **state)
                        .keys = 2300,
                        .head_dim = 16,
                        .value_dim = 16,
-                       .dtype = level % 2 ? SP_F32 : SP_BF16};
-            subject x = {.s = s, .level = level, .alpha = alphas[a]};
-            scene_open(&x.s, &random, DENSE, 1.5f);
+                       .dtype = level % 2 ? SP_F32 : SP_BF16,
+                       .groups = 2};
+            subject x = {.s = s, .level = level, .alpha = alphas[a % 2]};
+            scene_open(&x.s, &random, a / 2 ? STRIDED : DENSE, 1.5f);
             x.whole = sp_alloc(x.s.rows, row_floats(&x.s) * sizeof *x.whole);
             float *out = sp_alloc(x.s.rows, row_floats(&x.s) * sizeof *out);
             sp_device *one = open_level(level, 1, 0), *three = open_level(level, 3, 0);
