@@ -2,8 +2,8 @@
  * where it listens, and serves until SIGTERM or SIGINT.
  *
  * Owner: this function owns server and engine and closes the server first. The signal handler only calls
- * sp_server_stop, which is async-signal-safe; while the model loads nothing was accepted and it ends the
- * process. Tests: tests/http/ */
+ * sp_server_stop, which is async-signal-safe; before the first request can come and after the last one is
+ * answered it ends the process at once. Tests: tests/http/ */
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
