@@ -16,6 +16,7 @@
 #define LOG2_E 1.44269504088896340736
 #define TASK_ROWS 256           /* most rows of a task: four heads of 64 queries */
 #define AREA_BYTES (512u << 10) /* entmax: scores that a thread holds, to stay in its L2 cache */
+#define WINDOW_BYTES (4u << 20) /* entmax in phases: scores of a window of rows, for each thread */
 #define SPLIT_TASKS 4           /* tasks a thread under which spans are dealt out instead */
 #define GRAIN ((size_t)16384)   /* buffers grow by this much at least */
 
@@ -338,15 +339,16 @@ static bool wants_phases(const sp_attend_call *call)
             heads_rows * sp_attend_area(call->max_tiles) * sizeof(float) <= call->scratch / 2);
 }
 
-/* Where the window that starts at begin ends: rows that fit half of the scratch, whole query tiles where one
- * fits, at least one row. */
+/* Where the window that starts at begin ends: rows that fit half of the scratch, and whose scores are still
+ * in a shared cache when they are needed again; whole query tiles where one fits, at least one row. */
 static uint32_t window_end(const sp_attend_call *call, uint32_t begin)
 {
     uint32_t stop = call->plan->shape.position + call->plan->shape.rows, end = begin;
-    size_t bytes = 0;
+    size_t bytes = 0, most = call->scratch / 2, cached = sp_threads_count(call->threads) * WINDOW_BYTES;
+    if (call->row_tiles && cached < most) most = cached;
     while (end < stop) {
         bytes += row_bytes(call, end);
-        if (bytes > call->scratch / 2 && end > begin) break;
+        if (bytes > most && end > begin) break;
         end++;
     }
     if (end < stop && end / SP_TILE > begin / SP_TILE) end = end / SP_TILE * SP_TILE;
