@@ -1,8 +1,8 @@
 /* `sparsed bench`: the machine's peaks and our kernels against them, as a table or as JSON.
  *
  * A list of cases, each with one function that measures one figure. Peaks are measured in between: a
- * share is a figure over a peak of this machine, never of a data sheet. bf16 cases are n/a (JSON null) where
- * the CPU has no bf16 dot product. Tests: tests/http/test_command.py */
+ * share is a figure over a peak of this machine in this run, never of a data sheet. bf16 cases are n/a (JSON
+ * null) where the CPU has no bf16 dot product. Tests: tests/http/test_command.py */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,6 +14,7 @@
 #include "server/command.h"
 
 #define LINEAR_ROWS 512
+#define ROUNDS 3
 
 typedef struct bench_run {
     sp_device *device;
@@ -174,7 +175,20 @@ static sp_status measure_peaks(bench_run *bench, sp_error *error)
     return SP_OK;
 }
 
-/* Peaks are measured before every case that is compared with them and at the end: the best counts. */
+/* A case that is compared with a peak is measured in rounds, each behind a measurement of the peaks, so that
+ * a moment in which something else ran spoils neither. The best of either counts. */
+static sp_status run_case(bench_run *bench, const bench_case *self, bench_figure *out, sp_error *error)
+{
+    bench_figure now = {0};
+    sp_status status = SP_OK;
+    for (int round = 0; round < (self->of_peak ? ROUNDS : 1) && !status; round++) {
+        if (self->of_peak) status = measure_peaks(bench, error);
+        if (!status) status = self->measure(bench, self, &now, error);
+        if (now.value > out->value) *out = now;
+    }
+    return status;
+}
+
 static sp_status run_cases(bench_run *bench, bench_figure *figures, sp_error *error)
 {
     sp_progress progress;
@@ -183,8 +197,7 @@ static sp_status run_cases(bench_run *bench, bench_figure *figures, sp_error *er
     for (size_t i = 0; i < N_CASES && !status; i++) {
         sp_progress_show(&progress, (double)i / N_CASES);
         if (cases[i].dtype == SP_BF16 && !bench->device->has_bf16) continue;
-        if (cases[i].of_peak) status = measure_peaks(bench, error);
-        if (!status) status = cases[i].measure(bench, &cases[i], &figures[i], error);
+        status = run_case(bench, &cases[i], &figures[i], error);
     }
     if (!status) status = measure_peaks(bench, error);
     sp_progress_clear(&progress);
