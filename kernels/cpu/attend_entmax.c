@@ -71,6 +71,19 @@ static void finish_gathered(const sp_attend_call *call, const sp_attend_worker *
     add_gathered(call, &worker->gathered[worker->filling ^ 1]);
 }
 
+/* Puts one row of V on the list and asks for it. */
+static void gather_row(sp_attend_support *gathered, const uint8_t *row, size_t bytes)
+{
+    for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at);
+    gathered->rows[gathered->n++] = row;
+}
+
+static void see_page(sp_attend_worker *worker, uint32_t page)
+{
+    worker->stats.v_pages += !worker->seen[page];
+    worker->seen[page] = 1;
+}
+
 /* The support of one tile of the area; its keys are base .. base + 63, or keys[0 ..]. */
 static void add_tile(const value_sum *sum, uint32_t slot, uint32_t base, const uint32_t *keys)
 {
@@ -81,13 +94,17 @@ static void add_tile(const value_sum *sum, uint32_t slot, uint32_t base, const u
     uint64_t word = sum->call->slots->weigh(sum->alpha, job->row.scores + (size_t)slot * SP_TILE,
                                             job->row.top, sum->tau, gathered->weights + gathered->n);
     size_t before = gathered->n, bytes = sum->call->args->kv.value_dim * sum->call->element;
-    for (; word; word &= word - 1) {
-        uint32_t j = (uint32_t)__builtin_ctzll(word), key = keys ? keys[j] : base + j;
-        const uint8_t *row = sp_attend_v_row(sum->call, job->kv, key);
-        for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at);
-        gathered->rows[gathered->n++] = row;
-        worker->stats.v_pages += !worker->seen[key / SP_TILE];
-        worker->seen[key / SP_TILE] = 1;
+    if (keys) {
+        for (; word; word &= word - 1) {
+            uint32_t key = keys[__builtin_ctzll(word)];
+            gather_row(gathered, sp_attend_v_row(sum->call, job->kv, key), bytes);
+            see_page(worker, key / SP_TILE);
+        }
+    } else if (word) {
+        const uint8_t *page = sp_attend_v_row(sum->call, job->kv, base);
+        see_page(worker, base / SP_TILE);
+        for (; word; word &= word - 1)
+            gather_row(gathered, page + (size_t)__builtin_ctzll(word) * bytes, bytes);
     }
     worker->support[job->head] += gathered->n - before;
 }

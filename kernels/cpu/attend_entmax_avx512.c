@@ -105,38 +105,68 @@ INLINE float solve(const bool squares, const float *z, size_t n)
     return root < -1 ? -1.0f : (float)root;
 }
 
+/* x^y for x in (0, 1], y > 0, as 2^(y log2 x). With x = 2^n m, m in [1, 2), and s = (m - 1) / (m + 1):
+ * log2 m = (2 / ln 2) (s + s^3 / 3 + s^5 / 5 + ..), s <= 1/3. */
+INLINE __m512 power_lanes(__m512 x, float y)
+{
+    const __m512 one = _mm512_set1_ps(1.0f);
+    __m512 n = _mm512_getexp_ps(x), m = _mm512_getmant_ps(x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_zero);
+    __m512 s = _mm512_div_ps(_mm512_sub_ps(m, one), _mm512_add_ps(m, one)), q = _mm512_mul_ps(s, s);
+    __m512 p = _mm512_set1_ps(1.0f / 13);
+    p = _mm512_fmadd_ps(p, q, _mm512_set1_ps(1.0f / 11));
+    p = _mm512_fmadd_ps(p, q, _mm512_set1_ps(1.0f / 9));
+    p = _mm512_fmadd_ps(p, q, _mm512_set1_ps(1.0f / 7));
+    p = _mm512_fmadd_ps(p, q, _mm512_set1_ps(1.0f / 5));
+    p = _mm512_fmadd_ps(p, q, _mm512_set1_ps(1.0f / 3));
+    p = _mm512_fmadd_ps(p, q, one);
+    __m512 log2 = _mm512_fmadd_ps(_mm512_mul_ps(s, _mm512_set1_ps(2.885390082f)), p, n);
+    return exp2_lanes(_mm512_mul_ps(log2, _mm512_set1_ps(y)));
+}
+
+/* Other alphas, in float32: h falls at least as fast as t rises (normalizer.c), so that tau is as good as h.
+ */
+static float solve_power(float exponent, const float *z, size_t n)
+{
+    const __m512 zero = _mm512_setzero_ps();
+    float t = -1;
+    for (int step = 0; step < MAX_STEPS; step++) {
+        __m512 low = zero, all = zero;
+        for (size_t i = 0; i < n; i += 16) {
+            __m512 x = _mm512_sub_ps(_mm512_loadu_ps(z + i), _mm512_set1_ps(t));
+            __mmask16 in = _mm512_cmp_ps_mask(x, zero, _CMP_GT_OQ);
+            __m512 power = _mm512_maskz_mov_ps(in, power_lanes(x, exponent - 1));
+            low = _mm512_add_ps(low, power);
+            all = _mm512_mask3_fmadd_ps(power, x, all, in);
+        }
+        float lower = _mm512_reduce_add_ps(low), whole = _mm512_reduce_add_ps(all);
+        float norm = powf(whole, 1 / exponent), next = t + (norm - 1) * whole / (norm * lower);
+        if (!(next > t)) break;
+        t = next;
+        if (norm - 1 < 1e-6f) break;
+    }
+    return t;
+}
+
 float sp_avx512_threshold(float alpha, float *candidates, size_t n)
 {
     _mm512_storeu_ps(candidates + n, _mm512_set1_ps(-2.0f));
     if (n == 1) return -1;
     if (alpha == 1.5f) return solve(true, candidates, n);
     if (alpha == 2.0f) return solve(false, candidates, n);
-    return (float)sp_entmax_threshold(alpha, candidates, n);
-}
-
-/* Other alphas: a power for each key of the support. */
-static uint64_t weigh_power(float alpha, const float *scores, float top, float tau, float *weights)
-{
-    float exponent = 1 / (alpha - 1);
-    uint64_t word = 0;
-    for (size_t j = 0; j < SP_TILE; j++) {
-        float x = scores[j] - top - tau, p = x > 0 ? powf(x, exponent) : 0;
-        if (!(p > 0)) continue;
-        word |= (uint64_t)1 << j;
-        *weights++ = p;
-    }
-    return word;
+    return solve_power(1 / (alpha - 1), candidates, n);
 }
 
 uint64_t sp_avx512_weigh(float alpha, const float *scores, float top, float tau, float *weights)
 {
-    if (alpha != 1.5f && alpha != 2.0f) return weigh_power(alpha, scores, top, tau, weights);
+    const float exponent = 1 / (alpha - 1);
     const __m512 max = _mm512_set1_ps(top), at = _mm512_set1_ps(tau), zero = _mm512_setzero_ps();
     uint64_t word = 0;
     for (size_t j = 0; j < SP_TILE; j += 16) {
         __m512 x = _mm512_sub_ps(_mm512_sub_ps(_mm512_loadu_ps(scores + j), max), at);
-        __m512 p = alpha == 2.0f ? x : _mm512_mul_ps(x, x);
-        __mmask16 in = _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(x, zero, _CMP_GT_OQ), p, zero, _CMP_GT_OQ);
+        __mmask16 in = _mm512_cmp_ps_mask(x, zero, _CMP_GT_OQ);
+        if (!in) continue;
+        __m512 p = alpha == 1.5f ? _mm512_mul_ps(x, x) : alpha == 2.0f ? x : power_lanes(x, exponent);
+        in = _mm512_mask_cmp_ps_mask(in, p, zero, _CMP_GT_OQ);
         _mm512_storeu_ps(weights, _mm512_maskz_compress_ps(in, p));
         weights += _mm_popcnt_u32(in);
         word |= (uint64_t)in << j;
@@ -144,44 +174,53 @@ uint64_t sp_avx512_weigh(float alpha, const float *scores, float top, float tau,
     return word;
 }
 
-/* 16 columns of a row of the KV type as float32, those of the mask. */
-typedef __m512 (*load_fn)(const void *row, size_t at, __mmask16 mask);
+/* 16 columns of a row of the KV type as float32, those of the mask or all. */
+typedef __m512 (*load_fn)(const void *row, size_t at, const bool all, __mmask16 mask);
 
-INLINE __m512 load_f32(const void *row, size_t at, __mmask16 mask)
+INLINE __m512 load_f32(const void *row, size_t at, const bool all, __mmask16 mask)
 {
-    return _mm512_maskz_loadu_ps(mask, (const float *)row + at);
+    const float *from = (const float *)row + at;
+    return all ? _mm512_loadu_ps(from) : _mm512_maskz_loadu_ps(mask, from);
 }
 
-INLINE __m512 load_widened(const void *row, size_t at, __mmask16 mask)
+INLINE __m512 load_widened(const void *row, size_t at, const bool all, __mmask16 mask)
 {
-    __m256i halves = _mm256_maskz_loadu_epi16(mask, (const uint16_t *)row + at);
+    const uint16_t *from = (const uint16_t *)row + at;
+    __m256i halves = all ? _mm256_loadu_si256((const __m256i *)from) : _mm256_maskz_loadu_epi16(mask, from);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
-/* Columns 64 at a time, the last ones by masks. */
+/* 64 columns from at on, or the first of them. */
+INLINE void accumulate_columns(load_fn load, const bool all, uint64_t columns, size_t n, const float *weights,
+                               const void *const *rows, size_t at, float *out)
+{
+    __m512 sum[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) sum[j] = _mm512_setzero_ps();
+    for (size_t i = 0; i < n; i++) {
+        __m512 p = _mm512_set1_ps(weights[i]);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            __m512 v = load(rows[i], at + 16 * (size_t)j, all, (__mmask16)(columns >> 16 * j));
+            sum[j] = _mm512_fmadd_ps(p, v, sum[j]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        __mmask16 mask = (__mmask16)(columns >> 16 * j);
+        float *to = out + at + 16 * j;
+        _mm512_mask_storeu_ps(to, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum[j]));
+    }
+}
+
 INLINE void accumulate(load_fn load, size_t n, const float *weights, const void *const *rows,
                        size_t value_dim, float *out)
 {
-    for (size_t at = 0; at < value_dim; at += 64) {
-        uint64_t columns = value_dim - at < 64 ? ((uint64_t)1 << (value_dim - at)) - 1 : UINT64_MAX;
-        __m512 sum[4];
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) sum[j] = _mm512_setzero_ps();
-        for (size_t i = 0; i < n; i++) {
-            __m512 p = _mm512_set1_ps(weights[i]);
-#pragma GCC unroll 4
-            for (int j = 0; j < 4; j++) {
-                __m512 v = load(rows[i], at + 16 * (size_t)j, (__mmask16)(columns >> 16 * j));
-                sum[j] = _mm512_fmadd_ps(p, v, sum[j]);
-            }
-        }
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) {
-            __mmask16 mask = (__mmask16)(columns >> 16 * j);
-            float *to = out + at + 16 * j;
-            _mm512_mask_storeu_ps(to, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum[j]));
-        }
-    }
+    size_t at = 0;
+    for (; at + 64 <= value_dim; at += 64)
+        accumulate_columns(load, true, UINT64_MAX, n, weights, rows, at, out);
+    if (at < value_dim)
+        accumulate_columns(load, false, ((uint64_t)1 << (value_dim - at)) - 1, n, weights, rows, at, out);
 }
 
 void sp_avx512_accumulate_f32(size_t n, const float *weights, const void *const *rows, size_t value_dim,
