@@ -4,6 +4,7 @@ A row passes when exactly one response comes, it is the expected one, and the co
 doubtful head are never served as a second request.
 """
 import os
+import random
 import sys
 import time
 
@@ -190,6 +191,32 @@ def test_keep_alive_and_pipelining():
         replies, _ = server.raw(one * 3, timeout=2.0)
         assert [r.status for r in replies] == [200] * 3, replies
         assert len({r.json()["choices"][0]["text"] for r in replies}) == 1
+
+
+def test_mutated_requests():
+    """Seeded damage to whole requests: whatever comes back, the server goes on."""
+    body = b'{"prompt":"a","max_tokens":2,"stream":true}'
+    host = b"Host: localhost\r\nConnection: close\r\n"
+    seeds = [POST + host + JSON + b"Content-Length: %d\r\n\r\n" % len(body) + body,
+             POST + host + JSON + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body + b"\r\n0\r\nX: y\r\n\r\n",
+             b"GET /v1/models/austen?x=%41 HTTP/1.1\r\n" + host + b"X-Request-Id: a\r\n\r\n"]
+    inserts = [b"\r\n", b" ", b"\0", b"%00", b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"0\r\n\r\n"]
+    draw = random.Random(9)
+    with harness.Server() as server:
+        for _ in range(200):
+            data = bytearray(draw.choice(seeds))
+            for _ in range(draw.choice([1, 1, 2, 5])):
+                at, kind = draw.randrange(len(data)), draw.random()
+                if kind < 0.5:
+                    data[at] = draw.choice([0, 10, 13, 32, 58, 255, draw.randrange(256)])
+                elif kind < 0.7:
+                    del data[at:at + min(draw.randrange(1, 8), len(data) - 1)]
+                else:
+                    data[at:at] = draw.choice(inserts)
+            replies, _ = server.raw(bytes(data), timeout=0.02)
+            assert all(r.status in (0, 200, 400, 403, 404, 405, 411, 413, 414, 415, 431) for r in replies), (data, replies)
+        assert server.get("/health").status == 200
+        server.until_idle()
 
 
 harness.main(globals())
