@@ -26,7 +26,7 @@ struct sp_device {
     const sp_device_kind *kind;
     const sp_ops *ops;
     sp_threads *threads;
-    const char *level;    /* "reference", "avx2", "avx512", "avx512bf16" */
+    const char *level;    /* "reference", "avx2", "avx512", "avx512vnni", "avx512bf16" */
     bool has_bf16;        /* bf16 dot products in hardware */
     bool batch_invariant; /* false under openblas */
     size_t attend_scratch;
@@ -35,8 +35,8 @@ struct sp_device {
 
 extern const sp_device_kind sp_cpu_kind;
 
-/* name "cpu"; options NULL: defaults. SPARSED_CPU=reference|avx2|avx512 in the environment forces a lower
- * level. */
+/* name "cpu"; options NULL: defaults. SPARSED_CPU=reference|avx2|avx512|avx512vnni in the environment forces
+ * a lower level. */
 sp_status sp_device_open(const char *name, const sp_device_options *options, sp_device **out,
                          sp_error *error) SP_MUST_CHECK;
 void sp_device_close(sp_device *device);

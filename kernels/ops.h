@@ -16,13 +16,15 @@
 /* A linear layer's weights, packed for this device in panels of 32 outputs, zero padded:
  *   f32:  panel[k][32]        bf16: panel[k / 2][32][2], k padded to even
  * so that lanes run across outputs and every output is summed over k in ascending order by one accumulator.
+ * Block types keep their bits, scales beside them (kernels/cpu/quant.h), and meet activations rounded to int8
+ * with one scale a block of 32.
  * A device opened with openblas keeps plain row-major float32 (n_out, n_in) instead. A matrix belongs to the
  * device that packed it. */
 typedef struct sp_matrix {
     size_t n_out, n_in;
-    sp_dtype dtype;  /* of the panels: SP_F32 or SP_BF16 */
-    bool round_rows; /* bf16 panels only: activations are rounded to bf16 and multiplied by bf16 dot products
-                      * where the CPU has them; else activations stay float32 */
+    sp_dtype dtype;  /* of the panels: SP_F32, SP_BF16 or a block type */
+    bool round_rows; /* bf16 panels: activations are rounded to bf16 and multiplied by bf16 dot products where
+                      * the CPU has them; else activations stay float32. Block types: always */
     void *data;      /* owned: sp_free, by sp_matrix_fini */
     size_t bytes;
 } sp_matrix;
@@ -57,11 +59,14 @@ typedef struct sp_attend_stats {
 } sp_attend_stats;
 
 struct sp_ops {
-    /* Packs w (n_out, n_in), F32, F16 (becomes F32) or BF16. round_rows: see sp_matrix. */
+    /* Packs w (n_out, n_in), F32, F16 (becomes F32), BF16, or a block type (becomes F32 unless round_rows).
+     * round_rows: see sp_matrix. */
     sp_status (*pack)(sp_device *device, const sp_tensor *w, bool round_rows, sp_matrix *out,
                       sp_error *error);
     /* y[r][o] = sum_k x[r][k] w[o][k].  x (rows, n_in), y (rows, n_out) */
     void (*linear)(sp_device *device, const sp_matrix *w, size_t rows, const float *x, float *y);
+    /* out[k] = w[row][k] as it was packed: embeddings that share the output matrix. out (n_in) */
+    void (*widen_row)(const sp_matrix *w, size_t row, float *out);
     /* y = x / sqrt(mean(x^2) + eps) * weight, row by row.  x, y (rows, n); y may be x */
     void (*rms_norm)(sp_device *device, size_t rows, size_t n, float eps, const float *weight, const float *x,
                      float *y);

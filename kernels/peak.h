@@ -9,6 +9,7 @@
 typedef struct sp_peaks {
     double fp32_gflops; /* fused multiply-adds in registers, two operations each */
     double bf16_gflops; /* bf16 dot products in registers; 0 where the CPU has none */
+    double int8_gops;   /* int8 dot products in registers, exact: VNNI, or multiplies and two adds */
     double memory_gbps; /* reading 256 MiB, 10^9 bytes a second */
 } sp_peaks;
 

@@ -47,6 +47,7 @@ const sp_attend_slots *sp_attend_slots_for(sp_cpu_isa level, sp_dtype kv)
         [SP_CPU_REFERENCE] = {&sp_attend_reference_f32, &sp_attend_reference_bf16},
         [SP_CPU_AVX2] = {&sp_attend_avx2_f32, &sp_attend_avx2_bf16},
         [SP_CPU_AVX512] = {&sp_attend_avx512_f32, &sp_attend_avx512_bf16},
+        [SP_CPU_AVX512VNNI] = {&sp_attend_avx512_f32, &sp_attend_avx512_bf16},
         [SP_CPU_AVX512BF16] = {&sp_attend_avx512_f32, &sp_attend_avx512bf16_bf16},
     };
     return table[level][kv == SP_BF16];

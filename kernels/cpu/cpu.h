@@ -14,12 +14,14 @@
 #ifndef SPARSED_KERNELS_CPU_CPU_H
 #define SPARSED_KERNELS_CPU_CPU_H
 
+#include "kernels/cpu/quant.h"
 #include "kernels/ops.h"
 
 typedef enum sp_cpu_isa {
     SP_CPU_REFERENCE,
     SP_CPU_AVX2,       /* AVX2, FMA, F16C, BMI2 */
     SP_CPU_AVX512,     /* and AVX-512 F, BW, DQ, VL */
+    SP_CPU_AVX512VNNI, /* and AVX512_VNNI */
     SP_CPU_AVX512BF16, /* and AVX512_BF16 */
     SP_CPU_ISAS
 } sp_cpu_isa;
@@ -62,6 +64,12 @@ typedef struct sp_cpu_slots {
     /* Rounds n float32 to bf16 for block_dot, into whole lines of one row, line_stride bytes apart, zero
      * behind n. */
     void (*pack_dot)(size_t n, const float *x, void *lines, size_t line_stride);
+    /* --- linear with block types (quant.h) --- */
+    size_t quant_rows; /* most rows of a product */
+    void (*quant_row)(const sp_quant_form *form, size_t rows, size_t n_in, const float *x, sp_quant_lines to);
+    void (*quant_expand)(const sp_quant_form *form, const uint8_t *panel, size_t steps,
+                         sp_quant_weights *out);
+    void (*quant_product)(const sp_quant_product *product);
     /* --- elementwise, one row or run of numbers; contracts as in ops.h --- */
     void (*rms_norm)(size_t n, float eps, const float *weight, const float *x, float *y);
     void (*rope)(size_t n_heads, size_t head_dim, const float *cos, const float *sin, float *x);
@@ -71,6 +79,7 @@ typedef struct sp_cpu_slots {
     /* --- what the machine can do at most (peak.c): registers only; return the operations done --- */
     double (*peak_f32)(size_t rounds);
     double (*peak_bf16)(size_t rounds); /* NULL without block_dot */
+    double (*peak_int8)(size_t rounds);
     /* Reads bytes (a multiple of 512, aligned) and returns something made of them. */
     float (*peak_read)(const void *from, size_t bytes);
 } sp_cpu_slots;
@@ -82,12 +91,16 @@ void sp_cpu_linear_reference(sp_cpu_slots *slots);
 void sp_cpu_linear_avx2(sp_cpu_slots *slots);
 void sp_cpu_linear_avx512(sp_cpu_slots *slots);
 void sp_cpu_linear_avx512bf16(sp_cpu_slots *slots);
+void sp_cpu_quant_reference(sp_cpu_slots *slots);
+void sp_cpu_quant_avx2(sp_cpu_slots *slots);
+void sp_cpu_quant_avx512vnni(sp_cpu_slots *slots);
 void sp_cpu_elementwise_reference(sp_cpu_slots *slots);
 void sp_cpu_elementwise_avx2(sp_cpu_slots *slots);
 void sp_cpu_elementwise_avx512(sp_cpu_slots *slots);
 void sp_cpu_peak_reference(sp_cpu_slots *slots);
 void sp_cpu_peak_avx2(sp_cpu_slots *slots);
 void sp_cpu_peak_avx512(sp_cpu_slots *slots);
+void sp_cpu_peak_avx512vnni(sp_cpu_slots *slots);
 void sp_cpu_peak_avx512bf16(sp_cpu_slots *slots);
 
 /* device->state of a CPU device. */
@@ -126,9 +139,17 @@ sp_status sp_cpu_attend(sp_device *device, const sp_attend_args *args, sp_attend
 size_t sp_cpu_row_weights(sp_device *device, const sp_kv_view *kv, uint32_t kv_head, const float *q,
                           float scale, sp_normalizer normalizer, const uint32_t *keys, size_t n,
                           float *weights);
+void sp_cpu_widen_row(const sp_matrix *w, size_t row, float *out);
+/* The same for matrices of block types (linear_quant.c); pack is given a checked tensor. */
+sp_status sp_quant_pack(sp_device *device, const sp_tensor *w, sp_matrix *out, sp_error *error);
+void sp_quant_linear(sp_device *device, const sp_matrix *w, size_t rows, const float *x, float *y);
+void sp_quant_widen_row(const sp_matrix *w, size_t row, float *out);
+/* Grows state->lines to bytes at least. */
+sp_status sp_cpu_reserve_lines(sp_cpu_state *state, size_t bytes, sp_error *error);
 /* The OpenBLAS door (openblas.c): matrices keep plain row-major float32, linear is one sgemm. */
 sp_status sp_openblas_pack(sp_device *device, const sp_tensor *w, bool round_rows, sp_matrix *out,
                            sp_error *error);
+void sp_openblas_widen_row(const sp_matrix *w, size_t row, float *out);
 void sp_openblas_linear(sp_device *device, const sp_matrix *w, size_t rows, const float *x, float *y);
 
 #endif

@@ -34,7 +34,8 @@ sp_cpu_isa sp_cpu_level(void)
     bool zmm = (saved & 0xe6u) == 0xe6u;
     bool f = BIT(b7, 16), dq = BIT(b7, 17), bw = BIT(b7, 30), vl = BIT(b7, 31);
     if (!zmm || !f || !dq || !bw || !vl) return SP_CPU_AVX2;
-    if (leaves < 1 || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !BIT(a, 5)) return SP_CPU_AVX512;
+    if (!BIT(c7, 11)) return SP_CPU_AVX512;
+    if (leaves < 1 || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !BIT(a, 5)) return SP_CPU_AVX512VNNI;
     return SP_CPU_AVX512BF16;
 }
 #else
@@ -44,7 +45,7 @@ sp_cpu_isa sp_cpu_level(void)
 }
 #endif
 
-static const char *const names[SP_CPU_ISAS] = {"reference", "avx2", "avx512", "avx512bf16"};
+static const char *const names[SP_CPU_ISAS] = {"reference", "avx2", "avx512", "avx512vnni", "avx512bf16"};
 
 const char *sp_cpu_level_name(sp_cpu_isa level)
 {
@@ -64,5 +65,6 @@ sp_status sp_cpu_level_choose(sp_cpu_isa *out, sp_error *error)
         return SP_OK;
     }
     return sp_fail_param(error, SP_USAGE, "SPARSED_CPU",
-                         "SPARSED_CPU is \"%s\"; it may be reference, avx2, avx512 or avx512bf16", forced);
+                         "SPARSED_CPU is \"%s\"; it may be reference, avx2, avx512, avx512vnni or avx512bf16",
+                         forced);
 }

@@ -7,6 +7,7 @@
 static const sp_ops cpu_ops = {
     .pack = sp_cpu_pack,
     .linear = sp_cpu_linear,
+    .widen_row = sp_cpu_widen_row,
     .rms_norm = sp_cpu_rms_norm,
     .rope = sp_cpu_rope,
     .silu_mul = sp_cpu_silu_mul,
@@ -20,6 +21,7 @@ static const sp_ops cpu_ops = {
 static const sp_ops openblas_ops = {
     .pack = sp_openblas_pack,
     .linear = sp_openblas_linear,
+    .widen_row = sp_openblas_widen_row,
     .rms_norm = sp_cpu_rms_norm,
     .rope = sp_cpu_rope,
     .silu_mul = sp_cpu_silu_mul,
@@ -36,10 +38,12 @@ static void make_tables(void)
 {
     sp_cpu_slots slots = {0};
     sp_cpu_linear_reference(&slots);
+    sp_cpu_quant_reference(&slots);
     sp_cpu_elementwise_reference(&slots);
     sp_cpu_peak_reference(&slots);
     tables[SP_CPU_REFERENCE] = slots;
     sp_cpu_linear_avx2(&slots);
+    sp_cpu_quant_avx2(&slots);
     sp_cpu_elementwise_avx2(&slots);
     sp_cpu_peak_avx2(&slots);
     tables[SP_CPU_AVX2] = slots;
@@ -47,6 +51,9 @@ static void make_tables(void)
     sp_cpu_elementwise_avx512(&slots);
     sp_cpu_peak_avx512(&slots);
     tables[SP_CPU_AVX512] = slots;
+    sp_cpu_quant_avx512vnni(&slots);
+    sp_cpu_peak_avx512vnni(&slots);
+    tables[SP_CPU_AVX512VNNI] = slots;
     sp_cpu_linear_avx512bf16(&slots);
     sp_cpu_peak_avx512bf16(&slots);
     tables[SP_CPU_AVX512BF16] = slots;

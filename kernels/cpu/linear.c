@@ -63,6 +63,19 @@ typedef struct pack_job {
     const sp_matrix *to;
 } pack_job;
 
+/* n numbers from element first on, widened, 32 apart. Rows and pieces of rows are whole blocks. */
+static void pack_floats(const sp_tensor *from, size_t first, size_t n, float *out)
+{
+    size_t block = sp_dtype_block(from->dtype), bytes = sp_dtype_block_bytes(from->dtype);
+    const uint8_t *in = (const uint8_t *)from->data + first / block * bytes;
+    float values[SP_MAX_BLOCK];
+    for (size_t k = 0, piece; k < n; k += piece) {
+        piece = n - k < SP_MAX_BLOCK ? n - k : SP_MAX_BLOCK;
+        sp_convert_to_f32(from->dtype, in + k / block * bytes, values, piece);
+        for (size_t i = 0; i < piece; i++) out[(k + i) * SP_PANEL] = values[i];
+    }
+}
+
 static void pack_panel(void *context, size_t panel, size_t worker)
 {
     const pack_job *job = context;
@@ -78,24 +91,19 @@ static void pack_panel(void *context, size_t panel, size_t worker)
             const uint16_t *in = (const uint16_t *)job->from->data + row;
             uint16_t *pairs = (uint16_t *)out + 2 * o;
             for (size_t k = 0; k < n_in; k++) pairs[k / 2 * SP_PANEL * 2 + k % 2] = in[k];
-        } else if (job->from->dtype == SP_F16) {
-            const uint16_t *in = (const uint16_t *)job->from->data + row;
-            for (size_t k = 0; k < n_in; k++) ((float *)out)[k * SP_PANEL + o] = sp_f16_to_f32(in[k]);
         } else {
-            const float *in = (const float *)job->from->data + row;
-            for (size_t k = 0; k < n_in; k++) ((float *)out)[k * SP_PANEL + o] = in[k];
+            pack_floats(job->from, row, n_in, (float *)out + o);
         }
     }
 }
 
-static sp_status reserve_lines(sp_cpu_state *state, const sp_matrix *w, sp_error *error)
+sp_status sp_cpu_reserve_lines(sp_cpu_state *state, size_t bytes, sp_error *error)
 {
-    size_t bytes;
-    if (!sp_mul_size(row_bytes(w), SP_MAX_ROW_BLOCK, &bytes)) bytes = SIZE_MAX;
     if (bytes < SCRATCH_BYTES) bytes = SCRATCH_BYTES;
     if (bytes <= state->line_bytes) return SP_OK;
     void *lines = sp_alloc(bytes, 1);
-    if (!lines) return sp_fail(error, SP_NO_MEMORY, "no memory for rows of %zu numbers", w->n_in);
+    if (!lines)
+        return sp_fail(error, SP_NO_MEMORY, "no memory for rows of %zu bytes", bytes / SP_MAX_ROW_BLOCK);
     sp_free(state->lines);
     state->lines = lines;
     state->line_bytes = bytes;
@@ -105,7 +113,7 @@ static sp_status reserve_lines(sp_cpu_state *state, const sp_matrix *w, sp_error
 sp_status sp_cpu_pack(sp_device *device, const sp_tensor *w, bool round_rows, sp_matrix *out, sp_error *error)
 {
     *out = (sp_matrix){0};
-    if (w->dtype != SP_F32 && w->dtype != SP_F16 && w->dtype != SP_BF16) {
+    if (w->dtype != SP_F32 && w->dtype != SP_F16 && w->dtype != SP_BF16 && !sp_dtype_is_block(w->dtype)) {
         return sp_fail(error, SP_DATA, "weights of type %s are not supported", sp_dtype_name(w->dtype));
     }
     if (w->rank != 2 || w->shape[0] == 0 || w->shape[1] == 0) {
@@ -114,14 +122,16 @@ sp_status sp_cpu_pack(sp_device *device, const sp_tensor *w, bool round_rows, sp
     sp_matrix matrix = {.n_out = w->shape[0], .n_in = w->shape[1]};
     matrix.dtype = w->dtype == SP_BF16 ? SP_BF16 : SP_F32;
     matrix.round_rows = round_rows && matrix.dtype == SP_BF16 && sp_cpu_of(device)->slots->block_dot;
-    size_t elements, padded;
+    size_t row, bytes, padded;
     if (matrix.n_in > SIZE_MAX / 1024 || matrix.n_out > SIZE_MAX / 2 ||
         !sp_mul_size(panel_count(&matrix), panel_bytes(&matrix), &padded) ||
-        !sp_mul_size(matrix.n_out, matrix.n_in, &elements) || w->bytes / sp_dtype_size(w->dtype) < elements) {
+        !sp_dtype_bytes(w->dtype, matrix.n_in, &row) || !sp_mul_size(matrix.n_out, row, &bytes) ||
+        w->bytes < bytes) {
         return sp_fail(error, SP_DATA, "a weight matrix of %zu x %zu does not fit its data", matrix.n_out,
                        matrix.n_in);
     }
-    sp_status status = reserve_lines(sp_cpu_of(device), &matrix, error);
+    if (sp_dtype_is_block(w->dtype) && round_rows) return sp_quant_pack(device, w, out, error);
+    sp_status status = sp_cpu_reserve_lines(sp_cpu_of(device), row_bytes(&matrix) * SP_MAX_ROW_BLOCK, error);
     if (status != SP_OK) return status;
     matrix.data = sp_alloc(padded, 1);
     matrix.bytes = padded;
@@ -246,8 +256,28 @@ static size_t cut(linear_job *job, size_t threads)
     return groups * job->chunks;
 }
 
+void sp_cpu_widen_row(const sp_matrix *w, size_t row, float *out)
+{
+    if (sp_dtype_is_block(w->dtype)) {
+        sp_quant_widen_row(w, row, out);
+        return;
+    }
+    const uint8_t *panel = (const uint8_t *)w->data + row / SP_PANEL * panel_bytes(w);
+    size_t o = row % SP_PANEL;
+    for (size_t k = 0; k < w->n_in; k++) {
+        if (w->dtype == SP_BF16)
+            out[k] = sp_bf16_to_f32(((const uint16_t *)panel)[(k / 2 * SP_PANEL + o) * 2 + k % 2]);
+        else
+            out[k] = ((const float *)panel)[k * SP_PANEL + o];
+    }
+}
+
 void sp_cpu_linear(sp_device *device, const sp_matrix *w, size_t rows, const float *x, float *y)
 {
+    if (sp_dtype_is_block(w->dtype)) {
+        sp_quant_linear(device, w, rows, x, y);
+        return;
+    }
     sp_cpu_state *state = sp_cpu_of(device);
     size_t most = state->line_bytes / row_bytes(w), threads = sp_threads_count(device->threads);
     assert(most >= SP_MAX_ROW_BLOCK);

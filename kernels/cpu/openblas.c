@@ -40,6 +40,11 @@ sp_status sp_openblas_pack(sp_device *device, const sp_tensor *w, bool round_row
     return SP_OK;
 }
 
+void sp_openblas_widen_row(const sp_matrix *w, size_t row, float *out)
+{
+    memcpy(out, (const float *)w->data + row * w->n_in, w->n_in * sizeof *out);
+}
+
 void sp_openblas_linear(sp_device *device, const sp_matrix *w, size_t rows, const float *x, float *y)
 {
     const size_t most = 1 << 20;

@@ -1,5 +1,5 @@
-/* Measures the machine's peaks (kernels/peak.h): the slots peak_f32, peak_bf16 and peak_read on every worker,
- * by the clock on the wall. Tests: tests/unit/kernels/test_bench.c */
+/* Measures the machine's peaks (kernels/peak.h): the slots peak_f32, peak_bf16, peak_int8 and peak_read on
+ * every worker, by the clock on the wall. Tests: tests/unit/kernels/test_bench.c */
 #include "kernels/peak.h"
 #include "kernels/cpu/cpu.h"
 
@@ -79,6 +79,8 @@ sp_status sp_peak_measure(sp_device *device, sp_peaks *out, sp_error *error)
         out->fp32_gflops = loop_rate(device, &job, n_tasks);
         job.loop = job.slots->peak_bf16;
         if (job.loop) out->bf16_gflops = loop_rate(device, &job, n_tasks);
+        job.loop = job.slots->peak_int8;
+        out->int8_gops = loop_rate(device, &job, n_tasks);
         out->memory_gbps = read_rate(device, &job);
     } else {
         status = sp_fail(error, SP_NO_MEMORY, "no memory to measure the machine's peaks");

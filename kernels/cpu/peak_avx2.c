@@ -1,5 +1,5 @@
 /* Peak loops with AVX2: 12 independent chains of fused multiply-adds, and loads in four streams. Contract in
- * cpu.h (peak_f32, peak_read). */
+ * cpu.h (peak_f32, peak_int8, peak_read). */
 #include "kernels/cpu/cpu.h"
 
 #include <immintrin.h>
@@ -30,6 +30,25 @@ static double peak_f32(size_t rounds)
     return (double)rounds * CHAINS * 8 * 2 + (sum(sums, CHAINS) > 1e9f ? 1 : 0);
 }
 
+static double peak_int8(size_t rounds)
+{
+    __m256i sums[CHAINS];
+    const __m256i a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(-1), ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 12
+    for (size_t i = 0; i < CHAINS; i++) sums[i] = _mm256_set1_epi32((int)i);
+    for (size_t round = 0; round < rounds; round++) {
+#pragma GCC unroll 12
+        for (size_t i = 0; i < CHAINS; i++) {
+            /* the sum feeds the product, or the product would be made once */
+            __m256i pairs = _mm256_maddubs_epi16(_mm256_and_si256(sums[i], a), b);
+            sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(pairs, ones));
+        }
+    }
+    int64_t total = 0;
+    for (size_t i = 0; i < CHAINS; i++) total += _mm256_extract_epi32(sums[i], 0);
+    return (double)rounds * CHAINS * 32 * 2 + (total > INT32_MAX * 12ll ? 1 : 0);
+}
+
 static float peak_read(const void *from, size_t bytes)
 {
     __m256 sums[8];
@@ -48,5 +67,6 @@ static float peak_read(const void *from, size_t bytes)
 void sp_cpu_peak_avx2(sp_cpu_slots *slots)
 {
     slots->peak_f32 = peak_f32;
+    slots->peak_int8 = peak_int8;
     slots->peak_read = peak_read;
 }
