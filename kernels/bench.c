@@ -6,8 +6,15 @@
 #include <math.h>
 
 #define REPEATS 5
-#define DECODE_LAYERS 8
+#define DECODE_LAYERS 8 /* 30 of block types, so that they exceed caches too */
+#define MOST_LAYERS 30
 #define LAYER_MATRICES 7
+
+size_t sp_bench_n_in(sp_dtype dtype, size_t n_in)
+{
+    size_t block = sp_dtype_block(dtype);
+    return (n_in + block - 1) / block * block;
+}
 
 const sp_bench_shape sp_bench_shapes[SP_BENCH_SHAPES] = {
     {576, 576, 60}, {576, 192, 60}, {576, 1536, 60}, {1536, 576, 30}, {576, 49152, 1},
@@ -32,18 +39,35 @@ static float *random_numbers(size_t n, uint64_t seed)
     return x;
 }
 
+/* Random bytes with scales (and minimums) of 2^-6. */
+static void fill_blocks(sp_dtype dtype, uint8_t *data, size_t bytes, uint64_t *seed)
+{
+    for (size_t i = 0; i < bytes; i++) {
+        *seed = *seed * 6364136223846793005u + 1442695040888963407u;
+        data[i] = (uint8_t)(*seed >> 56);
+    }
+    const uint16_t half = 0x2400;
+    for (size_t at = 0; at < bytes; at += sp_dtype_block_bytes(dtype)) {
+        memcpy(data + at + (dtype == SP_Q6_K ? 208 : 0), &half, sizeof half);
+        if (sp_block_has_mins(dtype)) memcpy(data + at + 2, &half, sizeof half);
+    }
+}
+
 static sp_status random_matrix(sp_device *device, sp_dtype dtype, size_t n_in, size_t n_out, sp_matrix *out,
                                sp_error *error)
 {
     size_t count = n_in * n_out;
     uint64_t seed = count;
     *out = (sp_matrix){0};
-    if (dtype != SP_F32 && dtype != SP_BF16) {
+    sp_tensor tensor = {.dtype = dtype, .rank = 2, .shape = {n_out, n_in}};
+    if ((dtype != SP_F32 && dtype != SP_BF16 && !sp_dtype_is_block(dtype)) ||
+        !sp_dtype_bytes(dtype, count, &tensor.bytes)) {
         return sp_fail(error, SP_DATA, "there is no benchmark for weights of type %s", sp_dtype_name(dtype));
     }
-    void *data = sp_alloc(count, sp_dtype_size(dtype));
+    void *data = sp_alloc(tensor.bytes, 1);
     if (!data) return no_memory(error);
-    for (size_t i = 0; i < count; i++) {
+    if (sp_dtype_is_block(dtype)) fill_blocks(dtype, data, tensor.bytes, &seed);
+    for (size_t i = 0; i < count && !sp_dtype_is_block(dtype); i++) {
         float value = next_number(&seed);
         if (dtype == SP_F32) {
             ((float *)data)[i] = value;
@@ -51,9 +75,8 @@ static sp_status random_matrix(sp_device *device, sp_dtype dtype, size_t n_in, s
             ((uint16_t *)data)[i] = sp_bf16_from_f32(value);
         }
     }
-    sp_tensor tensor = {.dtype = dtype, .rank = 2, .shape = {n_out, n_in}, .data = data};
-    tensor.bytes = count * sp_dtype_size(dtype);
-    sp_status status = device->ops->pack(device, &tensor, dtype == SP_BF16, out, error);
+    tensor.data = data;
+    sp_status status = device->ops->pack(device, &tensor, true, out, error);
     sp_free(data);
     return status;
 }
@@ -107,11 +130,12 @@ sp_status sp_bench_linear(sp_device *device, sp_dtype dtype, size_t rows, double
     *gflops = 0;
     for (size_t i = 0; i < SP_BENCH_SHAPES; i++) {
         const sp_bench_shape *shape = &sp_bench_shapes[i];
+        size_t n_in = sp_bench_n_in(dtype, shape->n_in);
         double seconds = 0;
-        sp_status status = shape_seconds(device, dtype, shape->n_in, shape->n_out, rows, &seconds, error);
+        sp_status status = shape_seconds(device, dtype, n_in, shape->n_out, rows, &seconds, error);
         if (status != SP_OK) return status;
         total += seconds * (double)shape->count;
-        operations += 2.0 * (double)rows * (double)shape->n_in * (double)shape->n_out * (double)shape->count;
+        operations += 2.0 * (double)rows * (double)n_in * (double)shape->n_out * (double)shape->count;
     }
     *gflops = operations / total * 1e-9;
     return SP_OK;
@@ -123,13 +147,13 @@ static const size_t layer_shapes[LAYER_MATRICES][2] = {
 
 sp_status sp_bench_decode(sp_device *device, sp_dtype dtype, size_t rows, double *gbps, sp_error *error)
 {
-    sp_matrix w[DECODE_LAYERS * LAYER_MATRICES + 1] = {0};
-    const size_t n = DECODE_LAYERS * LAYER_MATRICES + 1;
-    sp_status status = random_matrix(device, dtype, 576, 49152, &w[n - 1], error);
+    sp_matrix w[MOST_LAYERS * LAYER_MATRICES + 1] = {0};
+    const size_t n = (sp_dtype_is_block(dtype) ? MOST_LAYERS : DECODE_LAYERS) * LAYER_MATRICES + 1;
+    sp_status status = random_matrix(device, dtype, sp_bench_n_in(dtype, 576), 49152, &w[n - 1], error);
     double bytes = (double)w[n - 1].bytes;
     for (size_t i = 0; i + 1 < n && status == SP_OK; i++) {
         const size_t *shape = layer_shapes[i % LAYER_MATRICES];
-        status = random_matrix(device, dtype, shape[0], shape[1], &w[i], error);
+        status = random_matrix(device, dtype, sp_bench_n_in(dtype, shape[0]), shape[1], &w[i], error);
         bytes += (double)w[i].bytes;
     }
     float *x = random_numbers(rows * 1536, 2), *y = sp_alloc_zero(rows * 49152, sizeof *y);

@@ -16,7 +16,7 @@ typedef struct sp_llama {
     sp_llama_layer *layers; /* (n_layers) */
     float *norm;            /* (hidden) */
     sp_matrix head;         /* (vocab, hidden); tied: the embedding too */
-    sp_dtype embed_type;    /* F32, F16 or BF16 */
+    sp_dtype embed_type;    /* F32, F16, BF16 or a block type */
     void *embed;            /* (vocab, hidden) as stored; NULL when tied */
     double *frequencies;    /* (head_dim / 2) radians a position */
 } sp_llama;

@@ -10,8 +10,6 @@
 
 #include "models/llama.h"
 
-#define PANEL 32u /* outputs a panel of sp_matrix */
-
 typedef struct buffers {
     float *x, *normed;           /* (rows, hidden) */
     float *cos, *sin;            /* (rows, head_dim / 2) */
@@ -52,24 +50,16 @@ bool sp_llama_scratch(const sp_model *model, size_t max_rows, size_t max_logits,
     return lay_out(&model->hparams, max_rows, max_logits, NULL, &unused, bytes);
 }
 
-/* Row of the embedding: as stored, or, tied, out of the output matrix's panels (layout: kernels/ops.h). */
-static void embed_row(const sp_llama *llama, size_t hidden, size_t token, float *out)
+/* Row of the embedding: as stored, or, tied, out of the output matrix. */
+static void embed_row(const sp_model *model, size_t token, float *out)
 {
-    if (llama->embed) {
-        const uint8_t *rows = llama->embed;
-        sp_convert_to_f32(llama->embed_type, rows + token * hidden * sp_dtype_size(llama->embed_type), out,
-                          hidden);
-        return;
+    const sp_llama *llama = model->state;
+    size_t hidden = model->hparams.hidden, row_bytes;
+    if (llama->embed && sp_dtype_bytes(llama->embed_type, hidden, &row_bytes)) {
+        sp_convert_to_f32(llama->embed_type, (const uint8_t *)llama->embed + token * row_bytes, out, hidden);
+    } else {
+        model->device->ops->widen_row(&llama->head, token, out);
     }
-    size_t panel = token / PANEL, lane = token % PANEL;
-    if (llama->head.dtype == SP_F32) {
-        const float *values = (const float *)llama->head.data + panel * hidden * PANEL + lane;
-        for (size_t k = 0; k < hidden; k++) out[k] = values[k * PANEL];
-        return;
-    }
-    const uint16_t *pairs =
-        (const uint16_t *)llama->head.data + panel * ((hidden + 1) / 2) * 2 * PANEL + 2 * lane;
-    for (size_t k = 0; k < hidden; k++) out[k] = sp_bf16_to_f32(pairs[k / 2 * 2 * PANEL + k % 2]);
 }
 
 static sp_status embed(const sp_model *model, const sp_batch *batch, float *x, sp_error *error)
@@ -80,7 +70,7 @@ static sp_status embed(const sp_model *model, const sp_batch *batch, float *x, s
         if (token < 0 || (uint32_t)token >= h->vocab)
             return sp_fail(error, SP_INTERNAL, "token %d of row %zu is not below the vocabulary's %u",
                            (int)token, row, (unsigned)h->vocab);
-        embed_row(model->state, h->hidden, (size_t)token, x + row * h->hidden);
+        embed_row(model, (size_t)token, x + row * h->hidden);
     }
     return SP_OK;
 }

@@ -41,7 +41,8 @@ static const command_text command_texts[] = {
     {SP_FOR_BENCH, "sparsed bench [options]",
      "Measures this machine's peaks (float32, bf16, memory) and our kernels against them: best of five "
      "runs, peak and kernels in the same run. Lines for bf16 say n/a where the CPU has no bf16 dot "
-     "product. SPARSED_CPU=reference, avx2 or avx512 in the environment forces lower instruction sets, "
+     "product. SPARSED_CPU=reference, avx2, avx512 or avx512vnni in the environment forces lower instruction "
+     "sets, "
      "for every command.",
      "    sparsed bench\n"
      "    sparsed bench --threads 1 --json > bench.json\n"},
