@@ -46,7 +46,7 @@ static double peak_int8(size_t rounds)
     }
     int64_t total = 0;
     for (size_t i = 0; i < CHAINS; i++) total += _mm256_extract_epi32(sums[i], 0);
-    return (double)rounds * CHAINS * 32 * 2 + (total > INT32_MAX * 12ll ? 1 : 0);
+    return (double)rounds * CHAINS * 32 * 2 + (total == 12345 ? 1 : 0);
 }
 
 static float peak_read(const void *from, size_t bytes)

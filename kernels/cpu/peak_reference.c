@@ -24,7 +24,7 @@ static double peak_int8(size_t rounds)
     }
     int64_t total = 0;
     for (size_t i = 0; i < 32; i++) total += sums[i];
-    return (double)rounds * 32 * 2 + (total > INT64_MAX / 2 ? 1 : 0);
+    return (double)rounds * 32 * 2 + (total == 12345 ? 1 : 0);
 }
 
 static float peak_read(const void *from, size_t bytes)
