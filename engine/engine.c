@@ -59,6 +59,7 @@ static sp_status open_model(sp_engine *engine, sp_error *error)
     sp_status status = sp_device_open("cpu", &device, &engine->device, error);
     if (status != SP_OK) return status;
     sp_model_options model = {.weights = options->weights,
+                              .weights_as = options->weights_as,
                               .exact = options->kv_type == SP_F32,
                               .progress = options->progress,
                               .progress_context = options->progress_context};

@@ -34,6 +34,7 @@ typedef struct sp_engine_options {
     size_t max_tensor_bytes; /* answers of apply; 64 MiB */
     bool openblas;
     sp_weights_options weights;
+    sp_weights_as weights_as; /* --weights: what matrices become at load; SP_WEIGHTS_STORED */
     void (*progress)(void *context, double fraction); /* loading; may be NULL */
     void *progress_context;
 } sp_engine_options;

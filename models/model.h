@@ -24,9 +24,14 @@ typedef struct sp_hparams {
     size_t n_eos;
 } sp_hparams;
 
+/* What matrices become at load. */
+typedef enum sp_weights_as { SP_WEIGHTS_STORED, SP_WEIGHTS_BF16, SP_WEIGHTS_F32 } sp_weights_as;
+
 typedef struct sp_model_options {
     sp_weights_options weights;
-    bool exact; /* float32 activations with bf16 weights too (reference arithmetic, as --kv f32 asks) */
+    sp_weights_as weights_as;
+    bool exact; /* float32 activations with bf16 and quantized weights too (reference arithmetic, as --kv f32
+                 * asks) */
     /* Progress: called with a fraction 0..1 while loading; may be NULL. */
     void (*progress)(void *context, double fraction);
     void *progress_context;
@@ -70,6 +75,12 @@ bool sp_model_scratch_bytes(const sp_model *model, size_t max_rows, size_t max_l
 /* max_rows and max_logits of the call must not exceed those the scratch was sized for. */
 sp_status sp_model_forward(sp_model *model, const sp_batch *batch, sp_attend_fn attend, void *context,
                            void *scratch, float *logits, sp_error *error) SP_MUST_CHECK;
+
+/* Packs a matrix (rank 2) for the model's device, converted first where options say so. SP_DATA,
+ * SP_NO_MEMORY.
+ */
+sp_status sp_model_pack(const sp_model *model, const sp_model_options *options, const sp_tensor *w,
+                        sp_matrix *out, sp_error *error) SP_MUST_CHECK;
 
 /* The architectures there are, NULL terminated (models/arch.c). */
 extern const sp_arch *const sp_archs[];

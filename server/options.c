@@ -452,6 +452,9 @@ sp_status sp_options_engine(const sp_options *options, sp_engine_options *out, s
     out->context = (uint32_t)options->context;
     out->attention = options->attention;
     out->kv_type = strcmp(options->kv, "f32") == 0 ? SP_F32 : SP_BF16;
+    out->weights_as = strcmp(options->weights, "bf16") == 0  ? SP_WEIGHTS_BF16
+                      : strcmp(options->weights, "f32") == 0 ? SP_WEIGHTS_F32
+                                                             : SP_WEIGHTS_STORED;
     out->kv_bytes = (size_t)options->kv_bytes;
     out->attend_scratch = (size_t)options->attn_scratch;
     out->max_sequences = (uint32_t)options->max_sequences;

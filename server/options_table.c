@@ -39,6 +39,9 @@ const sp_option sp_option_table[] = {
     {"kv", SP_OPTION_TEXT, AT(kv), SERVE | GENERATE, 0, 0, "bf16", "bf16|f32",
      "Type of cached keys and values. f32 also means float32 arithmetic throughout: slower, for reference "
      "figures."},
+    {"weights", SP_OPTION_TEXT, AT(weights), SERVE | GENERATE, 0, 0, "stored", "stored|bf16|f32",
+     "Type of weight matrices in memory. stored keeps what the file has: quantized weights stay quantized "
+     "and meet activations rounded to 8 bits. bf16 and f32 convert at load."},
     {"gemm", SP_OPTION_TEXT, AT(gemm), SERVE | GENERATE, 0, 0, "own", "own|openblas",
      "Who computes linear layers. With openblas the bits of an answer depend on what else is in the batch; "
      "reports say \"batch_invariant\": false."},

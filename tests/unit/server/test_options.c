@@ -53,6 +53,7 @@ static void test_defaults(void **state)
     assert_string_equal(o.host, "127.0.0.1");
     assert_int_equal(o.port, 8080);
     assert_string_equal(o.kv, "bf16");
+    assert_string_equal(o.weights, "stored");
     assert_string_equal(o.gemm, "own");
     assert_string_equal(o.normalizer, "model");
     assert_null(o.attention);
@@ -127,6 +128,7 @@ static void test_refusals(void **state)
     REFUSED(SP_FOR_SERVE, "kv-bytes", "suffixes", "--model=m", "--kv-bytes", "9999999999999G");
     REFUSED(SP_FOR_SERVE, "kv-bytes", "suffixes", "--model=m", "--kv-bytes", "-1M");
     REFUSED(SP_FOR_SERVE, "kv", "bf16|f32", "--model=m", "--kv", "f16");
+    REFUSED(SP_FOR_SERVE, "weights", "stored|bf16|f32", "--model=m", "--weights", "q8_0");
     REFUSED(SP_FOR_SERVE, "kv", "bf16|f32", "--model=m", "--kv", "bf16|f32");
     REFUSED(SP_FOR_SERVE, "half-close", "abort|keep", "--model=m", "--half-close", "kee");
     REFUSED(SP_FOR_SERVE, "insecure", "true", "--model=m", "--insecure=yes");
@@ -321,13 +323,14 @@ static void test_engine(void **state)
     }
     sp_engine_options engine = {0};
     assert_int_equal(PARSE(&o, SP_FOR_SERVE, &error, "--model=m", "--attention", "strided", "--kv=f32",
-                           "--threads=3", "--ctx=512", "--step-ms=50", "--gemm=openblas",
+                           "--threads=3", "--ctx=512", "--step-ms=50", "--gemm=openblas", "--weights=f32",
                            "--max-tensor-bytes=1M"),
                      SP_OK);
     assert_int_equal(sp_options_engine(&o, &engine, &error), SP_OK);
     assert_string_equal(engine.model_path, "m");
     assert_string_equal(engine.attention, "\"strided\"");
     assert_int_equal(engine.kv_type, SP_F32);
+    assert_int_equal(engine.weights_as, SP_WEIGHTS_F32);
     assert_int_equal(engine.n_threads, 3);
     assert_int_equal(engine.context, 512);
     assert_true(engine.step_seconds == 0.05);
