@@ -279,6 +279,34 @@ static void test_support_is_counted(void **state)
     }
 }
 
+/* A decode step reads each page of each KV head once; entmax reads V only where there is support. */
+static void test_pages_are_counted(void **state)
+{
+    (void)state;
+    test_random random = {9};
+    sp_device *device = open_level(SP_CPU_REFERENCE, 2, 0);
+    scene s = {.heads = 4,
+               .kv_heads = 2,
+               .lists = 1,
+               .rows = 200,
+               .keys = 200,
+               .head_dim = 8,
+               .value_dim = 8,
+               .dtype = SP_BF16};
+    scene_open(&s, &random, DENSE, 8);
+    for (int entmax = 0; entmax < 2; entmax++) {
+        float out[4 * 8];
+        sp_attend_stats stats = {.k_pages = 100};
+        scene_attend(&s, device, entmax ? 2 : 1, 199, 1, 200, out, &stats);
+        assert_int_equal(stats.k_pages, 100 + 2 * 4);
+        assert_int_equal(stats.rows_empty, 0);
+        assert_in_range(stats.v_pages, entmax ? 2 : 8, entmax ? 7 : 8);
+        assert_true(stats.seconds > 0);
+    }
+    scene_close(&s);
+    sp_device_close(device);
+}
+
 static void test_row_weights(void **state)
 {
     (void)state;
@@ -326,6 +354,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_all_levels_match_double_loops),
     cmocka_unit_test(test_many_spans),
     cmocka_unit_test(test_unlisted_pages_are_never_read),
+    cmocka_unit_test(test_pages_are_counted),
     cmocka_unit_test(test_support_is_counted),
     cmocka_unit_test(test_row_weights),
 };
