@@ -62,30 +62,45 @@ INLINE void transpose(__m256 r[8])
 
 typedef __m256 (*load_fn)(const void *row, size_t at, size_t n);
 
-INLINE void pack_k(load_fn load, const void *const *rows, size_t head_dim, float *packed)
+/* Asks for the row that will be packed next in this one's place. */
+INLINE void ask(const void *row, size_t bytes, ptrdiff_t ahead)
+{
+    if (ahead && row) _mm_prefetch((const char *)((uintptr_t)row + bytes + (uintptr_t)ahead), _MM_HINT_T0);
+}
+
+INLINE void pack_k(load_fn load, const size_t size, const void *const *rows, size_t head_dim, ptrdiff_t ahead,
+                   float *packed)
 {
     size_t steps = (head_dim + 1) / 2 * 2;
     for (size_t j = 0; j < SP_TILE; j += 8) {
         for (size_t d = 0; d < steps; d += 8) {
             __m256 r[8];
-            float all[8][8];
+            float tail[8][8], *to = packed + d * SP_TILE + j;
 #pragma GCC unroll 8
-            for (int i = 0; i < 8; i++) r[i] = load(rows[j + (size_t)i], d, head_dim);
+            for (size_t i = 0; i < 8; i++) r[i] = load(rows[j + i], d, head_dim);
+            for (size_t i = 0; ahead && d * size % 64 == 0 && i < 8; i++) ask(rows[j + i], d * size, ahead);
             transpose(r);
+            if (d + 8 <= steps) {
 #pragma GCC unroll 8
-            for (int i = 0; i < 8; i++) _mm256_storeu_ps(all[i], r[i]);
-            for (size_t i = 0; i < 8 && d + i < steps; i++)
-                memcpy(packed + (d + i) * SP_TILE + j, all[i], sizeof all[i]);
+                for (size_t i = 0; i < 8; i++) _mm256_storeu_ps(to + i * SP_TILE, r[i]);
+                continue;
+            }
+            for (size_t i = 0; i < 8; i++) _mm256_storeu_ps(tail[i], r[i]);
+            for (size_t i = 0; d + i < steps; i++) memcpy(to + i * SP_TILE, tail[i], sizeof tail[i]);
         }
     }
 }
 
-INLINE void pack_v(load_fn load, const void *const *rows, size_t value_dim, float *packed)
+INLINE void pack_v(load_fn load, const size_t size, const void *const *rows, size_t value_dim,
+                   ptrdiff_t ahead, float *packed)
 {
     size_t width = (value_dim + 15) / 16 * 16;
-    for (size_t j = 0; j < SP_TILE; j++)
-        for (size_t d = 0; d < width; d += 8, packed += 8)
+    for (size_t j = 0; j < SP_TILE; j++) {
+        for (size_t d = 0; d < width; d += 8, packed += 8) {
             _mm256_storeu_ps(packed, load(rows[j], d, value_dim));
+            if (d * size % 64 == 0) ask(rows[j], d * size, ahead);
+        }
+    }
 }
 
 void sp_avx2_pack_q(size_t head_dim, float scale, const float *q, void *out)
@@ -97,26 +112,22 @@ void sp_avx2_pack_q(size_t head_dim, float scale, const float *q, void *out)
 
 void sp_avx2_pack_k_f32(const void *const *rows, size_t head_dim, ptrdiff_t ahead, void *out)
 {
-    (void)ahead;
-    pack_k(load_f32, rows, head_dim, out);
+    pack_k(load_f32, sizeof(float), rows, head_dim, ahead, out);
 }
 
 void sp_avx2_pack_k_widen(const void *const *rows, size_t head_dim, ptrdiff_t ahead, void *out)
 {
-    (void)ahead;
-    pack_k(load_widened, rows, head_dim, out);
+    pack_k(load_widened, sizeof(uint16_t), rows, head_dim, ahead, out);
 }
 
 void sp_avx2_pack_v_f32(const void *const *rows, size_t value_dim, ptrdiff_t ahead, void *out)
 {
-    (void)ahead;
-    pack_v(load_f32, rows, value_dim, out);
+    pack_v(load_f32, sizeof(float), rows, value_dim, ahead, out);
 }
 
 void sp_avx2_pack_v_widen(const void *const *rows, size_t value_dim, ptrdiff_t ahead, void *out)
 {
-    (void)ahead;
-    pack_v(load_widened, rows, value_dim, out);
+    pack_v(load_widened, sizeof(uint16_t), rows, value_dim, ahead, out);
 }
 
 /* --- entmax --- */

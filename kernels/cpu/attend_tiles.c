@@ -164,18 +164,19 @@ void sp_attend_load_tile(const sp_attend_call *call, const sp_attend_worker *wor
                          sp_attend_tile *tile)
 {
     uint32_t key_tile = piece->key_tile;
-    bool in_place = v_in_place(call, key_tile);
     const uint8_t *shared = call->packed ? call->packed[kv * n_key_tiles(call) + key_tile] : NULL;
-    if (!shared)
-        pack_page(call, kv, key_tile, need, bytes_ahead(call, key_tile, next), worker->k,
-                  want_v && !in_place ? worker->v : NULL);
-    tile->k = shared ? shared : worker->k;
-    if (!want_v) return;
     tile->v_stride = call->value_dim;
-    if (in_place)
-        tile->v = sp_attend_v_row(call, kv, key_tile * SP_TILE);
-    else
-        tile->v = shared ? shared + call->k_bytes : worker->v;
+    if (!shared) {
+        /* V is copied even where it could stay in place: meanwhile the next page arrives. */
+        pack_page(call, kv, key_tile, need, bytes_ahead(call, key_tile, next), worker->k,
+                  want_v ? worker->v : NULL);
+        tile->k = worker->k;
+        tile->v = worker->v;
+        return;
+    }
+    tile->k = shared;
+    tile->v =
+        v_in_place(call, key_tile) ? sp_attend_v_row(call, kv, key_tile * SP_TILE) : shared + call->k_bytes;
 }
 
 uint32_t sp_attend_load_ranks(const sp_attend_call *call, const sp_attend_worker *worker, uint32_t kv,
