@@ -84,8 +84,10 @@ typedef struct sp_request {
     const char *stops[SP_MAX_STOPS];
     size_t stop_sizes[SP_MAX_STOPS], n_stops;
     bool ignore_eos;
-    bool prompt_logprobs;  /* log p of every prompt token given those before */
-    bool prompt_logits;    /* the last prompt row's logits, for tests and tools */
+    bool prompt_logprobs; /* log p of every prompt token given those before */
+    bool prompt_logits;   /* the last prompt row's logits, for tests and tools */
+    bool follows; /* goes on with what an accepted request began: takes a place in the queue even if it is
+                     full. One at a time and request */
     uint32_t logprobs;     /* top N logprobs of generated tokens (at most 20); 0: only the chosen one's */
     const char *attention; /* JSON value of `attention`; NULL: the engine's default */
     size_t attention_size;
@@ -125,6 +127,8 @@ typedef struct sp_event {
     sp_usage usage;     /* DONE */
     const char *report; /* DONE: attention_report as JSON; valid until free */
     size_t report_size;
+    sp_attention_phase prefill;   /* DONE: the report's figures of the prompt, to be summed over requests */
+    uint64_t rows_empty;          /* DONE */
     const float *prompt_logprobs; /* DONE, when asked: (prompt_tokens), [0] NaN; until free */
     const float *prompt_logits;   /* DONE, when asked: (vocab); until free */
     const int32_t *prompt_ids;    /* DONE: (prompt_tokens); until free */

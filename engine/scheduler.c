@@ -177,7 +177,7 @@ sp_status sp_scheduler_submit(sp_scheduler *s, sp_sequence *sequence, sp_error *
                                : s->options.max_sequences - s->n_active;
     if (s->stopping) {
         status = sp_fail(error, SP_UNAVAILABLE, "the server is stopping");
-    } else if (s->n_waiting >= s->options.max_queue + free_places) {
+    } else if (!sequence->follows && s->n_waiting >= s->options.max_queue + free_places) {
         status = sp_fail(error, SP_BUSY, "the queue is full (%u requests)", s->options.max_queue);
     } else {
         sp_sequence **end = &s->queue;

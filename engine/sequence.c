@@ -177,6 +177,7 @@ static sp_status fill(sp_sequence *s, const sp_request *request, void (*notify)(
     s->sampling = request->sampling;
     s->n_top = request->logprobs;
     s->ignore_eos = request->ignore_eos;
+    s->follows = request->follows;
     sp_status status = resolve_attention(s, request, error);
     if (status == SP_OK) status = sp_sequence_encode(s->host, request, &ids, &n_ids, error);
     if (status == SP_OK) status = check_lengths(s->host, request, n_ids, error);
@@ -299,6 +300,8 @@ void sp_sequence_finish(sp_sequence *s, sp_finish finish)
                      .usage = s->usage,
                      .report = s->report.data,
                      .report_size = s->report.size,
+                     .prefill = s->prefill,
+                     .rows_empty = s->rows_empty,
                      .prompt_logprobs = s->prompt_logprobs,
                      .prompt_logits = s->prompt_logits,
                      .prompt_ids = s->tokens};

@@ -37,7 +37,7 @@ typedef struct sp_sequence {
 
     sp_sampling sampling;
     uint32_t n_top;
-    bool ignore_eos;
+    bool ignore_eos, follows;
     sp_decoder decoder;
     sp_stops stops;
 

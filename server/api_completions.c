@@ -268,7 +268,7 @@ static void refuse_submit(sp_exchange *exchange, const sp_request *request, cons
         return;
     }
     sp_exchange_json(exchange, 400, &writer);
-    sp_error_write_context(&writer, error->message, sp_engine_count_prompt(engine, request),
+    sp_error_write_context(&writer, error->param, error->message, sp_engine_count_prompt(engine, request),
                            sp_engine_get_info(engine)->context);
 }
 

@@ -49,6 +49,7 @@ static void write_model(const sp_engine_info *info, sp_json_writer *out)
     sp_json_key(out, "tasks");
     sp_json_open(out, '[');
     sp_json_cstring(out, "generate");
+    sp_json_cstring(out, "score");
     sp_json_close(out, ']');
     sp_json_close(out, '}');
 }

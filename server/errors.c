@@ -99,10 +99,10 @@ void sp_error_write(sp_json_writer *out, unsigned http_status, const char *type,
     close_envelope(out);
 }
 
-void sp_error_write_context(sp_json_writer *out, const char *message, uint64_t n_prompt_tokens,
-                            uint64_t n_ctx)
+void sp_error_write_context(sp_json_writer *out, const char *param, const char *message,
+                            uint64_t n_prompt_tokens, uint64_t n_ctx)
 {
-    open_envelope(out, 400, "exceed_context_size_error", "prompt", message);
+    open_envelope(out, 400, "exceed_context_size_error", param, message);
     sp_json_key(out, "n_prompt_tokens");
     sp_json_uint(out, n_prompt_tokens);
     sp_json_key(out, "n_ctx");

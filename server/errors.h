@@ -14,8 +14,8 @@ const char *sp_error_type(unsigned http_status);
 void sp_error_write(sp_json_writer *out, unsigned http_status, const char *type, const char *param,
                     const char *message);
 /* A prompt that exceeds the context: the same with n_prompt_tokens and n_ctx. */
-void sp_error_write_context(sp_json_writer *out, const char *message, uint64_t n_prompt_tokens,
-                            uint64_t n_ctx);
+void sp_error_write_context(sp_json_writer *out, const char *param, const char *message,
+                            uint64_t n_prompt_tokens, uint64_t n_ctx);
 /* Reason phrase of a status line. */
 const char *sp_http_reason(unsigned http_status);
 

@@ -15,11 +15,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "kernels/json.h"
 #include "server/gate.h"
+#include "server/model_path.h"
 
 #define CONFIG_MAX_BYTES (1u << 20)
 #define ARENA_MAX_BYTES (8u << 20)
@@ -317,35 +316,6 @@ static sp_status read_arguments(sp_options *options, unsigned command, int argc,
 
 /* --- what no single option says --- */
 
-static bool is_folder(const char *path)
-{
-    struct stat info;
-    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
-}
-
-static sp_status find_model(sp_options *options, sp_error *error)
-{
-    static const char here[] = "models/austen", installed[] = "/../share/sparsed/models/austen";
-    if (options->model) return SP_OK;
-    if (is_folder(here)) {
-        options->model = here;
-        return SP_OK;
-    }
-    char program[4096];
-    ssize_t n = readlink("/proc/self/exe", program, sizeof program - sizeof installed);
-    while (n > 0 && program[n - 1] != '/') n--;
-    if (n > 1) {
-        memcpy(program + n - 1, installed, sizeof installed);
-        char *path = is_folder(program) ? realpath(program, NULL) : NULL;
-        if (path) options->model = sp_arena_copy(&options->arena, path, strlen(path));
-        free(path);
-    }
-    if (options->model) return SP_OK;
-    return sp_fail_param(
-        error, SP_USAGE, "model",
-        "--model: which model? There is no models/austen here and none is installed beside the program");
-}
-
 /* A bare name becomes a JSON string; anything else must be a JSON string or object. */
 static sp_status finish_attention(sp_options *options, sp_error *error)
 {
@@ -371,11 +341,12 @@ static sp_status finish_attention(sp_options *options, sp_error *error)
 
 static sp_status finish_options(sp_options *options, unsigned command, sp_error *error)
 {
-    if (command & (SP_FOR_SERVE | SP_FOR_GENERATE)) {
-        sp_status status = find_model(options, error);
-        if (!status) status = finish_attention(options, error);
-        if (status) return status;
-    }
+    static const unsigned with_model =
+        SP_FOR_SERVE | SP_FOR_GENERATE | SP_FOR_SCORE | SP_FOR_TOKENIZE | SP_FOR_INSPECT;
+    sp_status status = SP_OK;
+    if ((command & with_model) || options->model) status = sp_model_path_find(options, error);
+    if (!status) status = finish_attention(options, error);
+    if (status) return status;
     if ((command & SP_FOR_SERVE) && !sp_gate_is_loopback(options->host) && !options->insecure)
         return sp_fail_param(
             error, SP_USAGE, "host",
@@ -385,6 +356,9 @@ static sp_status finish_options(sp_options *options, unsigned command, sp_error 
         return sp_fail_param(error, SP_USAGE, "prompt",
                              "--prompt: which text shall be continued? - reads it from "
                              "standard input");
+    if ((command & SP_FOR_SCORE) && !options->text)
+        return sp_fail_param(error, SP_USAGE, "text",
+                             "--text: which file shall be scored? - reads standard input");
     if ((command & SP_FOR_ATTEND) && !options->in)
         return sp_fail_param(error, SP_USAGE, "in", "--in: which safetensors file holds q, k and v?");
     if ((command & SP_FOR_ATTEND) && !options->out)

@@ -28,9 +28,9 @@ typedef struct sp_options {
     const char *allowed_host; /* comma-separated; NULL: loopback names and --host */
     bool insecure, public_metrics;
     /* other commands */
-    const char *prompt, *in, *out, *device;
-    bool json, metrics;
-    int64_t max_tokens, seed, top_k;
+    const char *prompt, *text, *in, *out, *device;
+    bool json, metrics, plain, special, decode;
+    int64_t max_tokens, seed, top_k, length, min_context; /* length 0: the context */
     double temperature, top_p;
     sp_arena arena; /* owns the strings */
 } sp_options;
@@ -47,6 +47,9 @@ typedef enum sp_option_type {
 #define SP_FOR_ATTEND 4u
 #define SP_FOR_BENCH 8u
 #define SP_IS_LIMIT 16u /* listed in GET /v1/limits */
+#define SP_FOR_SCORE 32u
+#define SP_FOR_TOKENIZE 64u
+#define SP_FOR_INSPECT 128u
 typedef struct sp_option {
     const char *name; /* "max-queue" */
     sp_option_type type;

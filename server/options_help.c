@@ -33,6 +33,13 @@ static const command_text command_texts[] = {
      "    sparsed generate --prompt 'Emma' --attention "
      "'{\"backend\":\"window\",\"params\":{\"window\":65}}'\n"
      "    sparsed generate --prompt 'Emma was' --temperature 0 --json | python3 -m json.tool\n"},
+    {SP_FOR_SCORE, "sparsed score --text FILE|- [--length T] [--model DIR] [options]",
+     "Says how probable the model finds a text: perplexity a token and bits a byte, with a progress bar. "
+     "The text is read in windows of T tokens, each of which predicts its next T tokens, so every token but "
+     "the first is scored once. --json writes what POST /v1/score answers: every token with its logprob.",
+     "    sparsed score --text models/austen/heldout.txt --length 1024\n"
+     "    sparsed score --text letter.txt --attention window --min-context 64\n"
+     "    sparsed score --text letter.txt --json | python3 -m json.tool\n"},
     {SP_FOR_ATTEND, "sparsed attend --in FILE --out FILE|- [options]",
      "Runs one attention layer on given tensors: q [H,n,d], k [Hkv,m,d], v [Hkv,m,dv] in a safetensors "
      "file whose metadata names the attention. The file format is in engine/README.md, section \"attend\".",

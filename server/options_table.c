@@ -9,6 +9,10 @@
 #define GENERATE SP_FOR_GENERATE
 #define ATTEND SP_FOR_ATTEND
 #define BENCH SP_FOR_BENCH
+#define SCORE SP_FOR_SCORE
+#define TOKENIZE SP_FOR_TOKENIZE
+#define INSPECT SP_FOR_INSPECT
+#define ENGINE (SERVE | GENERATE | SCORE)
 #define LIMIT (SP_FOR_SERVE | SP_IS_LIMIT)
 
 #define KIB 1024.0
@@ -19,42 +23,43 @@
 
 const sp_option sp_option_table[] = {
     /* --- the model and how it runs --- */
-    {"model", SP_OPTION_TEXT, AT(model), SERVE | GENERATE, 0, 0, NULL, "DIR",
-     "Folder with config.json, tokenizer.json and *.safetensors. Without it: models/austen below the "
+    {"model", SP_OPTION_TEXT, AT(model), ENGINE | BENCH | TOKENIZE | INSPECT, 0, 0, NULL, "DIR",
+     "Folder with config.json, tokenizer.json and *.safetensors, or the name of a model in the cache folder "
+     "(~/.cache/sparsed/models, where deploy/fetch-model.sh puts them). Without it: models/austen below the "
      "current folder, else the installed share/sparsed/models/austen; where neither exists the option is "
      "required."},
-    {"threads", SP_OPTION_INT, AT(threads), SERVE | GENERATE | ATTEND | BENCH, 1, 1024, NULL, "N",
+    {"threads", SP_OPTION_INT, AT(threads), ENGINE | ATTEND | BENCH, 1, 1024, NULL, "N",
      "Threads that compute. Without it: every CPU this process may use. Results do not depend on it."},
-    {"ctx", SP_OPTION_INT, AT(context), SERVE | GENERATE, 1, 16777216, NULL, "N",
+    {"ctx", SP_OPTION_INT, AT(context), ENGINE, 1, 16777216, NULL, "N",
      "Context in tokens: prompt and answer together. Without it: the model's own, or what the KV memory "
      "holds if that is less."},
-    {"attention", SP_OPTION_TEXT, AT(attention), SERVE | GENERATE, 0, 0, NULL, "A",
+    {"attention", SP_OPTION_TEXT, AT(attention), ENGINE, 0, 0, NULL, "A",
      "Attention of requests that name none: a backend's name, or the JSON object of a request, such as "
      "'{\"backend\":\"strided\",\"params\":{\"stride\":64}}'. Without it: the pattern the model was "
      "trained with, else dense."},
-    {"normalizer", SP_OPTION_TEXT, AT(normalizer), SERVE | GENERATE, 0, 0, "model", "A",
+    {"normalizer", SP_OPTION_TEXT, AT(normalizer), ENGINE, 0, 0, "model", "A",
      "What turns scores into weights: model (as it was trained), softmax, entmax15, sparsemax or "
      "'{\"alpha\":1.33}' with 1 < alpha <= 2. Anything but model overrides the model's and is noted in "
      "every report."},
-    {"kv", SP_OPTION_TEXT, AT(kv), SERVE | GENERATE, 0, 0, "bf16", "bf16|f32",
+    {"kv", SP_OPTION_TEXT, AT(kv), ENGINE, 0, 0, "bf16", "bf16|f32",
      "Type of cached keys and values. f32 also means float32 arithmetic throughout: slower, for reference "
      "figures."},
-    {"weights", SP_OPTION_TEXT, AT(weights), SERVE | GENERATE, 0, 0, "stored", "stored|bf16|f32",
+    {"weights", SP_OPTION_TEXT, AT(weights), ENGINE, 0, 0, "stored", "stored|bf16|f32",
      "Type of weight matrices in memory. stored keeps what the file has: quantized weights stay quantized "
      "and meet activations rounded to 8 bits. bf16 and f32 convert at load."},
-    {"gemm", SP_OPTION_TEXT, AT(gemm), SERVE | GENERATE, 0, 0, "own", "own|openblas",
+    {"gemm", SP_OPTION_TEXT, AT(gemm), ENGINE, 0, 0, "own", "own|openblas",
      "Who computes linear layers. With openblas the bits of an answer depend on what else is in the batch; "
      "reports say \"batch_invariant\": false."},
-    {"mmap", SP_OPTION_FLAG, AT(mmap), LIMIT | GENERATE, 0, 0, "false", NULL,
+    {"mmap", SP_OPTION_FLAG, AT(mmap), LIMIT | GENERATE | SCORE, 0, 0, "false", NULL,
      "Map weights instead of reading them. Starts faster; if the file is cut short while in use the "
      "process dies by SIGBUS."},
-    {"allow-nonfinite", SP_OPTION_FLAG, AT(allow_nonfinite), LIMIT | GENERATE, 0, 0, "false", NULL,
+    {"allow-nonfinite", SP_OPTION_FLAG, AT(allow_nonfinite), LIMIT | GENERATE | SCORE, 0, 0, "false", NULL,
      "Load tensors that hold NaN or infinity instead of refusing them."},
-    {"kv-bytes", SP_OPTION_BYTES, AT(kv_bytes), LIMIT | GENERATE, MIB, 16 * TIB, NULL, "BYTES",
+    {"kv-bytes", SP_OPTION_BYTES, AT(kv_bytes), LIMIT | GENERATE | SCORE, MIB, 16 * TIB, NULL, "BYTES",
      "Memory for cached keys and values. Without it: half of what is free at start. Never more is taken than "
      "--max-sequences whole contexts need."},
-    {"attn-scratch", SP_OPTION_BYTES, AT(attn_scratch), LIMIT | GENERATE | ATTEND, MIB, 64 * GIB, "64M",
-     "BYTES", "Working memory of one attention call."},
+    {"attn-scratch", SP_OPTION_BYTES, AT(attn_scratch), LIMIT | GENERATE | SCORE | ATTEND, MIB, 64 * GIB,
+     "64M", "BYTES", "Working memory of one attention call."},
 
     /* --- where it listens --- */
     {"host", SP_OPTION_TEXT, AT(host), SERVE, 0, 0, "127.0.0.1", "ADDRESS",
@@ -126,6 +131,14 @@ const sp_option sp_option_table[] = {
     {"seed", SP_OPTION_INT, AT(seed), GENERATE, -9223372036854775808.0, 9223372036854775807.0, "0", "N",
      "The same seed gives the same text."},
 
+    /* --- score --- */
+    {"text", SP_OPTION_TEXT, AT(text), SCORE, 0, 0, NULL, "FILE",
+     "Text to score, UTF-8; - reads standard input. Required."},
+    {"length", SP_OPTION_INT, AT(length), SCORE, 1, 16777216, NULL, "T",
+     "Windows of T tokens, step T, each predicting its next T tokens. Without it: the whole context."},
+    {"min-context", SP_OPTION_INT, AT(min_context), SCORE, 0, 16777216, "0", "N",
+     "Count only tokens with at least N tokens before them in their window."},
+
     /* --- attend --- */
     {"in", SP_OPTION_TEXT, AT(in), ATTEND, 0, 0, NULL, "FILE", "safetensors file with q, k, v; required."},
     {"out", SP_OPTION_TEXT, AT(out), ATTEND, 0, 0, NULL, "FILE",
@@ -134,7 +147,7 @@ const sp_option sp_option_table[] = {
     {"metrics", SP_OPTION_FLAG, AT(metrics), ATTEND, 0, 0, "false", NULL,
      "Compare the edges with the gold graph: those that dense attention with the same entmax gives weight."},
 
-    {"json", SP_OPTION_FLAG, AT(json), GENERATE | BENCH, 0, 0, "false", NULL,
+    {"json", SP_OPTION_FLAG, AT(json), GENERATE | SCORE | INSPECT | BENCH, 0, 0, "false", NULL,
      "Write one JSON object to standard output instead of text."},
 };
 const size_t sp_option_count = sizeof sp_option_table / sizeof sp_option_table[0];

@@ -12,6 +12,7 @@ const sp_route sp_routes[] = {
     {"GET", "/models", SP_ROUTE_OPENAI, sp_api_models, NULL},
     {"GET", "/v1/models/{id}", SP_ROUTE_OPENAI, sp_api_model, NULL},
     {"GET", "/models/{id}", SP_ROUTE_OPENAI, sp_api_model, NULL},
+    {"POST", "/v1/score", SP_ROUTE_WORK, sp_api_score, NULL},
     {"GET", "/v1/attention/backends", 0, sp_api_backends, NULL},
     {"POST", "/v1/attention/apply", SP_ROUTE_BYTES | SP_ROUTE_WORK, sp_api_apply, apply_query},
     {"GET", "/v1/limits", 0, sp_api_limits, NULL},

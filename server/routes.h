@@ -19,6 +19,7 @@ void sp_api_models(sp_exchange *exchange);
 void sp_api_model(sp_exchange *exchange);
 void sp_api_backends(sp_exchange *exchange);
 void sp_api_apply(sp_exchange *exchange);
+void sp_api_score(sp_exchange *exchange);
 void sp_api_health(sp_exchange *exchange);
 void sp_api_live(sp_exchange *exchange);
 void sp_api_limits(sp_exchange *exchange);

@@ -156,6 +156,33 @@ void sp_attention_report_write(const sp_attention_report *report, sp_json_writer
     sp_json_close(out, '}');
 }
 
+void sp_attention_report_again(const char *report, size_t size, const sp_attention_phase *prefill,
+                               uint64_t rows_empty, sp_json_writer *out)
+{
+    sp_json reader;
+    sp_json_init(&reader, report, size);
+    sp_json_next(&reader);
+    sp_json_open(out, '{');
+    while (sp_json_next(&reader) == SP_JSON_KEY) {
+        char name[32] = "";
+        bool is_phase = sp_json_is(&reader, "prefill"), is_empty = sp_json_is(&reader, "rows_empty");
+        if (reader.raw_size < sizeof name) memcpy(name, reader.raw, reader.raw_size);
+        size_t begin = reader.position;
+        sp_json_skip(&reader, sp_json_next(&reader));
+        while (report[begin] == ':' || report[begin] == ' ') begin++;
+        if (is_phase) {
+            write_phase(name, prefill, out);
+            continue;
+        }
+        sp_json_key(out, name);
+        if (is_empty)
+            sp_json_uint(out, rows_empty);
+        else
+            sp_json_raw(out, report + begin, reader.position - begin);
+    }
+    sp_json_close(out, '}');
+}
+
 static void write_caps(unsigned caps, sp_json_writer *out)
 {
     static const char *const names[] = {"static",    "needs_qk",      "needs_fit",

@@ -142,7 +142,9 @@ static void test_refusals(void **state)
     REFUSED(SP_FOR_ATTEND, "in", "--in", "--out=o");
     REFUSED(SP_FOR_ATTEND, "out", "--out", "--in=i");
     REFUSED(SP_FOR_ATTEND, "device", "cpu", "--in=i", "--out=o", "--device", "cuda");
-    REFUSED(SP_FOR_BENCH, "model", "unknown option", "--model=m");
+    REFUSED(SP_FOR_ATTEND, "model", "unknown option", "--model=m");
+    REFUSED(SP_FOR_SCORE, "text", "--text", "--model=m");
+    REFUSED(SP_FOR_SCORE, "length", "1 to 16777216", "--model=m", "--text=t", "--length=0");
 }
 
 static void test_later(void **state)

@@ -49,7 +49,7 @@ static void writes_envelopes(void **state)
                   "\"code\":503}}");
     sp_buffer_clear(&out);
     sp_json_writer_init(&writer, &out);
-    sp_error_write_context(&writer, "long", 12, 10);
+    sp_error_write_context(&writer, "prompt", "long", 12, 10);
     sp_buffer_append(&out, "", 1);
     assert_string_equal(out.data,
                         "{\"error\":{\"message\":\"long\",\"type\":\"exceed_context_size_error\",\"param\":"

@@ -1,0 +1,152 @@
+/* `sparsed score`: perplexity of a text under a model, on an engine of its own.
+ *
+ * Owner: run_score owns the scorer. Figures go to standard output, progress and speed to standard error; with
+ * --json the reply of POST /v1/score, one input. Ctrl-C cancels; nothing is written then. Tests:
+ * tests/golden/test_score.py, tests/http/test_command.py */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/evaluate/score.h"
+#include "server/command.h"
+
+#define TEXT_MAX_BYTES ((size_t)1 << 30)
+#define FOREVER 1e9 /* seconds: nobody else waits */
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int number)
+{
+    (void)number;
+    interrupted = 1;
+}
+
+static sp_status read_text(const sp_options *options, sp_buffer *text, sp_error *error)
+{
+    char block[65536];
+    bool standard = strcmp(options->text, "-") == 0;
+    FILE *file = standard ? stdin : fopen(options->text, "rb");
+    if (!file) return sp_fail_param(error, SP_NOT_FOUND, "text", "--text: cannot open %s", options->text);
+    for (size_t n; (n = fread(block, 1, sizeof block, file)) > 0;) sp_buffer_append(text, block, n);
+    bool bad = ferror(file) != 0;
+    if (!standard) fclose(file);
+    if (bad) return sp_fail_param(error, SP_DATA, "text", "--text: cannot read %s", options->text);
+    if (text->failed)
+        return sp_fail_param(error, SP_DATA, "text", "--text: %s is longer than %zu bytes", options->text,
+                             TEXT_MAX_BYTES);
+    return SP_OK;
+}
+
+static bool write_json(const sp_scorer *scorer)
+{
+    sp_buffer out;
+    sp_json_writer json;
+    sp_buffer_init(&out, SIZE_MAX / 2);
+    sp_json_writer_init(&json, &out);
+    sp_scorer_write(scorer, &json);
+    sp_buffer_text(&out, "\n");
+    bool written = !out.failed && fwrite(out.data, 1, out.size, stdout) == out.size && fflush(stdout) == 0;
+    sp_buffer_fini(&out);
+    return written;
+}
+
+static bool write_figures(const sp_scorer *scorer, uint32_t window)
+{
+    const sp_score_sum sum = sp_scorer_sum(scorer);
+    if (sum.n_scored == 0) return puts("nothing to score: no token has enough tokens before it") >= 0;
+    return printf("perplexity %.4f a token, %.4f bits a byte: %llu tokens of %llu bytes, nll %.4f, "
+                  "windows of %u\n",
+                  sp_score_perplexity(&sum), sp_score_bits_per_byte(&sum), (unsigned long long)sum.n_scored,
+                  (unsigned long long)sum.bytes, sum.nll, (unsigned)window) >= 0 &&
+           fflush(stdout) == 0;
+}
+
+static void write_summary(const sp_scorer *scorer, double seconds)
+{
+    sp_buffer report;
+    sp_json_writer json;
+    sp_report_summary sum;
+    sp_usage usage = sp_scorer_usage(scorer);
+    sp_buffer_init(&report, 1 << 20);
+    sp_json_writer_init(&json, &report);
+    sp_scorer_write_report(scorer, &json);
+    sp_report_read(report.data, report.size, &sum);
+    fprintf(stderr,
+            "sparsed: %u tokens in %.2f s (%.0f tokens/s); attention %s, normalizer %s, %.0f edges, density "
+            "%.3f\n",
+            usage.prompt_tokens, seconds, seconds > 0 ? usage.prompt_tokens / seconds : 0.0, sum.backend,
+            sum.normalizer, sum.edges, sum.pairs > 0 ? sum.edges / sum.pairs : 0.0);
+    sp_buffer_fini(&report);
+}
+
+static sp_status score_all(sp_scorer *scorer, sp_error *error)
+{
+    sp_progress progress;
+    sp_progress_init(&progress, "scoring");
+    sp_status status = SP_OK;
+    for (bool done = false; !done && status == SP_OK;) {
+        status = sp_scorer_wait(scorer, 0.1, &done, error);
+        sp_progress_show(&progress, sp_scorer_fraction(scorer));
+        if (interrupted && !done && status == SP_OK) status = sp_fail(error, SP_CANCELLED, "stopped");
+    }
+    sp_progress_clear(&progress);
+    return status;
+}
+
+static int run_score(sp_engine *engine, const sp_options *options, const sp_buffer *text)
+{
+    sp_error error = {0};
+    sp_scorer *scorer = NULL;
+    uint32_t context = sp_engine_get_info(engine)->context;
+    const sp_score_input input = {.text = text->size ? text->data : "", .text_size = text->size};
+    const sp_score_options wanted = {.min_context = (uint32_t)options->min_context,
+                                     .window = options->length ? (uint32_t)options->length : context};
+    double begin = sp_now();
+    sp_status status = sp_scorer_open(engine, &input, 1, &wanted, NULL, &scorer, &error);
+    if (!status) status = score_all(scorer, &error);
+    int code = SP_EXIT_OK;
+    if (status) {
+        code = sp_command_fail(&error);
+    } else {
+        write_summary(scorer, sp_now() - begin);
+        if (!(options->json ? write_json(scorer) : write_figures(scorer, wanted.window)))
+            code = SP_EXIT_INTERNAL;
+    }
+    sp_scorer_close(scorer);
+    return code;
+}
+
+int sp_command_score(const sp_options *options)
+{
+    sp_error error = {0};
+    sp_engine *engine = NULL;
+    sp_engine_options engine_options;
+    sp_engine_options_init(&engine_options);
+    if (sp_options_engine(options, &engine_options, &error)) return sp_command_fail(&error);
+    engine_options.max_sequences = engine_options.max_queue = 1; /* memory for one context */
+    engine_options.request_timeout = engine_options.queue_timeout = engine_options.step_seconds = FOREVER;
+    sp_buffer text;
+    sp_buffer_init(&text, TEXT_MAX_BYTES);
+    sp_progress progress;
+    sp_progress_init(&progress, "loading");
+    engine_options.progress = sp_progress_show;
+    engine_options.progress_context = &progress;
+    sp_status status = read_text(options, &text, &error);
+    if (!status) status = sp_engine_open(&engine_options, &engine, &error);
+    sp_progress_clear(&progress);
+    int code;
+    if (status) {
+        code = sp_command_fail(&error);
+    } else {
+        struct sigaction action = {.sa_handler = on_interrupt};
+        sigemptyset(&action.sa_mask);
+        sigaction(SIGINT, &action, NULL);
+        sigaction(SIGTERM, &action, NULL);
+        signal(SIGPIPE, SIG_IGN);
+        code = run_score(engine, options, &text);
+        sp_engine_close(engine);
+    }
+    sp_buffer_fini(&text);
+    return code;
+}
