@@ -238,7 +238,7 @@ static void test_prefill_only(void **state)
     assert_int_equal(event.usage.completion_tokens, 0);
     assert_non_null(event.prompt_logits);
     for (int i = 0; i < FAKE_VOCAB; i++) assert_true(isfinite(event.prompt_logits[i]));
-    assert_non_null(strstr(event.report, "\"tokens\":200"));
+    assert_non_null(memmem(event.report, event.report_size, "\"tokens\":200", 12));
     sp_stream_free(stream);
     close_fixture(&f);
 }
