@@ -9,12 +9,11 @@
  *
  * Files: attend.c (the call: runs of heads, windows of rows, scratch), attend_tiles.c (packing pages and
  * gathered rows, edge words), attend_softmax.c, attend_entmax.c, attend_weights.c (one row, for graphs),
- * attend_LEVEL.c (slots). Tests: tests/kernels/test_attend.c */
+ * attend_LEVEL.c (slots). Tests: tests/kernels/test_attend.c, tests/kernels/test_attend_bits.c */
 #ifndef SPARSED_KERNELS_CPU_ATTEND_H
 #define SPARSED_KERNELS_CPU_ATTEND_H
 
 #include <float.h>
-#include <stdatomic.h>
 
 #include "kernels/cpu/cpu.h"
 

@@ -6,8 +6,8 @@
  * Without groups a task does the three phases for a block of rows whose scores stay in its L2 cache. With
  * groups, whose scores are made by other tasks, and for few rows over many keys (decoding), the phases are
  * passes over a window of rows, and a row's area in call->scores holds its tiles, then its gathered tiles by
- * round. Sums of values start afresh every span and are added ascending. Sources: Peters et al. 2019; the
- * pruning rule is spec R14. Tests: tests/kernels/test_attend.c */
+ * round. Sums of values start afresh every span and are added ascending. Source: Peters et al. 2019.
+ * Tests: tests/kernels/test_attend.c, tests/kernels/test_attend_bits.c */
 #include <math.h>
 #include <string.h>
 
