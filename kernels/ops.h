@@ -78,6 +78,8 @@ struct sp_ops {
     void (*silu_mul)(sp_device *device, size_t n, const float *gate, const float *up, float *y);
     /* y += x, n numbers */
     void (*add)(sp_device *device, size_t n, const float *x, float *y);
+    /* y[r][i] += bias[i].  bias (n), y (rows, n) */
+    void (*add_bias)(sp_device *device, size_t rows, size_t n, const float *bias, float *y);
     /* Rows to and from the KV type: count numbers. */
     void (*to_bf16)(sp_device *device, size_t n, const float *x, uint16_t *y);
     /* Attention over exactly the plan's edges. Three phases: score, threshold, value; softmax fuses them.

@@ -133,6 +133,7 @@ void sp_cpu_rope(sp_device *device, size_t rows, size_t n_heads, size_t head_dim
                  const float *sin, float *x);
 void sp_cpu_silu_mul(sp_device *device, size_t n, const float *gate, const float *up, float *y);
 void sp_cpu_add(sp_device *device, size_t n, const float *x, float *y);
+void sp_cpu_add_bias(sp_device *device, size_t rows, size_t n, const float *bias, float *y);
 void sp_cpu_to_bf16(sp_device *device, size_t n, const float *x, uint16_t *y);
 sp_status sp_cpu_attend(sp_device *device, const sp_attend_args *args, sp_attend_stats *stats,
                         sp_error *error);

@@ -97,6 +97,20 @@ void sp_cpu_add(sp_device *device, size_t n, const float *x, float *y)
     run(device, &work, 1, add_task);
 }
 
+static void add_bias_task(void *context, size_t task, size_t worker)
+{
+    const job *work = context;
+    (void)worker;
+    size_t begin = task * work->piece, end = piece_end(work, begin);
+    for (size_t row = begin; row < end; row++) work->slots->add(work->n, work->a, work->y + row * work->n);
+}
+
+void sp_cpu_add_bias(sp_device *device, size_t rows, size_t n, const float *bias, float *y)
+{
+    job work = {.count = rows, .n = n, .a = bias, .y = y};
+    run(device, &work, n, add_bias_task);
+}
+
 static void to_bf16_task(void *context, size_t task, size_t worker)
 {
     const job *work = context;

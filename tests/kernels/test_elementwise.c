@@ -245,6 +245,29 @@ static void test_add(void **state)
     }
 }
 
+static void test_add_bias(void **state)
+{
+    (void)state;
+    static const size_t rows[] = {1, 3, 150};
+    test_random random = {.state = 6};
+    for (sp_cpu_isa level = 0; level <= sp_cpu_level(); level++) {
+        sp_device *device = open_level(level, 2);
+        for (size_t c = 0; c < COUNT_OF(lengths) * COUNT_OF(rows); c++) {
+            size_t n = lengths[c / COUNT_OF(rows)], all = n * rows[c % COUNT_OF(rows)];
+            float *bias = random_new(&random, n, 1.0f), *y = random_new(&random, all, 1.0f);
+            float *before = malloc(all * sizeof *y);
+            memcpy(before, y, all * sizeof *y);
+            device->ops->add_bias(device, rows[c % COUNT_OF(rows)], n, bias, y);
+            for (size_t i = 0; i < all; i++)
+                assert_true(y[i] == (float)((double)bias[i % n] + (double)before[i]));
+            free(before);
+            guarded_free(bias, n * sizeof *bias);
+            guarded_free(y, all * sizeof *y);
+        }
+        sp_device_close(device);
+    }
+}
+
 /* bf16 by another road: the two neighbours of x among numbers of 8 bits, the nearer one, ties to the even
  * one. */
 static uint16_t nearest_bf16(float x)
@@ -321,6 +344,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_silu_mul),
     cmocka_unit_test(test_exp_error),
     cmocka_unit_test(test_add),
+    cmocka_unit_test(test_add_bias),
     cmocka_unit_test(test_to_bf16),
     cmocka_unit_test(test_silu_not_finite),
     cmocka_unit_test(test_batch_invariant),
