@@ -1,4 +1,5 @@
 /* The architectures there are: one line each. Tests: tests/unit/models/test_model.c */
 #include "models/llama.h"
 
-const sp_arch *const sp_archs[] = {&sp_arch_llama, NULL};
+const sp_arch *const sp_archs[] = {&sp_arch_llama,   &sp_arch_qwen2, &sp_arch_qwen3,
+                                   &sp_arch_mistral, &sp_arch_phi3,  NULL};

@@ -175,6 +175,34 @@ sp_status sp_config_ids(const sp_config *config, const char *key, int32_t *ids, 
     return SP_OK;
 }
 
+sp_status sp_config_numbers(const sp_config *config, const char *key, size_t n, double min, double max,
+                            double *out, sp_error *error)
+{
+    const cJSON *array = find(config, key);
+    if (!array) return fail_key(config, key, "is missing", error);
+    if (!cJSON_IsArray(array)) return fail_key(config, key, "must be an array of numbers", error);
+    size_t count = 0;
+    for (const cJSON *item = array->child; item; item = item->next, count++) {
+        if (!cJSON_IsNumber(item) || !(item->valuedouble >= min && item->valuedouble <= max))
+            return sp_fail_param(error, SP_DATA, key, "%s: element %zu of %s is no number in %g..%g",
+                                 config->name, count, key, min, max);
+        if (count < n) out[count] = item->valuedouble;
+    }
+    if (count != n)
+        return sp_fail_param(error, SP_DATA, key, "%s: %s has %zu elements, not %zu", config->name, key,
+                             count, n);
+    return SP_OK;
+}
+
+bool sp_config_repeats(const sp_config *config, const char *key, const char *text)
+{
+    const cJSON *array = find(config, key);
+    if (!cJSON_IsArray(array)) return false;
+    for (const cJSON *item = array->child; item; item = item->next)
+        if (!cJSON_IsString(item) || strcmp(item->valuestring, text) != 0) return false;
+    return true;
+}
+
 sp_status sp_config_normalizer(const sp_config *config, const char *key, bool *present, sp_normalizer *out,
                                sp_error *error)
 {

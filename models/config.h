@@ -31,6 +31,11 @@ sp_status sp_config_bool(const sp_config *config, const char *key, bool fallback
  * *count. */
 sp_status sp_config_ids(const sp_config *config, const char *key, int32_t *ids, size_t max, size_t *count,
                         sp_error *error) SP_MUST_CHECK;
+/* An array of exactly n numbers within min..max. Required. */
+sp_status sp_config_numbers(const sp_config *config, const char *key, size_t n, double min, double max,
+                            double *out, sp_error *error) SP_MUST_CHECK;
+/* Whether a key holds an array of which every element is this text. */
+bool sp_config_repeats(const sp_config *config, const char *key, const char *text);
 /* "softmax" | "entmax15" | "sparsemax" | {"alpha": a}, 1 < a <= 2; *present false when the key is absent. */
 sp_status sp_config_normalizer(const sp_config *config, const char *key, bool *present, sp_normalizer *out,
                                sp_error *error) SP_MUST_CHECK;

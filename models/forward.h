@@ -14,6 +14,9 @@ typedef struct sp_batch {
     const uint32_t *positions;   /* (n_rows) from 0 within their sequence */
     const uint32_t *slots;       /* (n_rows) the engine's number of the sequence */
     const uint8_t *wants_logits; /* (n_rows) 1: this row's logits are needed */
+    const uint32_t *lengths;     /* (n_rows) tokens that the row's sequence is planned for, constant over its
+                                  * life: prompt and max_tokens. NULL: short ones. See models/rope.h */
+    float *hidden;               /* written: (n_rows, hidden) states after the last norm; NULL: not wanted */
 } sp_batch;
 
 typedef enum sp_attend_kind { SP_ATTEND_SELF, SP_ATTEND_CROSS, SP_ATTEND_ENCODER } sp_attend_kind;

@@ -1,28 +1,41 @@
-/* Private to models/: the llama architecture's weights, shared by arch_llama.c (config and loading) and
- * llama_forward.c (the forward pass). */
+/* Private to models/: llama and the families that differ from it in a few places. arch_llama.c reads config
+ * and weights for all of them, llama_forward.c runs them; arch_qwen2.c, arch_qwen3.c, arch_mistral.c and
+ * arch_phi3.c say what is different. */
 #ifndef SPARSED_MODELS_LLAMA_H
 #define SPARSED_MODELS_LLAMA_H
 
-#include "models/model.h"
+#include "models/loading.h"
+
+/* How a family differs. */
+typedef struct sp_llama_family {
+    bool qkv_bias;         /* q_proj, k_proj and v_proj have biases */
+    bool qk_norm;          /* every head of q and k is normalized before it is rotated */
+    bool fused;            /* qkv_proj and gate_up_proj in one matrix each: q, k, v; gate, up */
+    bool window_is_opt_in; /* sliding_window means nothing unless use_sliding_window is true */
+} sp_llama_family;
 
 typedef struct sp_llama_layer {
     float *attention_norm, *mlp_norm; /* (hidden) */
     sp_matrix q, k, v, o;             /* (n_heads * head_dim, hidden), (n_kv_heads * head_dim, hidden) twice,
                                        * (hidden, n_heads * head_dim) */
     sp_matrix gate, up, down;         /* (intermediate, hidden) twice, (hidden, intermediate) */
+    float *q_bias, *k_bias, *v_bias;  /* (n_heads * head_dim), (n_kv_heads * head_dim) twice; or NULL */
+    float *q_norm, *k_norm;           /* (head_dim); or NULL */
 } sp_llama_layer;
 
 typedef struct sp_llama {
     sp_llama_layer *layers; /* (n_layers) */
     float *norm;            /* (hidden) */
     sp_matrix head;         /* (vocab, hidden); tied: the embedding too */
-    sp_dtype embed_type;    /* F32, F16, BF16 or a block type */
-    void *embed;            /* (vocab, hidden) as stored; NULL when tied */
-    double *frequencies;    /* (head_dim / 2) radians a position */
+    sp_table embed;         /* (vocab, hidden); rows NULL when tied */
 } sp_llama;
 
-extern const sp_arch sp_arch_llama;
+extern const sp_arch sp_arch_llama, sp_arch_qwen2, sp_arch_qwen3, sp_arch_mistral, sp_arch_phi3;
 
+sp_status sp_llama_configure(sp_model *model, const sp_llama_family *family, sp_error *error) SP_MUST_CHECK;
+sp_status sp_llama_load(sp_model *model, const sp_llama_family *family, const sp_weights *weights,
+                        const sp_model_options *options, sp_error *error) SP_MUST_CHECK;
+void sp_llama_unload(sp_model *model);
 bool sp_llama_scratch(const sp_model *model, size_t max_rows, size_t max_logits, size_t *bytes);
 sp_status sp_llama_forward(sp_model *model, const sp_batch *batch, sp_attend_fn attend, void *context,
                            void *scratch, float *logits, sp_error *error);

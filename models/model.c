@@ -43,8 +43,15 @@ static sp_status choose_arch(sp_model *model, const char *path, sp_error *error)
                 model->arch = *arch;
                 return SP_OK;
             }
-    return sp_fail_param(error, SP_DATA, "model_type", "%s/config.json: model_type '%.80s' is not supported",
-                         path, type);
+    /* An architecture may be unknown just because of a feature that has a name of its own. */
+    static const char *const features[] = {"num_local_experts", "num_experts", "n_routed_experts",
+                                           "kv_lora_rank",      "layer_types", "vision_config"};
+    const char *feature = NULL;
+    for (size_t i = 0; i < sizeof features / sizeof *features && !feature; i++)
+        if (sp_config_has(model->config, features[i])) feature = features[i];
+    return sp_fail_param(error, SP_DATA, "model_type",
+                         "%s/config.json: model_type '%.80s'%s%s is not supported", path, type,
+                         feature ? " with " : "", feature ? feature : "");
 }
 
 /* What every architecture's config.json may say: the normalizer and pattern it was trained with, its token
@@ -144,6 +151,7 @@ void sp_model_close(sp_model *model)
     if (model->arch) model->arch->unload(model);
     sp_tokenizer_close(model->tokenizer);
     sp_config_close(model->config);
+    sp_rope_close(model->rope);
     sp_free(model->name);
     sp_free(model->attention_pattern);
     sp_free(model);

@@ -8,6 +8,7 @@
 
 #include "models/config.h"
 #include "models/forward.h"
+#include "models/rope.h"
 #include "models/tokenizer.h"
 #include "models/weights.h"
 
@@ -63,7 +64,8 @@ struct sp_model {
     char *name;              /* last part of the path */
     char *attention_pattern; /* JSON of config.json's attention_pattern, or NULL */
     size_t weight_bytes, n_params;
-    void *state; /* the architecture's own */
+    sp_rope *rope; /* NULL where positions are learned */
+    void *state;   /* the architecture's own */
 };
 
 /* path: a folder with config.json, tokenizer.json and safetensors. device outlives the model. */

@@ -165,11 +165,21 @@ static void test_refuses_config(void **state)
         {"rms_norm_eps", "0", "rms_norm_eps", "0"},
         {"rope_theta", "0", "rope_theta", "0"},
         {"rope_theta", "-10000", "rope_theta", "-10000"},
-        {"rope_scaling", "{\"type\":\"linear\",\"factor\":2}", "rope_scaling", "linear"},
+        {"rope_scaling", "{\"type\":\"linear\"}", "factor", "rope_scaling"},
+        {"rope_scaling", "{\"type\":\"dynamic\",\"factor\":0.5}", "factor", "0.5"},
+        {"rope_scaling", "{\"type\":\"yarn\",\"factor\":\"4\"}", "factor", "number"},
+        {"rope_scaling", "{\"type\":\"longrope\",\"long_factor\":[1,2]}", "long_factor", "2 elements, not 8"},
+        {"rope_scaling", "{\"type\":\"su\",\"short_mscale\":1.1}", "short_mscale", "rope_scaling"},
         {"rope_scaling", "{\"rope_type\":\"spiral\"}", "rope_scaling", "spiral"},
         {"rope_scaling", "{\"factor\":2}", "rope_scaling", "none"},
         {"rope_scaling", "3", "rope_scaling", "object"},
-        {"rope_parameters", "{\"rope_type\":\"llama3\",\"rope_theta\":1e5}", "rope_parameters", "llama3"},
+        {"rope_parameters", "{\"rope_type\":\"llama3\",\"rope_theta\":1e5}", "factor", "rope_parameters"},
+        {"rope_parameters", "{\"rope_type\":\"mrope\"}", "rope_parameters", "mrope"},
+        {"rope_parameters", "{\"full_attention\":{\"rope_theta\":1e5}}", "full_attention", "rope_parameters"},
+        {"rope_parameters",
+         "{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,\"high_freq_factor\":4}",
+         "high_freq_factor", "above"},
+        {"layer_types", "[\"full_attention\",\"sliding_attention\"]", "layer_types", "full_attention"},
         {"rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":0}", "rope_theta", "rope_parameters"},
         {"partial_rotary_factor", "0.75", "partial_rotary_factor", "0.75"},
         {"hidden_act", "\"gelu\"", "hidden_act", "gelu"},
@@ -206,6 +216,7 @@ static void test_accepts_config(void **state)
         {"max_position_embeddings", "9007199254740992"},
         {"sliding_window", "null"},
         {"sliding_window", "512"},
+        {"layer_types", "[\"full_attention\",\"full_attention\"]"},
         {"mlp_bias", "null"},
         {"bos_token_id", NULL},
         {"eos_token_id", "[1,2]"},
@@ -410,13 +421,18 @@ static void test_rows_do_not_depend_on_the_batch(void **state)
     assert_true(sp_model_scratch_bytes(model, ROWS, ROWS, &bytes));
     void *scratch = sp_alloc(bytes, 1);
     float *all = sp_alloc(ROWS * vocab, sizeof *all), *one = sp_alloc(vocab, sizeof *one);
-    sp_batch batch = {ROWS, tokens, positions, slots, wants};
+    sp_batch batch = {
+        .n_rows = ROWS, .tokens = tokens, .positions = positions, .slots = slots, .wants_logits = wants};
     memset(scratch, 0xff, bytes);
     assert_ok(sp_model_forward(model, &batch, attend, &model->hparams, scratch, all, &error), error);
     size_t given = 0;
     for (size_t row = 0; row < ROWS; row++) {
         if (!wants[row]) continue;
-        sp_batch alone = {1, tokens + row, positions + row, slots + row, wants + row};
+        sp_batch alone = {.n_rows = 1,
+                          .tokens = tokens + row,
+                          .positions = positions + row,
+                          .slots = slots + row,
+                          .wants_logits = wants + row};
         memset(scratch, 0xff, bytes);
         assert_ok(sp_model_forward(model, &alone, attend, &model->hparams, scratch, one, &error), error);
         assert_memory_equal(one, all + given++ * vocab, vocab * sizeof *one);

@@ -1,0 +1,27 @@
+/* Qwen 3 (Yang et al. 2025; Qwen3ForCausalLM): llama whose heads of q and k are normalized over head_dim, by
+ * one weight for all heads of a layer, before they are rotated. sliding_window means nothing unless
+ * use_sliding_window is true. Tests: tests/golden/test_models.c */
+#include "models/llama.h"
+
+static const sp_llama_family family = {.qk_norm = true, .window_is_opt_in = true};
+
+static sp_status configure(sp_model *model, sp_error *error)
+{
+    return sp_llama_configure(model, &family, error);
+}
+
+static sp_status load(sp_model *model, const sp_weights *weights, const sp_model_options *options,
+                      sp_error *error)
+{
+    return sp_llama_load(model, &family, weights, options, error);
+}
+
+static const char *const model_types[] = {"qwen3", NULL};
+
+const sp_arch sp_arch_qwen3 = {.name = "qwen3",
+                               .model_types = model_types,
+                               .configure = configure,
+                               .load = load,
+                               .unload = sp_llama_unload,
+                               .scratch = sp_llama_scratch,
+                               .forward = sp_llama_forward};
