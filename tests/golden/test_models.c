@@ -1,35 +1,27 @@
-/* Llama against golden files: logits after the last token, log-probabilities of every token and greedy
- * continuations that Hugging Face transformers gives with float64 norms, angles and softmax
- * (tests/golden/models/NAME/golden.json).
+/* Every architecture against golden files: logits after the last token, log-probabilities of every token,
+ * hidden states and greedy continuations that Hugging Face transformers gives with float64 norms, angles and
+ * softmax (tests/golden/models/NAME/golden.json).
  *
  * The attention here is a plain double loop over every earlier key with float32 keys and values, so this
- * tests models/ apart from engine/. Every case runs in one batch and in chunks of 7 rows.
+ * tests models/ apart from engine/. Every case runs in one batch and in chunks of 7 rows. A folder that holds
+ * model.gguf is read from there too.
  *
  * argv: another model folder to test instead (to try models that are not kept here). */
 #include "tests/support/test.h"
+#include "tests/support/golden_model.h"
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "kernels/json.h"
 #include "models/model.h"
 
-#define MAX_LENGTH 320
-#define MAX_VOCAB 512
 #define TOLERANCE 1e-4
-
-typedef struct golden {
-    int64_t ids[MAX_LENGTH], greedy[64];
-    double logprobs[MAX_LENGTH], logits[MAX_VOCAB], margins[64];
-    size_t n_ids, n_greedy, n_logprobs, n_logits, n_margins;
-} golden;
 
 /* Keys and values of one sequence. */
 typedef struct cache {
     const sp_hparams *h;
-    float *k, *v; /* (n_layers, MAX_LENGTH, n_kv_heads, head_dim) */
+    float *k, *v; /* (n_layers, GOLDEN_LENGTH, n_kv_heads, head_dim) */
 } cache;
 
 static sp_device *device;
@@ -39,13 +31,14 @@ static sp_status attend(void *context, const sp_attend_call *call, sp_error *err
     (void)error;
     cache *c = context;
     size_t d = c->h->head_dim, row_size = c->h->n_kv_heads * d, share = c->h->n_heads / c->h->n_kv_heads;
-    float *k = c->k + call->layer * MAX_LENGTH * row_size, *v = c->v + call->layer * MAX_LENGTH * row_size;
+    float *k = c->k + call->layer * GOLDEN_LENGTH * row_size,
+          *v = c->v + call->layer * GOLDEN_LENGTH * row_size;
     for (size_t row = 0; row < call->batch->n_rows; row++) {
         size_t position = call->batch->positions[row];
         memcpy(k + position * row_size, call->k + row * row_size, row_size * sizeof *k);
         memcpy(v + position * row_size, call->v + row * row_size, row_size * sizeof *v);
         for (size_t head = 0; head < c->h->n_heads; head++) {
-            float weights[MAX_LENGTH];
+            float weights[GOLDEN_LENGTH];
             const float *q = call->q + (row * c->h->n_heads + head) * d;
             for (size_t j = 0; j <= position; j++) {
                 double sum = 0;
@@ -64,21 +57,29 @@ static sp_status attend(void *context, const sp_attend_call *call, sp_error *err
     return SP_OK;
 }
 
-/* Runs ids[begin, end); logits (end - begin, vocab). */
-static void run(sp_model *model, cache *c, const int64_t *ids, size_t begin, size_t end, float *logits)
+/* Runs ids[begin, end) of a sequence planned for length tokens; logits (end - begin, vocab), hidden states
+ * too. */
+static void run(sp_model *model, cache *c, const int64_t *ids, size_t begin, size_t end, size_t length,
+                float *logits, float *hidden)
 {
-    int32_t tokens[MAX_LENGTH];
-    uint32_t positions[MAX_LENGTH], slots[MAX_LENGTH] = {0};
-    uint8_t wants[MAX_LENGTH];
+    int32_t tokens[GOLDEN_LENGTH];
+    uint32_t positions[GOLDEN_LENGTH], slots[GOLDEN_LENGTH] = {0}, lengths[GOLDEN_LENGTH];
+    uint8_t wants[GOLDEN_LENGTH];
     size_t bytes, n = end - begin;
     sp_error error = {0};
     for (size_t i = 0; i < n; i++) {
         tokens[i] = (int32_t)ids[begin + i];
         positions[i] = (uint32_t)(begin + i);
+        lengths[i] = (uint32_t)length;
         wants[i] = 1;
     }
-    sp_batch batch = {
-        .n_rows = n, .tokens = tokens, .positions = positions, .slots = slots, .wants_logits = wants};
+    sp_batch batch = {.n_rows = n,
+                      .tokens = tokens,
+                      .positions = positions,
+                      .slots = slots,
+                      .wants_logits = wants,
+                      .lengths = lengths,
+                      .hidden = hidden};
     assert_true(sp_model_scratch_bytes(model, n, n, &bytes));
     void *scratch = sp_alloc(bytes, 1);
     memset(scratch, 0xff, bytes); /* NaN: nothing may be read before it is written */
@@ -86,174 +87,141 @@ static void run(sp_model *model, cache *c, const int64_t *ids, size_t begin, siz
     sp_free(scratch);
 }
 
-static double log_probability(const float *logits, size_t vocab, int64_t id)
+static void check_close(const char *what, size_t length, size_t index, double value, double expected)
 {
-    double most = -INFINITY, sum = 0;
-    for (size_t i = 0; i < vocab; i++) most = logits[i] > most ? logits[i] : most;
-    for (size_t i = 0; i < vocab; i++) sum += exp(logits[i] - most);
-    return logits[id] - most - log(sum);
+    if (!(fabs(value - expected) <= TOLERANCE))
+        fail_msg("length %zu: %s %zu is %.6f, not %.6f", length, what, index, value, expected);
 }
 
-static int64_t best(const float *logits, size_t vocab)
+static void check_hidden(const golden_case *g, size_t width, const float *hidden)
 {
-    size_t found = 0;
-    for (size_t i = 1; i < vocab; i++)
-        if (logits[i] > logits[found]) found = i;
-    return (int64_t)found;
+    assert_int_equal(g->n_last, width);
+    assert_int_equal(g->n_mean, width);
+    for (size_t i = 0; i < width; i++) {
+        double sum = 0;
+        for (size_t t = 0; t < g->n_ids; t++) sum += (double)hidden[t * width + i];
+        check_close("hidden_mean", g->n_ids, i, sum / (double)g->n_ids, g->hidden_mean[i]);
+        check_close("hidden_last", g->n_ids, i, (double)hidden[(g->n_ids - 1) * width + i],
+                    g->hidden_last[i]);
+    }
 }
 
-static void check_case(sp_model *model, const golden *g, size_t chunk)
+/* Where angles depend on the length, the reference ran everything again for every token. */
+static void check_greedy(sp_model *model, cache *c, const golden_case *g, float *logits)
 {
     const sp_hparams *h = &model->hparams;
-    size_t cells = (size_t)h->n_layers * MAX_LENGTH * h->n_kv_heads * h->head_dim;
-    cache c = {h, sp_alloc(cells, sizeof(float)), sp_alloc(cells, sizeof(float))};
-    float *logits = sp_alloc(MAX_LENGTH * h->vocab, sizeof *logits);
-    for (size_t i = 0; i < g->n_ids; i += chunk)
-        run(model, &c, g->ids, i, i + chunk < g->n_ids ? i + chunk : g->n_ids, logits + i * h->vocab);
+    bool again = model->rope && model->rope->kind != SP_ROPE_FIXED;
     const float *last = logits + (g->n_ids - 1) * h->vocab;
-    assert_int_equal(g->n_logits, h->vocab);
-    for (size_t i = 0; i < h->vocab; i++)
-        if (!(fabs(last[i] - g->logits[i]) <= TOLERANCE))
-            fail_msg("length %zu: logit %zu is %.6f, not %.6f", g->n_ids, i, last[i], g->logits[i]);
-    for (size_t t = 1; t < g->n_ids; t++) {
-        double p = log_probability(logits + (t - 1) * h->vocab, h->vocab, g->ids[t]);
-        if (!(fabs(p - g->logprobs[t - 1]) <= TOLERANCE))
-            fail_msg("length %zu: log p of token %zu is %.6f, not %.6f", g->n_ids, t, p, g->logprobs[t - 1]);
-    }
-    int64_t ids[MAX_LENGTH];
+    int64_t ids[GOLDEN_LENGTH];
     memcpy(ids, g->ids, sizeof ids);
     for (size_t i = 0; i < g->n_greedy && g->margins[i] > 1e-3; i++) {
-        assert_int_equal(best(last, h->vocab), g->greedy[i]);
-        size_t n = g->n_ids + i;
+        assert_int_equal(golden_best(last, h->vocab), g->greedy[i]);
+        size_t n = g->n_ids + i, begin = again ? 0 : n;
         ids[n] = g->greedy[i];
-        run(model, &c, ids, n, n + 1, logits);
-        last = logits;
+        if (n + 1 > h->context) return;
+        run(model, c, ids, begin, n + 1, n + 1, logits, NULL);
+        last = logits + (n - begin) * h->vocab;
     }
+}
+
+static void check_case(sp_model *model, const golden_case *g, size_t chunk)
+{
+    const sp_hparams *h = &model->hparams;
+    size_t cells = (size_t)h->n_layers * GOLDEN_LENGTH * h->n_kv_heads * h->head_dim;
+    cache c = {h, sp_alloc(cells, sizeof(float)), sp_alloc(cells, sizeof(float))};
+    float *logits = sp_alloc(GOLDEN_LENGTH * (size_t)h->vocab, sizeof *logits);
+    float *hidden = sp_alloc(GOLDEN_LENGTH * (size_t)h->hidden, sizeof *hidden);
+    for (size_t i = 0; i < g->n_ids; i += chunk)
+        run(model, &c, g->ids, i, i + chunk < g->n_ids ? i + chunk : g->n_ids, g->n_ids,
+            logits + i * h->vocab, hidden + i * h->hidden);
+    assert_int_equal(g->n_logits, h->vocab);
+    for (size_t i = 0; i < h->vocab; i++)
+        check_close("logit", g->n_ids, i, (double)logits[(g->n_ids - 1) * h->vocab + i], g->logits[i]);
+    for (size_t t = 1; t < g->n_ids; t++)
+        check_close("log p of token", g->n_ids, t,
+                    golden_logprob(logits + (t - 1) * h->vocab, h->vocab, g->ids[t]), g->logprobs[t - 1]);
+    check_hidden(g, h->hidden, hidden);
+    check_greedy(model, &c, g, logits);
     sp_free(logits);
+    sp_free(hidden);
     sp_free(c.k);
     sp_free(c.v);
 }
 
-/* An array of numbers; nulls are left out. */
-static size_t read_numbers(sp_json *reader, int64_t *integers, double *numbers, size_t max)
+static void check_both(void *context, const golden_case *g)
 {
-    size_t n = 0;
-    assert_int_equal(sp_json_next(reader), SP_JSON_ARRAY);
-    for (sp_json_type type; (type = sp_json_next(reader)) != SP_JSON_ARRAY_END;) {
-        if (type == SP_JSON_NULL) continue;
-        assert_int_equal(type, SP_JSON_NUMBER);
-        assert_true(n < max);
-        if (integers)
-            assert_true(sp_json_int64(reader, &integers[n]));
-        else
-            numbers[n] = sp_json_double(reader);
-        n++;
-    }
-    return n;
+    check_case(context, g, g->n_ids);
+    check_case(context, g, 7);
 }
 
-static void read_case(sp_json *reader, golden *g)
-{
-    while (sp_json_next(reader) == SP_JSON_KEY) {
-        if (sp_json_is(reader, "ids"))
-            g->n_ids = read_numbers(reader, g->ids, NULL, MAX_LENGTH - 20);
-        else if (sp_json_is(reader, "greedy_ids"))
-            g->n_greedy = read_numbers(reader, g->greedy, NULL, 64);
-        else if (sp_json_is(reader, "greedy_margins"))
-            g->n_margins = read_numbers(reader, NULL, g->margins, 64);
-        else if (sp_json_is(reader, "token_logprobs"))
-            g->n_logprobs = read_numbers(reader, NULL, g->logprobs, MAX_LENGTH);
-        else if (sp_json_is(reader, "last_logits"))
-            g->n_logits = read_numbers(reader, NULL, g->logits, MAX_VOCAB);
-        else
-            sp_json_skip(reader, sp_json_next(reader));
-    }
-    assert_int_equal(g->n_logprobs + 1, g->n_ids);
-    assert_int_equal(g->n_greedy, g->n_margins);
-}
-
-static size_t check_cases(sp_model *model, const char *text, size_t size)
-{
-    static golden g;
-    sp_error error = {0};
-    sp_json reader;
-    size_t n = 0;
-    assert_ok(sp_json_validate(text, size, &error), error);
-    sp_json_init(&reader, text, size);
-    assert_int_equal(sp_json_next(&reader), SP_JSON_OBJECT);
-    while (sp_json_next(&reader) == SP_JSON_KEY) {
-        bool cases = sp_json_is(&reader, "cases");
-        sp_json_type type = sp_json_next(&reader);
-        if (!cases) sp_json_skip(&reader, type);
-        while (cases && sp_json_next(&reader) == SP_JSON_OBJECT) {
-            memset(&g, 0, sizeof g);
-            read_case(&reader, &g);
-            check_case(model, &g, g.n_ids);
-            check_case(model, &g, 7);
-            n++;
-        }
-    }
-    return n;
-}
-
-static void check_model(const char *folder)
+static void check_model(const char *path, const char *golden)
 {
     sp_error error = {0};
     sp_model *model;
     sp_model_options options = {.exact = true};
-    char path[4096], *text;
-    size_t size;
-    assert_ok(sp_model_open(folder, device, &options, &model, &error), error);
-    snprintf(path, sizeof path, "%s/golden.json", folder);
-    assert_ok(sp_read_file(path, (size_t)1 << 24, &text, &size, &error), error);
-    assert_true(check_cases(model, text, size) >= 5);
-    sp_free(text);
+    assert_ok(sp_model_open(path, device, &options, &model, &error), error);
+    assert_true(golden_read(golden, NULL, check_both, model) >= 5);
     sp_model_close(model);
 }
 
-#define GOLDEN SPARSED_ROOT "/tests/golden/models/tiny-llama-"
-static void test_entmax15(void **state)
+#define MODELS SPARSED_ROOT "/tests/golden/models/"
+
+/* *state: the folder's name. */
+static void test_folder(void **state)
 {
-    (void)state;
-    check_model(GOLDEN "entmax15");
+    char path[512], golden[512];
+    snprintf(path, sizeof path, MODELS "%s", (const char *)*state);
+    snprintf(golden, sizeof golden, MODELS "%s/golden.json", (const char *)*state);
+    check_model(path, golden);
 }
 
-static void test_tied(void **state)
-{
-    (void)state;
-    check_model(GOLDEN "tied");
-}
-
-static void test_bf16(void **state)
-{
-    (void)state;
-    check_model(GOLDEN "bf16");
-}
-
-static void test_sharded(void **state)
-{
-    (void)state;
-    check_model(GOLDEN "sharded");
-}
-
-static const char *other;
 static void test_other(void **state)
 {
-    (void)state;
-    check_model(other);
+    char golden[4096];
+    snprintf(golden, sizeof golden, "%s/golden.json", (const char *)*state);
+    check_model(*state, golden);
 }
+
+/* Folders that must be refused, before a tensor is missed, with the name of the key. */
+static void test_refused(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {{"tiny-refuse-moe", "mixtral"},
+                                           {"tiny-refuse-moe", "num_local_experts"},
+                                           {"tiny-refuse-window", "sliding_window"},
+                                           {"tiny-refuse-partial-rotary", "partial_rotary_factor"},
+                                           {"tiny-refuse-rope", "spiral"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char path[512];
+        sp_model *model;
+        sp_error error = {0};
+        snprintf(path, sizeof path, MODELS "%s", cases[i][0]);
+        assert_int_equal(sp_model_open(path, device, NULL, &model, &error), SP_DATA);
+        if (!strstr(error.message, cases[i][1])) fail_msg("%s: %s", cases[i][0], error.message);
+    }
+}
+
+static const char *const folders[] = {"tiny-llama",           "tiny-llama-tied",     "tiny-llama-linear",
+                                      "tiny-llama-dynamic",   "tiny-llama-yarn",     "tiny-llama-llama3",
+                                      "tiny-llama-newstyle",  "tiny-llama-sharded",  "tiny-llama-bf16",
+                                      "tiny-llama-f16",       "tiny-llama-entmax15", "tiny-llama-alpha133",
+                                      "tiny-llama-sparsemax", "tiny-qwen2",          "tiny-qwen3",
+                                      "tiny-mistral",         "tiny-phi3",           "tiny-phi3-longrope"};
+
+enum { FOLDERS = sizeof folders / sizeof *folders };
 
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_entmax15), cmocka_unit_test(test_tied),
-                                       cmocka_unit_test(test_bf16), cmocka_unit_test(test_sharded)};
-    const struct CMUnitTest others[] = {cmocka_unit_test(test_other)};
+    struct CMUnitTest tests[FOLDERS + 1];
     sp_error error = {0};
     sp_device_options options = {.n_threads = 1};
     if (sp_device_open("cpu", &options, &device, &error) != SP_OK) return 1;
-    other = argc > 1 ? argv[1] : NULL;
+    for (size_t i = 0; i < FOLDERS; i++)
+        tests[i] = (struct CMUnitTest){folders[i], test_folder, NULL, NULL, (void *)(uintptr_t)folders[i]};
+    tests[FOLDERS] = (struct CMUnitTest)cmocka_unit_test(test_refused);
+    const struct CMUnitTest others[] = {cmocka_unit_test_prestate(test_other, argc > 1 ? argv[1] : NULL)};
     int failed =
-        other ? cmocka_run_group_tests(others, NULL, NULL) : cmocka_run_group_tests(tests, NULL, NULL);
+        argc > 1 ? cmocka_run_group_tests(others, NULL, NULL) : cmocka_run_group_tests(tests, NULL, NULL);
     sp_device_close(device);
     return failed == 0 ? 0 : 1;
 }
