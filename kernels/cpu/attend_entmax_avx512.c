@@ -5,6 +5,7 @@
 #include "kernels/cpu/attend_avx512_parts.h"
 
 #define MAX_STEPS 40
+#define MANY 64            /* candidates worth dropping on the way */
 #define FLOAT_ENOUGH 2e-3f /* excess of the norm over 1 from which one more step leaves some 1e-6 */
 
 INLINE __mmask16 lanes_of(size_t n)
@@ -81,7 +82,21 @@ INLINE void sums_f64(bool squares, const float *z, size_t n, double t, double *l
     *whole = _mm512_reduce_add_pd(all);
 }
 
-INLINE float solve(const bool squares, const float *z, size_t n)
+/* Drops the candidates that t has passed for good; returns how many are left, padded again. */
+static size_t drop_passed(float *z, size_t n, float t)
+{
+    size_t left = 0;
+    for (size_t i = 0; i < n; i += 16) {
+        __m512 x = _mm512_loadu_ps(z + i);
+        __mmask16 in = _mm512_cmp_ps_mask(x, _mm512_set1_ps(t), _CMP_GT_OQ);
+        _mm512_storeu_ps(z + left, _mm512_maskz_compress_ps(in, x)); /* never beyond i + 15 */
+        left += _mm_popcnt_u32(in);
+    }
+    _mm512_storeu_ps(z + left, _mm512_set1_ps(-2.0f));
+    return left;
+}
+
+INLINE float solve(const bool squares, float *z, size_t n)
 {
     float t = -1, lower, whole;
     for (int step = 0; step < MAX_STEPS; step++) {
@@ -91,6 +106,7 @@ INLINE float solve(const bool squares, const float *z, size_t n)
         if (!(next > t)) break;
         t = next;
         if (norm - 1 < FLOAT_ENOUGH) break;
+        if (n > MANY && step < 2) n = drop_passed(z, n, t);
     }
     /* Steps from either side of the root land left of it and close in quadratically. */
     double root = (double)t;
@@ -125,7 +141,7 @@ INLINE __m512 power_lanes(__m512 x, float y)
 
 /* Other alphas, in float32: h falls at least as fast as t rises (normalizer.c), so that tau is as good as h.
  */
-static float solve_power(float exponent, const float *z, size_t n)
+static float solve_power(float exponent, float *z, size_t n)
 {
     const __m512 zero = _mm512_setzero_ps();
     float t = -1;
@@ -143,6 +159,7 @@ static float solve_power(float exponent, const float *z, size_t n)
         if (!(next > t)) break;
         t = next;
         if (norm - 1 < 1e-6f) break;
+        if (n > MANY && step < 2) n = drop_passed(z, n, t);
     }
     return t;
 }
