@@ -149,6 +149,13 @@ static sp_status allocate(sp_sequence *s, const sp_request *request, const int32
     return enough ? SP_OK : sp_fail(error, SP_NO_MEMORY, "no memory for a request of %zu tokens", n_tokens);
 }
 
+static void note_length(sp_sequence *s)
+{
+    char note[128];
+    sp_rope_note(s->host->model->rope, sp_sequence_length(s), note, sizeof note);
+    if (note[0]) add_note(&s->attention, note);
+}
+
 static sp_status open_output(sp_sequence *s, const sp_request *request, void (*notify)(void *context),
                              void *context, sp_error *error)
 {
@@ -182,6 +189,7 @@ static sp_status fill(sp_sequence *s, const sp_request *request, void (*notify)(
     if (status == SP_OK) status = sp_sequence_encode(s->host, request, &ids, &n_ids, error);
     if (status == SP_OK) status = check_lengths(s->host, request, n_ids, error);
     if (status == SP_OK) status = allocate(s, request, ids, n_ids, error);
+    if (status == SP_OK) note_length(s);
     if (status == SP_OK) status = open_output(s, request, notify, context, error);
     sp_free(ids);
     return status;

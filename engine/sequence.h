@@ -72,6 +72,13 @@ static inline bool sp_sequence_prefills(const sp_sequence *s)
     return s->position < s->n_prompt;
 }
 
+/* Tokens it is planned for. Rotary factors that depend on the length are chosen by it at admission, for good;
+ * keys of another sp_rope_variant can't be reused. */
+static inline uint32_t sp_sequence_length(const sp_sequence *s)
+{
+    return s->n_prompt + s->max_tokens;
+}
+
 /* Takes the sampled token: appends it, releases text to the stream. *finished is set when it was the last
  * one. */
 sp_status sp_sequence_accept(sp_sequence *sequence, const sp_sampled *sampled, bool *finished,

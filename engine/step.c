@@ -24,7 +24,7 @@ static bool count_bytes(sp_step *step, size_t forward_bytes, size_t plan_bytes)
 {
     const sp_model *model = step->options.model;
     size_t vocab = model->hparams.vocab, workers = sp_threads_count(model->device->threads);
-    size_t logits, candidates, total, rows = sizeof(int32_t) + 2 * sizeof(uint32_t) + 1;
+    size_t logits, candidates, total, rows = sizeof(int32_t) + 3 * sizeof(uint32_t) + 1;
     if (!sp_mul_size(step->max_logits, vocab * sizeof(float) + sizeof(sp_logits_row), &logits)) return false;
     if (!sp_mul_size(workers, vocab * sizeof(sp_candidate), &candidates)) return false;
     if (!sp_add_size(logits, candidates, &total) || !sp_add_size(total, forward_bytes, &total)) return false;
@@ -42,13 +42,14 @@ static bool allocate(sp_step *step, size_t forward_bytes)
     step->tokens = sp_alloc(step->max_rows, sizeof *step->tokens);
     step->positions = sp_alloc(step->max_rows, sizeof *step->positions);
     step->slots = sp_alloc(step->max_rows, sizeof *step->slots);
+    step->lengths = sp_alloc(step->max_rows, sizeof *step->lengths);
     step->wants = sp_alloc(step->max_rows, 1);
     step->logits_rows = sp_alloc(step->max_logits, sizeof *step->logits_rows);
     step->logits = sp_alloc(step->max_logits * vocab, sizeof *step->logits);
     step->scratch = sp_alloc(forward_bytes > 0 ? forward_bytes : 1, 1);
     step->candidates = sp_alloc(sp_threads_count(model->device->threads) * vocab, sizeof *step->candidates);
-    return step->entries && step->jobs && step->tokens && step->positions && step->slots && step->wants &&
-           step->logits_rows && step->logits && step->scratch && step->candidates;
+    return step->entries && step->jobs && step->tokens && step->positions && step->slots && step->lengths &&
+           step->wants && step->logits_rows && step->logits && step->scratch && step->candidates;
 }
 
 static sp_status open_attender(sp_step *step, size_t plan_bytes, sp_error *error)
@@ -95,6 +96,7 @@ void sp_step_close(sp_step *step)
     sp_free(step->tokens);
     sp_free(step->positions);
     sp_free(step->slots);
+    sp_free(step->lengths);
     sp_free(step->wants);
     sp_free(step->logits_rows);
     sp_free(step->logits);
@@ -146,6 +148,7 @@ void sp_step_add(sp_step *step, sp_sequence *s, uint32_t rows)
         step->tokens[row] = s->tokens[position];
         step->positions[row] = position;
         step->slots[row] = slot;
+        step->lengths[row] = sp_sequence_length(s);
         step->wants[row] = wants_logits(s, position);
         if (!step->wants[row]) continue;
         step->logits_rows[step->n_logits++] =
@@ -182,7 +185,8 @@ sp_status sp_step_run(sp_step *step, sp_error *error)
                       .tokens = step->tokens,
                       .positions = step->positions,
                       .slots = step->slots,
-                      .wants_logits = step->wants};
+                      .wants_logits = step->wants,
+                      .lengths = step->lengths};
     sp_attender_begin(step->attender, step->jobs, step->n_entries);
     sp_status status = sp_model_forward(model, &batch, sp_attender_attend, step->attender, step->scratch,
                                         step->logits, error);

@@ -1,5 +1,4 @@
-/* Private to models/, but for sp_rope_variant and sp_rope_note: rotary position embedding (Su et al. 2021)
- * and its scalings.
+/* Rotary position embedding (Su et al. 2021) and its scalings.
  *
  * Pair i of a head of d numbers turns by position * f_i, f_i = theta^(-2 i / d), changed by the scaling:
  *   linear   f_i / factor
