@@ -48,6 +48,7 @@ sp_status sp_gguf_values(const sp_gguf *gguf, const sp_gguf_tensor *tensor, doub
 typedef struct sp_gguf_arch {
     const char *name, *model_type;
     bool rotates_pairs;       /* rows of q and k stand so that 2i turns with 2i + 1 */
+    bool transposed;          /* matrices are [out, in], in Hugging Face files [in, out] */
     const char *const *names; /* pairs: GGUF, Hugging Face; "%u" stands for the layer; NULL ends */
 } sp_gguf_arch;
 /* From general.architecture; refused when missing or unknown. */
@@ -55,15 +56,13 @@ sp_status sp_gguf_arch_of(const sp_gguf *gguf, const sp_gguf_arch **out, sp_erro
 /* What a tensor name is. */
 typedef enum sp_gguf_naming {
     SP_GGUF_NAMED,  /* translated */
-    SP_GGUF_IGNORE, /* a buffer that may be passed over */
-    SP_GGUF_OTHER,  /* no business of the architecture: noted by name */
+    SP_GGUF_IGNORE, /* a buffer, or read by sp_gguf_config */
+    SP_GGUF_OTHER,  /* no part of the model: keeps its name */
     SP_GGUF_REFUSE  /* would change the result */
 } sp_gguf_naming;
-/* out: room for 256 bytes. */
+/* out: room for 256 bytes; written when NAMED or OTHER. */
 sp_gguf_naming sp_gguf_to_hugging(const sp_gguf_arch *arch, const char *name, char *out);
-bool sp_gguf_from_hugging(const sp_gguf_arch *arch, const char *name, char *out);
-/* The GGUF key from which a key of config.json was made, or NULL; a "%s." in front stands for the
- * architecture. */
-const char *sp_gguf_key_of(const char *config_key);
+/* Refuses types that are not built and tensors that the architecture doesn't know. */
+sp_status sp_gguf_check_tensors(const sp_gguf *gguf, const sp_gguf_arch *arch, sp_error *error) SP_MUST_CHECK;
 
 #endif

@@ -1,4 +1,5 @@
-/* Opens a model folder: config.json chooses the architecture, which reads its sizes and takes its weights.
+/* Opens a model, a folder or a GGUF file: config.json (or the metadata as its keys) chooses the architecture,
+ * which reads its sizes and takes its weights.
  *
  * Order: config, tokenizer, weights, cheapest first, so that a folder that can't work is refused before
  * gigabytes are read. The model owns its config, tokenizer and packed weights; the files' bytes are dropped
@@ -10,33 +11,33 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* The last part of a path. */
-static char *folder_name(const char *path)
+static bool ends_with_gguf(const char *path)
+{
+    size_t n = strlen(path);
+    return n > 5 && strcmp(path + n - 5, ".gguf") == 0;
+}
+
+/* The last part of a path, without ".gguf". */
+static char *last_part(const char *path)
 {
     size_t end = strlen(path);
+    if (ends_with_gguf(path)) end -= 5;
     while (end > 1 && path[end - 1] == '/') end--;
     size_t begin = end;
     while (begin > 0 && path[begin - 1] != '/') begin--;
     return sp_copy_text(path + begin, end - begin);
 }
 
-static sp_status open_config(sp_model *model, const char *path, sp_error *error)
+static sp_status open_config(sp_model *model, const char *config_name, sp_error *error)
 {
-    sp_buffer file;
-    sp_buffer_init(&file, 8192);
-    sp_buffer_format(&file, "%s/config.json", path);
-    sp_status status = sp_buffer_append(&file, "", 1)
-                           ? sp_config_open(file.data, &model->config, error)
-                           : sp_fail(error, SP_NOT_FOUND, "%s: the path is too long", path);
-    sp_buffer_fini(&file);
-    return status;
+    return model->gguf ? sp_gguf_config(model->gguf, &model->config, error)
+                       : sp_config_open(config_name, &model->config, error);
 }
 
-static sp_status choose_arch(sp_model *model, const char *path, sp_error *error)
+static sp_status choose_arch(sp_model *model, const char *config_name, sp_error *error)
 {
     const char *type = sp_config_text(model->config, "model_type");
-    if (!type)
-        return sp_fail_param(error, SP_DATA, "model_type", "%s/config.json: model_type is missing", path);
+    if (!type) return sp_fail_param(error, SP_DATA, "model_type", "%s: model_type is missing", config_name);
     for (const sp_arch *const *arch = sp_archs; *arch; arch++)
         for (const char *const *name = (*arch)->model_types; *name; name++)
             if (strcmp(*name, type) == 0) {
@@ -49,14 +50,13 @@ static sp_status choose_arch(sp_model *model, const char *path, sp_error *error)
     const char *feature = NULL;
     for (size_t i = 0; i < sizeof features / sizeof *features && !feature; i++)
         if (sp_config_has(model->config, features[i])) feature = features[i];
-    return sp_fail_param(error, SP_DATA, "model_type",
-                         "%s/config.json: model_type '%.80s'%s%s is not supported", path, type,
-                         feature ? " with " : "", feature ? feature : "");
+    return sp_fail_param(error, SP_DATA, "model_type", "%s: model_type '%.80s'%s%s is not supported",
+                         config_name, type, feature ? " with " : "", feature ? feature : "");
 }
 
 /* What every architecture's config.json may say: the normalizer and pattern it was trained with, its token
  * ids. */
-static sp_status read_common(sp_model *model, const char *path, sp_error *error)
+static sp_status read_common(sp_model *model, const char *config_name, sp_error *error)
 {
     sp_hparams *h = &model->hparams;
     bool present;
@@ -70,23 +70,23 @@ static sp_status read_common(sp_model *model, const char *path, sp_error *error)
     if (status != SP_OK) return status;
     h->bos = n_bos ? bos[0] : -1;
     if (h->bos >= (int64_t)h->vocab)
-        return sp_fail_param(error, SP_DATA, "bos_token_id",
-                             "%s/config.json: bos_token_id %d is not below vocab_size %u", path, (int)h->bos,
-                             (unsigned)h->vocab);
+        return sp_fail_param(error, SP_DATA, "bos_token_id", "%s: bos_token_id %d is not below vocab_size %u",
+                             config_name, (int)h->bos, (unsigned)h->vocab);
     for (size_t i = 0; i < h->n_eos; i++)
         if (h->eos[i] >= (int64_t)h->vocab)
             return sp_fail_param(error, SP_DATA, "eos_token_id",
-                                 "%s/config.json: eos_token_id %d is not below vocab_size %u", path,
+                                 "%s: eos_token_id %d is not below vocab_size %u", config_name,
                                  (int)h->eos[i], (unsigned)h->vocab);
     if (!sp_config_has(model->config, "attention_pattern")) return SP_OK;
     model->attention_pattern = sp_config_json(model->config, "attention_pattern");
-    return model->attention_pattern ? SP_OK : sp_fail(error, SP_NO_MEMORY, "%s: out of memory", path);
+    return model->attention_pattern ? SP_OK : sp_fail(error, SP_NO_MEMORY, "%s: out of memory", config_name);
 }
 
 static sp_status open_tokenizer(sp_model *model, const char *path, sp_error *error)
 {
     sp_hparams *h = &model->hparams;
-    sp_status status = sp_tokenizer_open(path, &model->tokenizer, error);
+    sp_status status = model->gguf ? sp_tokenizer_from_gguf(model->gguf, &model->tokenizer, error)
+                                   : sp_tokenizer_open(path, &model->tokenizer, error);
     if (status != SP_OK) return status;
     if (sp_tokenizer_size(model->tokenizer) > (int64_t)h->vocab)
         return sp_fail_param(error, SP_DATA, "vocab_size",
@@ -103,7 +103,8 @@ static sp_status load_weights(sp_model *model, const char *path, const sp_model_
 {
     sp_weights *weights;
     if (options->progress) options->progress(options->progress_context, 0.0);
-    sp_status status = sp_weights_open(path, &options->weights, &weights, error);
+    sp_status status = model->gguf ? sp_weights_from_gguf(model->gguf, &options->weights, &weights, error)
+                                   : sp_weights_open(path, &options->weights, &weights, error);
     if (status != SP_OK) return status;
     status = model->arch->load(model, weights, options, error);
     sp_weights_close(weights);
@@ -111,15 +112,45 @@ static sp_status load_weights(sp_model *model, const char *path, const sp_model_
     return status;
 }
 
-static sp_status open_parts(sp_model *model, const char *path, const sp_model_options *options,
-                            sp_error *error)
+/* config_name: what messages call config.json. */
+static sp_status open_parts(sp_model *model, const char *path, const char *config_name,
+                            const sp_model_options *options, sp_error *error)
 {
-    sp_status status = open_config(model, path, error);
-    if (status == SP_OK) status = choose_arch(model, path, error);
+    sp_status status = open_config(model, config_name, error);
+    if (status == SP_OK) status = choose_arch(model, config_name, error);
     if (status == SP_OK) status = model->arch->configure(model, error);
-    if (status == SP_OK) status = read_common(model, path, error);
+    if (status == SP_OK) status = read_common(model, config_name, error);
     if (status == SP_OK) status = open_tokenizer(model, path, error);
     if (status == SP_OK) status = load_weights(model, path, options, error);
+    return status;
+}
+
+static sp_status open_folder(sp_model *model, const char *path, const sp_model_options *options,
+                             sp_error *error)
+{
+    sp_buffer name;
+    sp_buffer_init(&name, 8192);
+    sp_buffer_format(&name, "%s/config.json", path);
+    sp_status status = sp_buffer_append(&name, "", 1)
+                           ? open_parts(model, path, name.data, options, error)
+                           : sp_fail(error, SP_NOT_FOUND, "%s: the path is too long", path);
+    sp_buffer_fini(&name);
+    return status;
+}
+
+static sp_status open_gguf(sp_model *model, const char *path, const sp_model_options *options,
+                           sp_error *error)
+{
+    sp_error reason = {0};
+    sp_status status = sp_gguf_open(path, &model->gguf, error);
+    if (status != SP_OK) return status;
+    status = open_parts(model, path, "config.json", options, &reason);
+    if (status != SP_OK) {
+        sp_gguf_explain(model->gguf, &reason);
+        if (error) *error = reason;
+    }
+    sp_gguf_close(model->gguf);
+    model->gguf = NULL;
     return status;
 }
 
@@ -130,14 +161,18 @@ sp_status sp_model_open(const char *path, sp_device *device, const sp_model_opti
     struct stat info;
     *out = NULL;
     if (stat(path, &info) != 0) return sp_fail(error, SP_NOT_FOUND, "%s: %s", path, strerror(errno));
-    if (!S_ISDIR(info.st_mode))
-        return sp_fail(error, SP_DATA, "%s: a model is a folder, this is a file", path);
+    bool file = !S_ISDIR(info.st_mode);
+    if (file && !ends_with_gguf(path) && !sp_gguf_is_file(path))
+        return sp_fail(error, SP_DATA, "%s: a model is a folder or a GGUF file, this is neither", path);
     sp_model *model = sp_alloc_zero(1, sizeof *model);
     if (!model) return sp_fail(error, SP_NO_MEMORY, "%s: out of memory", path);
     model->device = device;
-    model->name = folder_name(path);
-    sp_status status = model->name ? open_parts(model, path, options ? options : &defaults, error)
-                                   : sp_fail(error, SP_NO_MEMORY, "%s: out of memory", path);
+    model->name = last_part(path);
+    if (!options) options = &defaults;
+    sp_status status = SP_OK;
+    if (!model->name) status = sp_fail(error, SP_NO_MEMORY, "%s: out of memory", path);
+    if (status == SP_OK)
+        status = file ? open_gguf(model, path, options, error) : open_folder(model, path, options, error);
     if (status == SP_OK)
         *out = model;
     else

@@ -8,6 +8,7 @@
 
 #include "models/config.h"
 #include "models/forward.h"
+#include "models/gguf.h"
 #include "models/rope.h"
 #include "models/tokenizer.h"
 #include "models/weights.h"
@@ -60,7 +61,8 @@ struct sp_model {
     sp_device *device;
     sp_hparams hparams;
     sp_tokenizer *tokenizer;
-    sp_config *config;
+    sp_config *config;       /* of a GGUF file: made from its metadata */
+    sp_gguf *gguf;           /* while it is opened; NULL for folders and afterwards */
     char *name;              /* last part of the path */
     char *attention_pattern; /* JSON of config.json's attention_pattern, or NULL */
     size_t weight_bytes, n_params;
@@ -68,7 +70,8 @@ struct sp_model {
     void *state;   /* the architecture's own */
 };
 
-/* path: a folder with config.json, tokenizer.json and safetensors. device outlives the model. */
+/* path: a folder with config.json, tokenizer.json and safetensors, or one GGUF file. device outlives the
+ * model. */
 sp_status sp_model_open(const char *path, sp_device *device, const sp_model_options *options, sp_model **out,
                         sp_error *error) SP_MUST_CHECK;
 void sp_model_close(sp_model *model);

@@ -233,7 +233,8 @@ sp_status sp_safetensors_bind(sp_weights *weights, size_t first, const uint8_t *
     for (size_t i = first; i < weights->n_entries; i++) {
         sp_weights_entry *entry = &weights->entries[i];
         const uint8_t *from = data ? data + entry->begin : NULL;
-        if ((uintptr_t)from % sp_dtype_size(entry->tensor.dtype) != 0 && entry->tensor.bytes) {
+        size_t alignment = sp_dtype_is_block(entry->tensor.dtype) ? 1 : sp_dtype_size(entry->tensor.dtype);
+        if ((uintptr_t)from % alignment != 0 && entry->tensor.bytes) {
             entry->copy = sp_alloc(entry->tensor.bytes, 1);
             if (!entry->copy) return fail_memory(weights, entry->file, error);
             memcpy(entry->copy, from, entry->tensor.bytes);

@@ -1,4 +1,5 @@
-/* Private to models/: how weights.c (one table over all files) and safetensors.c (one file) share their work.
+/* Private to models/: how weights.c (one table over all files), safetensors.c (one file) and gguf_weights.c
+ * share their work.
  *
  * A file is read in two steps: its header becomes entries with offsets, all rules checked; then, when the
  * bytes of its data section are at hand, the entries are bound to them. */
@@ -38,8 +39,16 @@ struct sp_weights {
     size_t n_entries, entries_capacity;
     sp_weights_metadata_item *metadata;
     size_t n_metadata, metadata_capacity;
-    bool allow_nonfinite;
+    bool allow_nonfinite, transposed;
 };
+
+/* An empty table with room for max_files; NULL when out of memory. */
+sp_weights *sp_weights_new(size_t max_files);
+/* Adds a file under the name that messages show; a long path loses its front. */
+bool sp_weights_add_file(sp_weights *weights, const char *path);
+/* Hands the finished table over, sorted, or frees it. */
+sp_status sp_weights_finish(sp_weights *weights, sp_status status, sp_weights **out,
+                            sp_error *error) SP_MUST_CHECK;
 
 /* Adds the entries of a header (the JSON text alone) whose data section has data_size bytes. SP_DATA names
  * file and tensor; entries added before the fault stay and are freed with the table. */

@@ -29,6 +29,10 @@ sp_status sp_tokenizer_open(const char *folder, sp_tokenizer **out, sp_error *er
 /* config may be NULL. */
 sp_status sp_tokenizer_parse(const char *name, const char *json, size_t size, const char *config,
                              size_t config_size, sp_tokenizer **out, sp_error *error) SP_MUST_CHECK;
+/* From the metadata of a GGUF file (tokenizer.ggml.*). */
+struct sp_gguf;
+sp_status sp_tokenizer_from_gguf(const struct sp_gguf *gguf, sp_tokenizer **out,
+                                 sp_error *error) SP_MUST_CHECK;
 void sp_tokenizer_close(sp_tokenizer *tokenizer);
 
 #define SP_ENCODE_SPECIAL                                                                                    \

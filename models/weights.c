@@ -12,12 +12,13 @@
 #include <sys/stat.h>
 
 #include "kernels/json.h"
+#include "models/gguf.h"
 #include "models/safetensors.h"
 
 #define MAX_SHARDS 4096u
 #define MAX_NAME_SHOWN 160u
 
-static sp_weights *new_weights(size_t max_files)
+sp_weights *sp_weights_new(size_t max_files)
 {
     sp_weights *weights = sp_alloc_zero(1, sizeof *weights);
     if (!weights) return NULL;
@@ -28,8 +29,7 @@ static sp_weights *new_weights(size_t max_files)
     return NULL;
 }
 
-/* Adds a file under the name that messages show; a long path loses its front. */
-static bool add_file(sp_weights *weights, const char *path)
+bool sp_weights_add_file(sp_weights *weights, const char *path)
 {
     size_t n = strlen(path);
     const char *shown = n > MAX_NAME_SHOWN ? path + n - MAX_NAME_SHOWN : path;
@@ -91,8 +91,7 @@ static const sp_weights_entry *find_entry(const sp_weights *weights, const char 
     return NULL;
 }
 
-/* Hands the finished table over, or frees it. */
-static sp_status finish(sp_weights *weights, sp_status status, sp_weights **out, sp_error *error)
+sp_status sp_weights_finish(sp_weights *weights, sp_status status, sp_weights **out, sp_error *error)
 {
     if (status == SP_OK) status = sort_entries(weights, error);
     if (status == SP_OK)
@@ -105,9 +104,9 @@ static sp_status finish(sp_weights *weights, sp_status status, sp_weights **out,
 sp_status sp_weights_parse(const char *name, const void *bytes, size_t size, sp_weights **out,
                            sp_error *error)
 {
-    sp_weights *weights = new_weights(1);
+    sp_weights *weights = sp_weights_new(1);
     *out = NULL;
-    if (!weights || !add_file(weights, name)) {
+    if (!weights || !sp_weights_add_file(weights, name)) {
         sp_weights_close(weights);
         return sp_fail(error, SP_NO_MEMORY, "%s: out of memory", name);
     }
@@ -122,20 +121,20 @@ sp_status sp_weights_parse(const char *name, const void *bytes, size_t size, sp_
     if (status == SP_OK)
         status = sp_safetensors_header(weights, 0, (const char *)start + 8, length, size - 8 - length, error);
     if (status == SP_OK) status = sp_safetensors_bind(weights, 0, start + 8 + length, error);
-    return finish(weights, status, out, error);
+    return sp_weights_finish(weights, status, out, error);
 }
 
 static sp_status open_single(const char *path, const sp_weights_options *options, sp_weights **out,
                              sp_error *error)
 {
-    sp_weights *weights = new_weights(1);
-    if (!weights || !add_file(weights, path)) {
+    sp_weights *weights = sp_weights_new(1);
+    if (!weights || !sp_weights_add_file(weights, path)) {
         sp_weights_close(weights);
         return sp_fail(error, SP_NO_MEMORY, "%s: out of memory", path);
     }
     weights->allow_nonfinite = options && options->allow_nonfinite;
     sp_status status = sp_safetensors_read(weights, 0, path, options && options->use_mmap, error);
-    return finish(weights, status, out, error);
+    return sp_weights_finish(weights, status, out, error);
 }
 
 /* --- shards: model.safetensors.index.json says which file holds which tensor --- */
@@ -256,7 +255,7 @@ static sp_status read_shards(sp_weights *weights, const shard_index *index, cons
         if (!sp_buffer_append(&path, "", 1))
             status = sp_fail(error, SP_DATA, "%s: the path of shard '%s' is too long", index->path,
                              index->shards[i]);
-        else if (!add_file(weights, path.data))
+        else if (!sp_weights_add_file(weights, path.data))
             status = sp_fail(error, SP_NO_MEMORY, "%s: out of memory", index->path);
         else
             status =
@@ -291,12 +290,12 @@ static sp_status open_sharded(const char *folder, const char *path, const sp_wei
     sp_arena_init(&index.arena, (size_t)64 << 20);
     status = parse_index(&index, text, size, error);
     if (status == SP_OK) {
-        sp_weights *weights = new_weights(index.n_shards);
+        sp_weights *weights = sp_weights_new(index.n_shards);
         if (!weights)
             status = sp_fail(error, SP_NO_MEMORY, "%s: out of memory", path);
         else {
             weights->allow_nonfinite = options && options->allow_nonfinite;
-            status = finish(weights, read_shards(weights, &index, options, error), out, error);
+            status = sp_weights_finish(weights, read_shards(weights, &index, options, error), out, error);
         }
     }
     if (status == SP_OK) status = check_claims(*out, &index, error);
@@ -308,6 +307,17 @@ static sp_status open_sharded(const char *folder, const char *path, const sp_wei
     sp_free(index.claims);
     sp_arena_fini(&index.arena);
     sp_free(text);
+    return status;
+}
+
+static sp_status open_gguf(const char *path, const sp_weights_options *options, sp_weights **out,
+                           sp_error *error)
+{
+    sp_gguf *gguf;
+    sp_status status = sp_gguf_open(path, &gguf, error);
+    if (status != SP_OK) return status;
+    status = sp_weights_from_gguf(gguf, options, out, error);
+    sp_gguf_close(gguf);
     return status;
 }
 
@@ -323,6 +333,7 @@ sp_status sp_weights_open(const char *path, const sp_weights_options *options, s
     *out = NULL;
     struct stat info;
     if (stat(path, &info) != 0) return sp_fail(error, SP_NOT_FOUND, "%s: %s", path, strerror(errno));
+    if (!S_ISDIR(info.st_mode) && sp_gguf_is_file(path)) return open_gguf(path, options, out, error);
     if (!S_ISDIR(info.st_mode)) return open_single(path, options, out, error);
     sp_buffer file, index;
     sp_buffer_init(&file, 8192);
@@ -368,6 +379,11 @@ const char *sp_weights_file(const sp_weights *weights, const char *name)
     return entry ? weights->files[entry->file].name : NULL;
 }
 
+bool sp_weights_transposed(const sp_weights *weights)
+{
+    return weights->transposed;
+}
+
 const char *sp_weights_metadata(const sp_weights *weights, const char *key)
 {
     for (size_t i = 0; i < weights->n_metadata; i++)
@@ -383,9 +399,23 @@ static void print_shape(uint32_t rank, const size_t *shape, char *out, size_t si
     if (rank == 0) out[0] = 0;
 }
 
+/* The same for a block type: its float16 scale and minimum decide. */
+static size_t first_nonfinite_block(const sp_tensor *tensor, size_t n)
+{
+    size_t block = sp_dtype_block(tensor->dtype), bytes = sp_dtype_block_bytes(tensor->dtype);
+    size_t halves = sp_block_has_mins(tensor->dtype) ? 2 : 1,
+           first = tensor->dtype == SP_Q6_K ? bytes - 2 : 0;
+    const uint8_t *place = tensor->data;
+    for (size_t i = 0; i < n; i += block, place += bytes)
+        for (size_t k = 0; k < halves; k++)
+            if ((place[first + 2 * k + 1] & 0x7c) == 0x7c) return i;
+    return n;
+}
+
 /* Index of the first NaN or infinity, or n: all bits of its exponent are set. */
 static size_t first_nonfinite(const sp_tensor *tensor, size_t n)
 {
+    if (sp_dtype_is_block(tensor->dtype)) return first_nonfinite_block(tensor, n);
     uint32_t mask = tensor->dtype == SP_F16 ? 0x7c00u : 0x7f80u;
     const uint16_t *halves = tensor->data;
     const uint32_t *words = tensor->data;
@@ -422,7 +452,8 @@ sp_status sp_weights_take(const sp_weights *weights, const char *name, uint32_t 
         return sp_fail_param(error, SP_DATA, name, "%s: tensor '%.100s' has shape [%s], not [%s]", file, name,
                              has, wants);
     }
-    if (tensor->dtype != SP_F32 && tensor->dtype != SP_F16 && tensor->dtype != SP_BF16)
+    if (tensor->dtype != SP_F32 && tensor->dtype != SP_F16 && tensor->dtype != SP_BF16 &&
+        !sp_dtype_is_block(tensor->dtype))
         return sp_fail_param(error, SP_DATA, name,
                              "%s: tensor '%.100s' has dtype %s; F32, F16 and BF16 are read", file, name,
                              sp_dtype_name(tensor->dtype));

@@ -1,4 +1,5 @@
-/* Tensors on disk behind one interface: one safetensors file, or shards with an index.
+/* Tensors on disk behind one interface: one safetensors file, shards with an index, or a GGUF file, whose
+ * tensors carry their Hugging Face names here (models/gguf.h).
  *
  * The rules are those of the format (header length, no holes, no overlap, shapes that match) plus our caps:
  * 16 MiB of header, 65,536 tensors, names of 255 bytes, 4 dimensions. Files are read, not mapped, unless
@@ -18,8 +19,8 @@ typedef struct sp_weights_options {
     bool allow_nonfinite; /* accept NaN and infinities in tensors */
 } sp_weights_options;
 
-/* path: a folder (model.safetensors, or model.safetensors.index.json and its shards) or one .safetensors
- * file. SP_NOT_FOUND when absent, SP_DATA when broken. */
+/* path: a folder (model.safetensors, or model.safetensors.index.json and its shards) or one .safetensors or
+ * GGUF file. SP_NOT_FOUND when absent, SP_DATA when broken. */
 sp_status sp_weights_open(const char *path, const sp_weights_options *options, sp_weights **out,
                           sp_error *error) SP_MUST_CHECK;
 /* Parses safetensors bytes that stay the caller's; name is used in messages. For request bodies and fuzzing.
@@ -33,12 +34,15 @@ const char *sp_weights_name(const sp_weights *weights, size_t index);
 const sp_tensor *sp_weights_at(const sp_weights *weights, size_t index);
 /* NULL when absent. */
 const sp_tensor *sp_weights_find(const sp_weights *weights, const char *name);
-/* A tensor of exactly this shape and a floating type (F32, F16, BF16), finite unless allowed; SP_DATA naming
- * it. */
+/* A tensor of exactly this shape and a floating type (F32, F16, BF16) or block type, finite unless allowed;
+ * SP_DATA naming it. */
 sp_status sp_weights_take(const sp_weights *weights, const char *name, uint32_t rank, const size_t *shape,
                           sp_tensor *out, sp_error *error) SP_MUST_CHECK;
 /* Value of a __metadata__ key, NUL terminated; NULL when absent. */
 const char *sp_weights_metadata(const sp_weights *weights, const char *key);
+/* True: matrices that this architecture's Hugging Face files store as [in, out] (gpt2's Conv1D) lie as [out,
+ * in], with that shape, as linear layers want them. GGUF files are so. */
+bool sp_weights_transposed(const sp_weights *weights);
 /* File the tensor lies in, for messages. */
 const char *sp_weights_file(const sp_weights *weights, const char *name);
 

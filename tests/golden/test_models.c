@@ -13,6 +13,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "models/model.h"
 
@@ -173,6 +174,8 @@ static void test_folder(void **state)
     snprintf(path, sizeof path, MODELS "%s", (const char *)*state);
     snprintf(golden, sizeof golden, MODELS "%s/golden.json", (const char *)*state);
     check_model(path, golden);
+    snprintf(path, sizeof path, MODELS "%s/model.gguf", (const char *)*state);
+    if (access(path, F_OK) == 0) check_model(path, golden);
 }
 
 static void test_other(void **state)
@@ -186,11 +189,19 @@ static void test_other(void **state)
 static void test_refused(void **state)
 {
     (void)state;
-    static const char *const cases[][2] = {{"tiny-refuse-moe", "mixtral"},
-                                           {"tiny-refuse-moe", "num_local_experts"},
-                                           {"tiny-refuse-window", "sliding_window"},
-                                           {"tiny-refuse-partial-rotary", "partial_rotary_factor"},
-                                           {"tiny-refuse-rope", "spiral"}};
+    static const char *const cases[][2] = {
+        {"tiny-refuse-moe", "mixtral"},
+        {"tiny-refuse-moe", "num_local_experts"},
+        {"tiny-refuse-window", "sliding_window"},
+        {"tiny-refuse-partial-rotary", "partial_rotary_factor"},
+        {"tiny-refuse-rope", "spiral"},
+        {"tiny-refuse-gguf/type-q2_k.gguf", "'blk.0.attn_q.weight' has type Q2_K"},
+        {"tiny-refuse-gguf/type-iq4_xs.gguf", "'blk.0.attn_q.weight' has type IQ4_XS"},
+        {"tiny-refuse-gguf/split.gguf", "split.count"},
+        {"tiny-refuse-gguf/moe.gguf", "llama.expert_count"},
+        {"tiny-refuse-gguf/arch-gemma3.gguf", "general.architecture"},
+        {"tiny-refuse-gguf/window.gguf", "llama.attention.sliding_window"},
+        {"tiny-refuse-gguf/normalizer.gguf", "llama.attention.normalizer"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char path[512];
         sp_model *model;
