@@ -67,8 +67,10 @@ typedef struct sp_cpu_slots {
     /* --- linear with block types (quant.h) --- */
     size_t quant_rows; /* most rows of a product */
     void (*quant_row)(const sp_quant_form *form, size_t rows, size_t n_in, const float *x, sp_quant_lines to);
-    void (*quant_expand)(const sp_quant_form *form, const uint8_t *panel, size_t steps,
+    /* packed: leave numbers as they are in the panel; only levels with quant_packed are asked to. */
+    void (*quant_expand)(const sp_quant_form *form, const uint8_t *panel, size_t steps, bool packed,
                          sp_quant_weights *out);
+    bool quant_packed; /* quant_product reads packed numbers too: better for few rows */
     void (*quant_product)(const sp_quant_product *product);
     /* --- elementwise, one row or run of numbers; contracts as in ops.h --- */
     void (*rms_norm)(size_t n, float eps, const float *weight, const float *x, float *y);

@@ -14,6 +14,7 @@
 #define LEAST_BYTES ((size_t)32 << 10) /* of weights, worth a task of its own when rows are few */
 #define ROW_BYTES ((size_t)256 << 10)  /* of packed rows, most of a task */
 #define FEW_BLOCKS 8
+#define PACKED_BLOCKS 4 /* so few row blocks take numbers apart in registers, each for itself */
 
 #define FORM(bits_, block_, group_, mins_, small_, offset_, bytes_)                                          \
     {                                                                                                        \
@@ -220,7 +221,9 @@ static void multiply(const linear_job *job, size_t first, size_t last, size_t pa
 {
     const sp_quant_form *form = job->form;
     const uint8_t *from = (const uint8_t *)job->w->data + panel * panel_bytes(job->w);
-    size_t blocks = job->w->n_in / form->block, most = SP_QUANT_CHUNK / form->block;
+    size_t blocks = job->w->n_in / form->block;
+    bool packed = last - first <= PACKED_BLOCKS && job->slots->quant_packed;
+    size_t most = SP_QUANT_CHUNK / form->block;
     size_t parts = (blocks + most - 1) / most, width = job->w->n_out - panel * SP_PANEL, done = 0;
     sp_quant_weights weights;
     sp_quant_product product = {
@@ -232,7 +235,7 @@ static void multiply(const linear_job *job, size_t first, size_t last, size_t pa
         product.ahead = from + bytes;
         size_t share = product.steps * (last - first), fetched = 0;
         product.ahead_lines = (bytes / 64 + share - 1) / share;
-        job->slots->quant_expand(form, from, product.steps, &weights);
+        job->slots->quant_expand(form, from, product.steps, packed, &weights);
         for (size_t i = first; i < last; i++) {
             size_t row = block_begin(job, i);
             product.rows = block_begin(job, i + 1) - row;

@@ -52,7 +52,7 @@ static void quant_row(const sp_quant_form *form, size_t rows, size_t n_in, const
         __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q0, q1), _mm256_packs_epi32(q2, q3));
         bytes = _mm256_permutevar8x32_epi32(bytes, order);
         _mm256_storeu_si256((__m256i *)(to.q + b * rows * SP_QUANT_BLOCK), bytes);
-        to.scales[b * rows] = zero ? 0 : top / 127.0f;
+        to.scales[b * rows] = zero ? 0 : top * (1.0f / 127.0f);
         int32_t sum0 = add_across(_mm256_add_epi32(q0, q1)), sum1 = add_across(_mm256_add_epi32(q2, q3));
         if (form->mins) {
             to.sums[b * rows] = (float)(sum0 + sum1);
@@ -133,10 +133,11 @@ INLINE void expand(size_t bits, const sp_quant_form *form, const uint8_t *block,
     }
 }
 
-static void quant_expand(const sp_quant_form *form, const uint8_t *panel, size_t steps, sp_quant_weights *out)
+static void quant_expand(const sp_quant_form *form, const uint8_t *panel, size_t steps, bool packed,
+                         sp_quant_weights *out)
 {
-    out->from = out->numbers;
-    out->step = SP_QUANT_STEP;
+    (void)packed;
+    sp_quant_point(form, NULL, steps, out);
     switch (form->bits) {
     case 4:
         expand(4, form, panel, steps, out);

@@ -10,6 +10,13 @@
 #define INLINE static inline __attribute__((always_inline))
 #define LEAST 0x1p-100f /* as in linear_quant_reference.c */
 
+/* Of 16 signed bytes: as unsigned ones, 128 more each. */
+INLINE int32_t sum_bytes(__m128i bytes)
+{
+    __m128i sums = _mm_sad_epu8(_mm_xor_si128(bytes, _mm_set1_epi8(-128)), _mm_setzero_si128());
+    return _mm_cvtsi128_si32(_mm_add_epi32(sums, _mm_unpackhi_epi64(sums, sums))) - 16 * 128;
+}
+
 static void quant_row(const sp_quant_form *form, size_t rows, size_t n_in, const float *x, sp_quant_lines to)
 {
     const __m512i absolute = _mm512_set1_epi32(0x7fffffff);
@@ -28,9 +35,8 @@ static void quant_row(const sp_quant_form *form, size_t rows, size_t n_in, const
         __m128i *q = (__m128i *)(to.q + b * rows * SP_QUANT_BLOCK);
         _mm_storeu_si128(q, bytes0);
         _mm_storeu_si128(q + 1, bytes1);
-        to.scales[b * rows] = zero ? 0 : top / 127.0f;
-        int32_t sum0 = _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(bytes0));
-        int32_t sum1 = _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(bytes1));
+        to.scales[b * rows] = zero ? 0 : top * (1.0f / 127.0f);
+        int32_t sum0 = sum_bytes(bytes0), sum1 = sum_bytes(bytes1);
         if (form->mins) {
             to.sums[b * rows] = (float)(sum0 + sum1);
         } else if (form->group == 32) {
@@ -55,21 +61,33 @@ INLINE __m512i high_bits(size_t bits, const uint8_t *step, size_t j)
     return _mm512_and_si512(v, mask);
 }
 
+/* Four k (number k4 of 8) of 32 outputs. bits and k4 are constants where this is inlined. */
+INLINE void take_numbers(size_t bits, const uint8_t *step, size_t k4, __m512i *low, __m512i *high)
+{
+    const __m512i four = _mm512_set1_epi8(15);
+    if (bits == 8) {
+        *low = _mm512_load_si512(step + k4 * 128);
+        *high = _mm512_load_si512(step + k4 * 128 + 64);
+        return;
+    }
+    __m512i both = _mm512_load_si512(step + k4 * 64);
+    *low = _mm512_and_si512(both, four);
+    *high = _mm512_and_si512(_mm512_srli_epi16(both, 4), four);
+    if (bits > 4) {
+        *low = _mm512_or_si512(*low, high_bits(bits, step, 2 * k4));
+        *high = _mm512_or_si512(*high, high_bits(bits, step, 2 * k4 + 1));
+    }
+}
+
 /* bits is a constant where this is inlined. */
 INLINE void expand_step(size_t bits, const uint8_t *step, uint8_t *out)
 {
-    const __m512i four = _mm512_set1_epi8(15);
 #pragma GCC unroll 8
-    for (size_t i = 0; i < 8; i++) {
-        __m512i both = _mm512_load_si512(step + i * 64);
-        __m512i low = _mm512_and_si512(both, four);
-        __m512i high = _mm512_and_si512(_mm512_srli_epi16(both, 4), four);
-        if (bits > 4) {
-            low = _mm512_or_si512(low, high_bits(bits, step, 2 * i));
-            high = _mm512_or_si512(high, high_bits(bits, step, 2 * i + 1));
-        }
-        _mm512_store_si512(out + i * 128, low);
-        _mm512_store_si512(out + i * 128 + 64, high);
+    for (size_t k4 = 0; k4 < 8; k4++) {
+        __m512i low, high;
+        take_numbers(bits, step, k4, &low, &high);
+        _mm512_store_si512(out + k4 * 128, low);
+        _mm512_store_si512(out + k4 * 128 + 64, high);
     }
 }
 
@@ -89,6 +107,7 @@ INLINE void scale_groups(size_t groups, const uint8_t *halves, const uint8_t *sm
     }
 }
 
+/* bits 0: scales only. */
 INLINE void expand(size_t bits, const sp_quant_form *form, const uint8_t *block, size_t steps,
                    sp_quant_weights *out)
 {
@@ -96,11 +115,8 @@ INLINE void expand(size_t bits, const sp_quant_form *form, const uint8_t *block,
     for (size_t s = 0; s < steps; s += each, block += form->bytes) {
         const uint8_t *halves = block + sp_quant_scales_at(form), *small = block + sp_quant_small_at(form);
         if (!form->small) small = NULL;
-        if (bits < 8) {
-            for (size_t i = 0; i < each; i++)
-                expand_step(bits, block + i * (bits * SP_QUANT_STEP / 8),
-                            out->numbers + (s + i) * SP_QUANT_STEP);
-        }
+        for (size_t i = 0; i < each && bits > 0; i++)
+            expand_step(bits, block + i * (bits * SP_QUANT_STEP / 8), out->numbers + (s + i) * SP_QUANT_STEP);
         scale_groups(groups, halves, small, out->scales + s * (32 / form->group) * SP_PANEL);
         if (form->mins)
             scale_groups(each, halves + 64, small ? small + groups * SP_PANEL : NULL,
@@ -108,22 +124,19 @@ INLINE void expand(size_t bits, const sp_quant_form *form, const uint8_t *block,
     }
 }
 
-static void quant_expand(const sp_quant_form *form, const uint8_t *panel, size_t steps, sp_quant_weights *out)
+static void quant_expand(const sp_quant_form *form, const uint8_t *panel, size_t steps, bool packed,
+                         sp_quant_weights *out)
 {
-    out->from = form->bits < 8 ? out->numbers : panel;
-    out->step = form->bits < 8 ? SP_QUANT_STEP : form->bytes;
-    switch (form->bits) {
-    case 4:
+    packed = packed || form->bits == 8;
+    sp_quant_point(form, packed ? panel : NULL, steps, out);
+    if (packed) {
+        expand(0, form, panel, steps, out);
+    } else if (form->bits == 4) {
         expand(4, form, panel, steps, out);
-        break;
-    case 5:
+    } else if (form->bits == 5) {
         expand(5, form, panel, steps, out);
-        break;
-    case 6:
+    } else {
         expand(6, form, panel, steps, out);
-        break;
-    default:
-        expand(8, form, panel, steps, out);
     }
 }
 
@@ -136,8 +149,44 @@ INLINE __m512i four_at(const int8_t *q)
     return _mm512_set1_epi32(four);
 }
 
-/* rows, group and mins are constants where this is inlined. */
-INLINE void product(size_t rows, size_t group, bool mins, const sp_quant_product *p)
+/* One group of one step, rows times 32 outputs, onto the sums. Constants: rows, bits, group, mins, g. */
+INLINE void product_group(size_t rows, size_t bits, size_t group, bool mins, size_t g, const uint8_t *numbers,
+                          const sp_quant_lines *x, const float *scales, const float *w_mins, __m512 *low,
+                          __m512 *high)
+{
+    __m512i exact0[ROWS], exact1[ROWS];
+#pragma GCC unroll 6
+    for (size_t r = 0; r < rows; r++)
+        exact0[r] = exact1[r] = mins ? _mm512_setzero_si512() : _mm512_set1_epi32(x->starts[g * rows + r]);
+#pragma GCC unroll 8
+    for (size_t k = 0; k < group / 4; k++) {
+        __m512i w0, w1;
+        take_numbers(bits, numbers, g * (group / 4) + k, &w0, &w1);
+#pragma GCC unroll 6
+        for (size_t r = 0; r < rows; r++) {
+            __m512i a = four_at(x->q + r * SP_QUANT_BLOCK + g * group + k * 4);
+            exact0[r] = _mm512_dpbusd_epi32(exact0[r], w0, a);
+            exact1[r] = _mm512_dpbusd_epi32(exact1[r], w1, a);
+        }
+    }
+    __m512 s0 = _mm512_load_ps(scales), s1 = _mm512_load_ps(scales + 16);
+#pragma GCC unroll 6
+    for (size_t r = 0; r < rows; r++) {
+        __m512 t0 = _mm512_mul_ps(_mm512_cvtepi32_ps(exact0[r]), s0);
+        __m512 t1 = _mm512_mul_ps(_mm512_cvtepi32_ps(exact1[r]), s1);
+        if (mins) {
+            __m512 sum = _mm512_set1_ps(x->sums[r]);
+            t0 = _mm512_fnmadd_ps(_mm512_load_ps(w_mins), sum, t0);
+            t1 = _mm512_fnmadd_ps(_mm512_load_ps(w_mins + 16), sum, t1);
+        }
+        __m512 scale = _mm512_set1_ps(x->scales[r]);
+        low[r] = _mm512_fmadd_ps(t0, scale, low[r]);
+        high[r] = _mm512_fmadd_ps(t1, scale, high[r]);
+    }
+}
+
+/* Constants: rows, bits, group, mins. */
+INLINE void product(size_t rows, size_t bits, size_t group, bool mins, const sp_quant_product *p)
 {
     __m512 low[ROWS], high[ROWS];
     uint32_t wanted = p->width < SP_PANEL ? (1u << p->width) - 1u : 0xffffffffu;
@@ -148,47 +197,19 @@ INLINE void product(size_t rows, size_t group, bool mins, const sp_quant_product
         low[r] = p->first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(mask0, y);
         high[r] = p->first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(mask1, y + 16);
     }
-    const int8_t *q = p->x.q;
-    const float *x_scales = p->x.scales, *sums = p->x.sums, *scales = p->w->scales, *w_mins = p->w->mins;
-    const int32_t *starts = p->x.starts;
+    sp_quant_lines x = p->x;
+    const float *scales = p->w->scales, *w_mins = p->w->mins;
     const uint8_t *numbers = p->w->from, *ahead = p->ahead;
-    for (size_t s = 0; s < p->steps; s++, numbers += p->w->step, q += rows * SP_QUANT_BLOCK) {
-        for (size_t i = 0; i < p->ahead_lines; i++, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
+    for (size_t s = 0; s < p->steps; numbers += p->w->behind) {
+        for (size_t end = s + p->w->run; s < end; s++, numbers += p->w->step) {
+            for (size_t i = 0; i < p->ahead_lines; i++, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
 #pragma GCC unroll 2
-        for (size_t g = 0; g < 32 / group; g++, scales += SP_PANEL) {
-            __m512i exact0[ROWS], exact1[ROWS];
-#pragma GCC unroll 6
-            for (size_t r = 0; r < rows; r++) {
-                exact0[r] = exact1[r] = mins ? _mm512_setzero_si512() : _mm512_set1_epi32(starts[r]);
-            }
-#pragma GCC unroll 8
-            for (size_t k = 0; k < group / 4; k++) {
-                const uint8_t *four = numbers + (g * (group / 4) + k) * 128;
-                __m512i w0 = _mm512_load_si512(four), w1 = _mm512_load_si512(four + 64);
-#pragma GCC unroll 6
-                for (size_t r = 0; r < rows; r++) {
-                    __m512i a = four_at(q + r * SP_QUANT_BLOCK + g * group + k * 4);
-                    exact0[r] = _mm512_dpbusd_epi32(exact0[r], w0, a);
-                    exact1[r] = _mm512_dpbusd_epi32(exact1[r], w1, a);
-                }
-            }
-            __m512 s0 = _mm512_load_ps(scales), s1 = _mm512_load_ps(scales + 16);
-#pragma GCC unroll 6
-            for (size_t r = 0; r < rows; r++) {
-                __m512 t0 = _mm512_mul_ps(_mm512_cvtepi32_ps(exact0[r]), s0);
-                __m512 t1 = _mm512_mul_ps(_mm512_cvtepi32_ps(exact1[r]), s1);
-                if (mins) {
-                    __m512 sum = _mm512_set1_ps(sums[r]);
-                    t0 = _mm512_fnmadd_ps(_mm512_load_ps(w_mins), sum, t0);
-                    t1 = _mm512_fnmadd_ps(_mm512_load_ps(w_mins + 16), sum, t1);
-                }
-                __m512 scale = _mm512_set1_ps(x_scales[r]);
-                low[r] = _mm512_fmadd_ps(t0, scale, low[r]);
-                high[r] = _mm512_fmadd_ps(t1, scale, high[r]);
-            }
-            starts += rows;
+            for (size_t g = 0; g < 32 / group; g++, scales += SP_PANEL)
+                product_group(rows, bits, group, mins, g, numbers, &x, scales, w_mins, low, high);
+            x.q += rows * SP_QUANT_BLOCK;
+            x.starts += rows * (32 / group);
+            x.scales += rows, x.sums += rows, w_mins += SP_PANEL;
         }
-        x_scales += rows, sums += rows, w_mins += SP_PANEL;
     }
 #pragma GCC unroll 6
     for (size_t r = 0; r < rows; r++) {
@@ -197,35 +218,66 @@ INLINE void product(size_t rows, size_t group, bool mins, const sp_quant_product
     }
 }
 
-#define ANY_ROWS(group, mins)                                                                                \
+#define ANY_ROWS(bits, group, mins)                                                                          \
     switch (p->rows) {                                                                                       \
     case 1:                                                                                                  \
-        product(1, group, mins, p);                                                                          \
+        product(1, bits, group, mins, p);                                                                    \
         break;                                                                                               \
     case 2:                                                                                                  \
-        product(2, group, mins, p);                                                                          \
+        product(2, bits, group, mins, p);                                                                    \
         break;                                                                                               \
     case 3:                                                                                                  \
-        product(3, group, mins, p);                                                                          \
+        product(3, bits, group, mins, p);                                                                    \
         break;                                                                                               \
     case 4:                                                                                                  \
-        product(4, group, mins, p);                                                                          \
+        product(4, bits, group, mins, p);                                                                    \
         break;                                                                                               \
     case 5:                                                                                                  \
-        product(5, group, mins, p);                                                                          \
+        product(5, bits, group, mins, p);                                                                    \
         break;                                                                                               \
     default:                                                                                                 \
-        product(ROWS, group, mins, p);                                                                       \
+        product(ROWS, bits, group, mins, p);                                                                 \
     }
+
+static void product_mins(const sp_quant_product *p)
+{
+    if (p->w->bits == 4) {
+        ANY_ROWS(4, 32, true)
+    } else if (p->w->bits == 5) {
+        ANY_ROWS(5, 32, true)
+    } else {
+        ANY_ROWS(8, 32, true)
+    }
+}
+
+static void product_signed(const sp_quant_product *p)
+{
+    if (p->w->bits == 4) {
+        ANY_ROWS(4, 32, false)
+    } else if (p->w->bits == 5) {
+        ANY_ROWS(5, 32, false)
+    } else {
+        ANY_ROWS(8, 32, false)
+    }
+}
+
+static void product_sixteen(const sp_quant_product *p)
+{
+    if (p->w->bits == 6) {
+        ANY_ROWS(6, 16, false)
+    } else {
+        ANY_ROWS(8, 16, false)
+    }
+}
 
 static void quant_product(const sp_quant_product *p)
 {
     if (p->form->mins) {
-        ANY_ROWS(32, true)
+        product_mins(p);
     } else if (p->form->group == 32) {
-        ANY_ROWS(32, false)
+        product_signed(p);
     } else {
-        ANY_ROWS(16, false)
+        product_sixteen(p);
     }
 }
 
@@ -234,5 +286,6 @@ void sp_cpu_quant_avx512vnni(sp_cpu_slots *slots)
     slots->quant_rows = ROWS;
     slots->quant_row = quant_row;
     slots->quant_expand = quant_expand;
+    slots->quant_packed = true;
     slots->quant_product = quant_product;
 }

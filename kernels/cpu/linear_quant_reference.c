@@ -28,7 +28,7 @@ static void quant_row(const sp_quant_form *form, size_t rows, size_t n_in, const
             to.q[b * rows * SP_QUANT_BLOCK + i] = (int8_t)q;
             sums[i / form->group] += q;
         }
-        to.scales[b * rows] = zero ? 0 : top / 127.0f;
+        to.scales[b * rows] = zero ? 0 : top * (1.0f / 127.0f);
         for (size_t h = 0; h < halves && !form->mins; h++)
             to.starts[(b * halves + h) * rows] = -form->offset * sums[h];
         if (form->mins) to.sums[b * rows] = (float)sums[0];
@@ -62,9 +62,12 @@ static void expand_scales(const sp_quant_form *form, const uint8_t *block, float
     }
 }
 
-static void quant_expand(const sp_quant_form *form, const uint8_t *panel, size_t steps, sp_quant_weights *out)
+static void quant_expand(const sp_quant_form *form, const uint8_t *panel, size_t steps, bool packed,
+                         sp_quant_weights *out)
 {
     size_t each = form->block / SP_QUANT_BLOCK;
+    (void)packed;
+    sp_quant_point(form, form->bits < 8 ? NULL : panel, steps, out);
     for (size_t s = 0; s < steps; s++) {
         const uint8_t *block = panel + s / each * form->bytes;
         const uint8_t *step = block + s % each * sp_quant_step_bytes(form);
@@ -74,8 +77,6 @@ static void quant_expand(const sp_quant_form *form, const uint8_t *panel, size_t
         for (size_t j = 0; j < 16 && form->bits < 8; j++)
             expand_vector(form->bits, step, j, out->numbers + s * SP_QUANT_STEP + j * 64);
     }
-    out->from = form->bits < 8 ? out->numbers : panel;
-    out->step = form->bits < 8 ? SP_QUANT_STEP : form->bytes;
 }
 
 /* One row, one output: steps of 32 k onto sum. */
@@ -85,7 +86,7 @@ static float product_one(const sp_quant_product *p, size_t row, size_t o, float 
     for (size_t g = 0; g < p->steps * halves; g++) {
         size_t s = g / halves;
         const int8_t *q = p->x.q + (s * p->rows + row) * SP_QUANT_BLOCK;
-        const uint8_t *numbers = p->w->from + s * p->w->step + o * 4;
+        const uint8_t *numbers = p->w->from + s * (p->w->step + p->w->behind) + o * 4;
         int32_t exact = p->form->mins ? 0 : p->x.starts[g * p->rows + row];
         for (size_t k = g % halves * group; k < g % halves * group + group; k++)
             exact += q[k] * numbers[k / 4 * 128 + k % 4];
