@@ -13,7 +13,9 @@
 #include <math.h>
 
 #define CANDIDATES 1024 /* kept apart from the row, so that later steps skip what can't be in the support */
-#define MAX_STEPS 200   /* quadratic convergence needs about 10; a row of NaN must end too */
+#define SMALLEST                                                                                             \
+    1.17549435e-38    /* a weight that is too small for float32 still is an edge of the gold graph */
+#define MAX_STEPS 200 /* quadratic convergence needs about 10; a row of NaN must end too */
 
 /* sum x^(e - 1) and sum x^e over x = z - max - t > 0. */
 static void power_sums(double e, const float *z, size_t n, double max, double t, double *lower, double *whole)
@@ -94,7 +96,10 @@ size_t sp_normalize_row(sp_normalizer normalizer, float *scores, size_t n)
     size_t positive = 0;
     for (size_t i = 0; i < n; i++) {
         double x = (double)scores[i] - t;
-        scores[i] = !(x > 0) ? 0 : e == 1 ? (float)x : e == 2 ? (float)(x * x) : (float)pow(x, e);
+        scores[i] = !(x > 0) ? 0
+                    : e == 1 ? (float)x
+                    : e == 2 ? (float)(x * x)
+                             : (float)fmax(pow(x, e), SMALLEST);
         positive += scores[i] > 0;
     }
     return positive;

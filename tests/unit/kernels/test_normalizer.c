@@ -114,6 +114,17 @@ static void test_empty_and_masked_rows(void **state)
     }
 }
 
+/* 0.01^20 is below float32: still a positive weight, so the gold graph has the edge; at tau it has not. */
+static void test_tiny_weights_stay_edges(void **state)
+{
+    (void)state;
+    float row[] = {0, -19.8f, -20.5f};
+    assert_int_equal(sp_normalize_row((sp_normalizer){1.05f}, row, 3), 2);
+    assert_true(row[1] > 0 && row[1] < 1e-37f);
+    assert_float_equal(row[0], 1, 1e-6);
+    assert_float_equal(row[2], 0, 0);
+}
+
 /* --- 10^5 rows --- */
 
 static int descending(const void *a, const void *b)
@@ -221,9 +232,14 @@ static void test_softmax(void **state)
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_r1),        cmocka_unit_test(test_thresholds),
-    cmocka_unit_test(test_r2),        cmocka_unit_test(test_r3),
-    cmocka_unit_test(test_many_rows), cmocka_unit_test(test_empty_and_masked_rows),
-    cmocka_unit_test(test_softmax),   cmocka_unit_test(test_other_alphas),
+    cmocka_unit_test(test_r1),
+    cmocka_unit_test(test_thresholds),
+    cmocka_unit_test(test_r2),
+    cmocka_unit_test(test_r3),
+    cmocka_unit_test(test_many_rows),
+    cmocka_unit_test(test_empty_and_masked_rows),
+    cmocka_unit_test(test_tiny_weights_stay_edges),
+    cmocka_unit_test(test_softmax),
+    cmocka_unit_test(test_other_alphas),
 };
 TEST_MAIN(tests)
