@@ -75,10 +75,12 @@ typedef struct sp_attend_slots {
     void (*scores)(const sp_attend_tile *tile);
     /* Finds what may be in a row's support; see sp_attend_row. */
     void (*collect)(sp_attend_row *row);
-    /* The entmax threshold in [-1, 0) of candidates whose maximum is 0; may write 16 numbers behind n. */
-    float (*threshold)(float alpha, float *candidates, size_t n);
+    /* The entmax threshold in [-1, 0) of candidates whose maximum is 0; may write 16 numbers behind n.
+     * For 1.5 and 2 it is a float32; other alphas keep their double, because the power 1 / (alpha - 1)
+     * multiplies its error. */
+    double (*threshold)(float alpha, float *candidates, size_t n);
     /* Weights of one tile's support, compressed ascending (room for 64 + 16); returns its word. */
-    uint64_t (*weigh)(float alpha, const float *scores, float top, float tau, float *weights);
+    uint64_t (*weigh)(float alpha, const float *scores, float top, double tau, float *weights);
     /* out[d] += sum over i of weights[i] * rows[i][d], summed ascending by itself first; value_dim not
      * padded. rows in the KV type. */
     void (*accumulate)(size_t n, const float *weights, const void *const *rows, size_t value_dim, float *out);
@@ -108,6 +110,8 @@ typedef struct sp_attend_slots {
     }
 
 /* The slots of a level for KV pages of F32 or BF16. */
+/* weigh for any alpha, in float64. */
+uint64_t sp_attend_weigh_power(float alpha, const float *scores, float top, double tau, float *weights);
 const sp_attend_slots *sp_attend_slots_for(sp_cpu_isa level, sp_dtype kv);
 extern const sp_attend_slots sp_attend_reference_f32, sp_attend_reference_bf16;
 extern const sp_attend_slots sp_attend_avx2_f32, sp_attend_avx2_bf16;

@@ -11,8 +11,8 @@ void sp_avx2_pack_k_widen(const void *const *rows, size_t head_dim, ptrdiff_t ah
 void sp_avx2_pack_v_f32(const void *const *rows, size_t value_dim, ptrdiff_t ahead, void *out);
 void sp_avx2_pack_v_widen(const void *const *rows, size_t value_dim, ptrdiff_t ahead, void *out);
 void sp_avx2_collect(sp_attend_row *row);
-float sp_avx2_threshold(float alpha, float *candidates, size_t n);
-uint64_t sp_avx2_weigh(float alpha, const float *scores, float top, float tau, float *weights);
+double sp_avx2_threshold(float alpha, float *candidates, size_t n);
+uint64_t sp_avx2_weigh(float alpha, const float *scores, float top, double tau, float *weights);
 void sp_avx2_accumulate_f32(size_t n, const float *weights, const void *const *rows, size_t value_dim,
                             float *out);
 void sp_avx2_accumulate_bf16(size_t n, const float *weights, const void *const *rows, size_t value_dim,

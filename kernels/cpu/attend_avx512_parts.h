@@ -18,8 +18,8 @@ void sp_avx512_pack_v_pairs(const void *const *rows, size_t value_dim, ptrdiff_t
 
 /* --- attend_entmax_avx512.c --- */
 void sp_avx512_collect(sp_attend_row *row);
-float sp_avx512_threshold(float alpha, float *candidates, size_t n);
-uint64_t sp_avx512_weigh(float alpha, const float *scores, float top, float tau, float *weights);
+double sp_avx512_threshold(float alpha, float *candidates, size_t n);
+uint64_t sp_avx512_weigh(float alpha, const float *scores, float top, double tau, float *weights);
 void sp_avx512_accumulate_f32(size_t n, const float *weights, const void *const *rows, size_t value_dim,
                               float *out);
 void sp_avx512_accumulate_bf16(size_t n, const float *weights, const void *const *rows, size_t value_dim,

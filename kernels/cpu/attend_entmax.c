@@ -29,7 +29,8 @@ typedef struct value_sum {
     const sp_attend_call *call;
     sp_attend_worker *worker;
     const row_job *job;
-    float tau, alpha;
+    double tau;
+    float alpha;
     float *out;
 } value_sum;
 
@@ -90,7 +91,7 @@ static void add_tile(const value_sum *sum, uint32_t slot, uint32_t base, const u
     const row_job *job = sum->job;
     sp_attend_worker *worker = sum->worker;
     sp_attend_support *gathered = &worker->gathered[worker->filling];
-    if (!(job->row.tops[slot] - job->row.top > sum->tau)) return;
+    if (!((double)(job->row.tops[slot] - job->row.top) > sum->tau)) return;
     uint64_t word = sum->call->slots->weigh(sum->alpha, job->row.scores + (size_t)slot * SP_TILE,
                                             job->row.top, sum->tau, gathered->weights + gathered->n);
     size_t before = gathered->n, bytes = sum->call->args->kv.value_dim * sum->call->element;
@@ -154,7 +155,7 @@ static void finish_row(const sp_attend_call *call, sp_attend_worker *worker, row
         worker->stats.rows_empty++;
         return;
     }
-    float tau = call->slots->threshold(alpha, job->row.candidates, job->row.n);
+    double tau = call->slots->threshold(alpha, job->row.candidates, job->row.n);
     value_sum sum = {.call = call, .worker = worker, .job = job, .tau = tau, .alpha = alpha, .out = out};
     add_values(&sum);
 }

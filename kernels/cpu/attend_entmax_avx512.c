@@ -4,6 +4,7 @@
 #include "kernels/cpu/attend_avx512.h"
 #include "kernels/cpu/attend_avx512_parts.h"
 
+#define STEEP_ALPHA 1.125f /* below it the power 1 / (alpha - 1) makes too much of float32's rounding */
 #define MAX_STEPS 40
 #define MANY 64            /* candidates worth dropping on the way */
 #define FLOAT_ENOUGH 2e-3f /* excess of the norm over 1 from which one more step leaves some 1e-6 */
@@ -164,19 +165,21 @@ static float solve_power(float exponent, float *z, size_t n)
     return t;
 }
 
-float sp_avx512_threshold(float alpha, float *candidates, size_t n)
+double sp_avx512_threshold(float alpha, float *candidates, size_t n)
 {
     _mm512_storeu_ps(candidates + n, _mm512_set1_ps(-2.0f));
     if (n == 1) return -1;
-    if (alpha == 1.5f) return solve(true, candidates, n);
-    if (alpha == 2.0f) return solve(false, candidates, n);
-    return solve_power(1 / (alpha - 1), candidates, n);
+    if (alpha < STEEP_ALPHA) return sp_entmax_threshold(alpha, candidates, n);
+    if (alpha == 1.5f) return (double)solve(true, candidates, n);
+    if (alpha == 2.0f) return (double)solve(false, candidates, n);
+    return (double)solve_power(1 / (alpha - 1), candidates, n);
 }
 
-uint64_t sp_avx512_weigh(float alpha, const float *scores, float top, float tau, float *weights)
+uint64_t sp_avx512_weigh(float alpha, const float *scores, float top, double tau, float *weights)
 {
+    if (alpha < STEEP_ALPHA) return sp_attend_weigh_power(alpha, scores, top, tau, weights);
     const float exponent = 1 / (alpha - 1);
-    const __m512 max = _mm512_set1_ps(top), at = _mm512_set1_ps(tau), zero = _mm512_setzero_ps();
+    const __m512 max = _mm512_set1_ps(top), at = _mm512_set1_ps((float)tau), zero = _mm512_setzero_ps();
     uint64_t word = 0;
     for (size_t j = 0; j < SP_TILE; j += 16) {
         __m512 x = _mm512_sub_ps(_mm512_sub_ps(_mm512_loadu_ps(scores + j), max), at);

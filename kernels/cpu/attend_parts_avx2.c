@@ -152,15 +152,16 @@ void sp_avx2_collect(sp_attend_row *row)
     }
 }
 
-float sp_avx2_threshold(float alpha, float *candidates, size_t n)
+double sp_avx2_threshold(float alpha, float *candidates, size_t n)
 {
-    return (float)sp_entmax_threshold(alpha, candidates, n);
+    double tau = sp_entmax_threshold(alpha, candidates, n);
+    return alpha == 1.5f || alpha == 2 ? (double)(float)tau : tau;
 }
 
-uint64_t sp_avx2_weigh(float alpha, const float *scores, float top, float tau, float *weights)
+uint64_t sp_avx2_weigh(float alpha, const float *scores, float top, double tau, float *weights)
 {
-    const __m256 max = _mm256_set1_ps(top), at = _mm256_set1_ps(tau);
-    float exponent = 1 / (alpha - 1);
+    if (alpha != 1.5f && alpha != 2) return sp_attend_weigh_power(alpha, scores, top, tau, weights);
+    const __m256 max = _mm256_set1_ps(top), at = _mm256_set1_ps((float)tau);
     uint64_t word = 0;
     for (size_t j = 0; j < SP_TILE; j += 8) {
         float x[8];
@@ -169,7 +170,7 @@ uint64_t sp_avx2_weigh(float alpha, const float *scores, float top, float tau, f
         if (bits) _mm256_storeu_ps(x, shifted);
         for (; bits; bits &= bits - 1) {
             int i = __builtin_ctz(bits);
-            float p = alpha == 1.5f ? x[i] * x[i] : alpha == 2 ? x[i] : powf(x[i], exponent);
+            float p = alpha == 2 ? x[i] : x[i] * x[i];
             if (!(p > 0)) continue;
             *weights++ = p;
             word |= (uint64_t)1 << (j + (size_t)i);

@@ -137,19 +137,34 @@ static void collect(sp_attend_row *row)
     }
 }
 
-static float threshold(float alpha, float *candidates, size_t n)
+static double threshold(float alpha, float *candidates, size_t n)
 {
-    return (float)sp_entmax_threshold(alpha, candidates, n);
+    double tau = sp_entmax_threshold(alpha, candidates, n);
+    return alpha == 1.5f || alpha == 2 ? (double)(float)tau : tau;
 }
 
-static uint64_t weigh(float alpha, const float *row, float top, float tau, float *weights)
+uint64_t sp_attend_weigh_power(float alpha, const float *scores, float top, double tau, float *weights)
 {
-    float exponent = 1 / (alpha - 1);
+    double exponent = 1 / ((double)alpha - 1);
     uint64_t word = 0;
     for (size_t j = 0; j < SP_TILE; j++) {
-        float x = row[j] - top - tau;
+        double x = (double)scores[j] - (double)top - tau;
+        float p = x > 0 ? (float)pow(x, exponent) : 0;
+        if (!(p > 0)) continue;
+        word |= (uint64_t)1 << j;
+        *weights++ = p;
+    }
+    return word;
+}
+
+static uint64_t weigh(float alpha, const float *row, float top, double tau, float *weights)
+{
+    if (alpha != 1.5f && alpha != 2) return sp_attend_weigh_power(alpha, row, top, tau, weights);
+    uint64_t word = 0;
+    for (size_t j = 0; j < SP_TILE; j++) {
+        float x = row[j] - top - (float)tau;
         if (!(x > 0)) continue;
-        float p = alpha == 2 ? x : alpha == 1.5f ? x * x : powf(x, exponent);
+        float p = alpha == 2 ? x : x * x;
         if (!(p > 0)) continue;
         word |= (uint64_t)1 << j;
         *weights++ = p;

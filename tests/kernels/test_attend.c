@@ -99,7 +99,7 @@ static void check_scene(sp_device *device, scene *s, pattern kind, float alpha, 
 static void test_all_levels_match_double_loops(void **state)
 {
     (void)state;
-    static const float alphas[] = {1, 1.5f, 2, 1.33f, 1.05f};
+    static const float alphas[] = {1, 1.5f, 2, 1.33f, 1.05f, 1.0000002f};
     test_random random = {11};
     for (sp_cpu_isa level = SP_CPU_REFERENCE; level <= sp_cpu_level(); level++) {
         sp_device *device = open_level(level, 2, 0);
