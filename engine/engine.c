@@ -294,6 +294,12 @@ size_t sp_engine_count_prompt(const sp_engine *engine, const sp_request *request
     return n_ids;
 }
 
+sp_status sp_engine_check(const sp_engine *engine, const sp_request *request, int32_t **ids, size_t *n_ids,
+                          sp_error *error)
+{
+    return sp_sequence_check(&engine->host, request, ids, n_ids, error);
+}
+
 typedef struct apply_call {
     sp_apply_job *job;
     sp_error *error;

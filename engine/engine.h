@@ -66,13 +66,26 @@ const sp_engine_info *sp_engine_get_info(const sp_engine *engine);
 #define SP_MAX_LOGPROBS 20
 #define SP_MAX_STOPS 16
 #define SP_MAX_STOP_BYTES 1024
+#define SP_MAX_STOP_IDS 64
 typedef struct sp_sampling {
     double temperature; /* 0: the best token */
     double top_p;       /* (0, 1] */
     int64_t top_k;      /* <= 0: off */
     double min_p;       /* 0: off */
     int64_t seed;
+    double presence_penalty, frequency_penalty; /* -2..2; 0: off */
+    double repetition_penalty;                  /* (0, 100]; 0 and 1: off */
 } sp_sampling;
+
+/* Added to a token's logit before it is sampled. */
+#define SP_MAX_BIASES 1024
+typedef struct sp_token_bias {
+    int32_t token;
+    float value; /* -100..100 */
+} sp_token_bias;
+
+/* What the states after the last norm become: those of the last token, or their mean over all tokens. */
+typedef enum sp_pooling { SP_POOLING_NONE, SP_POOLING_LAST, SP_POOLING_MEAN } sp_pooling;
 
 typedef struct sp_request {
     const char *prompt; /* text, or NULL when ids are given */
@@ -83,8 +96,16 @@ typedef struct sp_request {
     sp_sampling sampling;
     const char *stops[SP_MAX_STOPS];
     size_t stop_sizes[SP_MAX_STOPS], n_stops;
+    const int32_t *stop_ids; /* (n_stop_ids, at most SP_MAX_STOP_IDS) end the text as the end of text does */
+    size_t n_stop_ids;
+    const sp_token_bias *biases; /* (n_biases, at most SP_MAX_BIASES) */
+    size_t n_biases;
+    uint32_t min_tokens; /* no end of text and no stop id before so many; at most max_tokens */
     bool ignore_eos;
-    bool prompt_logprobs; /* log p of every prompt token given those before */
+    bool plain_prompt;    /* a text gets nothing before or behind it (BOS, EOS) */
+    bool prompt_logprobs; /* log p of every prompt token given those before, with the best `logprobs` beside
+                             it; from the first token on in every event */
+    sp_pooling pooling;   /* the prompt's embedding comes with DONE */
     bool prompt_logits;   /* the last prompt row's logits, for tests and tools */
     bool follows; /* goes on with what an accepted request began: takes a place in the queue even if it is
                      full. One at a time and request */
@@ -117,7 +138,8 @@ typedef struct sp_event {
     sp_event_type type;
     uint32_t done, total; /* PROGRESS */
     int32_t token;        /* TOKEN */
-    float logprob;        /* TOKEN: of the chosen token, after temperature 1 softmax of the raw logits */
+    float logprob; /* TOKEN: of the chosen token, after temperature 1 softmax of the raw logits: before bias,
+                      penalties and min_tokens */
     const sp_token_logprob
         *top; /* TOKEN: the best request.logprobs tokens, falling; valid until the next read */
     size_t n_top;
@@ -129,10 +151,13 @@ typedef struct sp_event {
     size_t report_size;
     sp_attention_phase prefill;   /* DONE: the report's figures of the prompt, to be summed over requests */
     uint64_t rows_empty;          /* DONE */
-    const float *prompt_logprobs; /* DONE, when asked: (prompt_tokens), [0] NaN; until free */
-    const float *prompt_logits;   /* DONE, when asked: (vocab); until free */
-    const int32_t *prompt_ids;    /* DONE: (prompt_tokens); until free */
-    sp_error error;               /* ERROR */
+    const float *prompt_logprobs; /* TOKEN, DONE, when asked: (prompt_tokens), [0] NaN; until free */
+    const sp_token_logprob *prompt_top; /* the same: (prompt_tokens, request.logprobs) falling; token -1 where
+                                           there is none; NULL when logprobs is 0 */
+    const float *embedding;             /* DONE, when asked: (hidden), not normalized; until free */
+    const float *prompt_logits;         /* DONE, when asked: (vocab); until free */
+    const int32_t *prompt_ids;          /* DONE: (prompt_tokens); until free */
+    sp_error error;                     /* ERROR */
 } sp_event;
 
 /* Validates, tokenizes, checks the context, queues. On success *out is a stream to read until DONE or ERROR.
@@ -143,6 +168,10 @@ sp_status sp_engine_submit(sp_engine *engine, const sp_request *request, void (*
 /* Tokens of a request's prompt, for the error of one that is too long; 0 when it cannot be encoded. Any
  * thread. */
 size_t sp_engine_count_prompt(const sp_engine *engine, const sp_request *request);
+/* Checks a request as submit does, without queueing it, and gives its prompt's ids (sp_free). Any thread.
+ * SP_INVALID, SP_TOO_LONG (then *n_ids is the prompt's length). */
+sp_status sp_engine_check(const sp_engine *engine, const sp_request *request, int32_t **ids, size_t *n_ids,
+                          sp_error *error) SP_MUST_CHECK;
 /* Never blocks. After DONE or ERROR was read there is nothing more: NONE. */
 void sp_stream_read(sp_stream *stream, sp_event *event);
 /* Blocks until there is an event or seconds passed (then NONE). For the command line. */

@@ -4,6 +4,8 @@
 #include <assert.h>
 #include <math.h>
 
+#include "engine/adjust.h"
+
 sp_status sp_vocab_mask_open(sp_vocab_mask *mask, const sp_tokenizer *tokenizer, uint32_t n_vocab,
                              sp_error *error)
 {
@@ -38,6 +40,14 @@ sp_status sp_sampling_check(const sp_sampling *sampling, sp_error *error)
         return sp_fail_param(error, SP_INVALID, "min_p", "min_p must be from 0 to 1");
     if (sampling->top_k < -1)
         return sp_fail_param(error, SP_INVALID, "top_k", "top_k must be at least -1 (-1 and 0: off)");
+    if (!(fabs(sampling->presence_penalty) <= 2))
+        return sp_fail_param(error, SP_INVALID, "presence_penalty", "presence_penalty must be from -2 to 2");
+    if (!(fabs(sampling->frequency_penalty) <= 2))
+        return sp_fail_param(error, SP_INVALID, "frequency_penalty",
+                             "frequency_penalty must be from -2 to 2");
+    if (!(sampling->repetition_penalty >= 0 && sampling->repetition_penalty <= 100))
+        return sp_fail_param(error, SP_INVALID, "repetition_penalty",
+                             "repetition_penalty must be above 0 and at most 100 (1: off)");
     return SP_OK;
 }
 
@@ -152,13 +162,37 @@ static int32_t draw(const sp_candidate *first, size_t n, ptrdiff_t step, double 
     return last;
 }
 
-/* Inserts into a list of the best n, kept falling; ids arrive rising, so equal values stay in order. */
-static void keep_top(sp_sampled *out, uint32_t n, int32_t token, float value)
+/* Inserts into a list of the best n, of which *count are there, kept falling; ids arrive rising, so equal
+ * values stay in order. */
+static void keep_top(sp_token_logprob *top, uint32_t *count, uint32_t n, int32_t token, float value)
 {
-    if (n == 0 || (out->n_top == n && !(value > out->top[n - 1].logprob))) return;
-    uint32_t at = out->n_top < n ? out->n_top++ : n - 1;
-    for (; at > 0 && value > out->top[at - 1].logprob; at--) out->top[at] = out->top[at - 1];
-    out->top[at] = (sp_token_logprob){.token = token, .logprob = value};
+    if (n == 0 || (*count == n && !(value > top[n - 1].logprob))) return;
+    uint32_t at = *count < n ? (*count)++ : n - 1;
+    for (; at > 0 && value > top[at - 1].logprob; at--) top[at] = top[at - 1];
+    top[at] = (sp_token_logprob){.token = token, .logprob = value};
+}
+
+/* The best n allowed tokens with their logprobs; returns how many there are. */
+static uint32_t list_top(const sp_vocab_mask *mask, const float *logits, double norm, uint32_t n,
+                         sp_token_logprob *top)
+{
+    uint32_t count = 0;
+    for (uint32_t id = 0; n > 0 && id < mask->n_vocab; id++)
+        if (mask->allowed[id]) keep_top(top, &count, n, (int32_t)id, logits[id]);
+    for (uint32_t i = 0; i < count; i++) top[i].logprob = (float)((double)top[i].logprob - norm);
+    return count;
+}
+
+bool sp_logprob_top(const sp_vocab_mask *mask, const float *logits, int32_t token, uint32_t n_top,
+                    float *logprob, sp_token_logprob *top)
+{
+    float max;
+    if (!find_max(logits, mask->n_vocab, &max)) return false;
+    double norm = log_sum_exp(logits, mask->n_vocab, max);
+    *logprob = (float)((double)logits[token] - norm);
+    for (uint32_t i = list_top(mask, logits, norm, n_top, top); i < n_top; i++)
+        top[i] = (sp_token_logprob){.token = -1};
+    return true;
 }
 
 /* The token for weights over the allowed ids; max is the largest allowed logit. */
@@ -178,24 +212,47 @@ static int32_t choose(const sp_vocab_mask *mask, const float *logits, float max,
     return draw(scratch + n - 1, kept, -1, sampling->min_p, u);
 }
 
+/* The token that the settings choose from the logits as they stand. */
+static int32_t pick(const sp_vocab_mask *mask, const float *logits, const sp_sampling *sampling,
+                    uint32_t position, sp_candidate *scratch)
+{
+    int32_t best = -1;
+    for (uint32_t id = 0; id < mask->n_vocab; id++)
+        if (mask->allowed[id] && (best < 0 || logits[id] > logits[best])) best = (int32_t)id;
+    if (sampling->temperature == 0 || isinf(logits[best])) return best;
+    return choose(mask, logits, logits[best], sampling, position, scratch);
+}
+
+static bool begin_sample(const sp_vocab_mask *mask, const float *logits, uint32_t n_top, double *norm,
+                         sp_sampled *out)
+{
+    float max;
+    assert(n_top <= SP_MAX_LOGPROBS && mask->n_allowed > 0);
+    *out = (sp_sampled){.ok = false, .token = -1};
+    if (!find_max(logits, mask->n_vocab, &max)) return false;
+    out->ok = true;
+    *norm = log_sum_exp(logits, mask->n_vocab, max);
+    out->n_top = list_top(mask, logits, *norm, n_top, out->top);
+    return true;
+}
+
 void sp_sample(const sp_vocab_mask *mask, const float *logits, const sp_sampling *sampling, uint32_t position,
                uint32_t n_top, sp_candidate *scratch, sp_sampled *out)
 {
-    assert(n_top <= SP_MAX_LOGPROBS && mask->n_allowed > 0);
-    *out = (sp_sampled){.ok = false, .token = -1};
-    float max;
-    if (!find_max(logits, mask->n_vocab, &max)) return;
-
-    out->ok = true;
-    for (uint32_t id = 0; id < mask->n_vocab; id++) {
-        if (!mask->allowed[id]) continue;
-        if (out->token < 0 || logits[id] > logits[out->token]) out->token = (int32_t)id;
-        keep_top(out, n_top, (int32_t)id, logits[id]);
-    }
-    if (sampling->temperature > 0)
-        out->token = choose(mask, logits, logits[out->token], sampling, position, scratch);
-    double norm = log_sum_exp(logits, mask->n_vocab, max);
+    double norm;
+    if (!begin_sample(mask, logits, n_top, &norm, out)) return;
+    out->token = pick(mask, logits, sampling, position, scratch);
     out->logprob = (float)((double)logits[out->token] - norm);
-    for (uint32_t i = 0; i < out->n_top; i++)
-        out->top[i].logprob = (float)((double)out->top[i].logprob - norm);
+}
+
+void sp_sample_adjusted(const sp_vocab_mask *mask, float *logits, const sp_adjust *adjust,
+                        const sp_sampling *sampling, uint32_t position, uint32_t n_top, sp_candidate *scratch,
+                        sp_sampled *out)
+{
+    double norm;
+    if (!begin_sample(mask, logits, n_top, &norm, out)) return;
+    if (adjust) sp_adjust_apply(adjust, logits);
+    out->token = pick(mask, logits, sampling, position, scratch);
+    if (adjust) sp_adjust_undo(adjust, logits);
+    out->logprob = (float)((double)logits[out->token] - norm);
 }

@@ -393,6 +393,7 @@ static void deliver(sp_scheduler *s, sp_step_entry *entry, sp_attend_job *job, d
         pthread_mutex_unlock(&s->lock);
         sequence->usage.prefill_seconds = now - sequence->admitted;
         if (!job->failed) sp_stream_push_progress(sequence->stream, sequence->position, sequence->n_prompt);
+        if (!sp_sequence_prefills(sequence) && !job->failed) sp_sequence_end_prompt(sequence);
         finished = !sp_sequence_prefills(sequence) && sequence->max_tokens == 0;
     }
     if (!job->failed && entry->samples)

@@ -18,8 +18,8 @@ static sp_status encode_text(const sp_sequence_host *host, const sp_request *req
                              sp_error *error)
 {
     const char *text = request->prompt ? request->prompt : "";
-    sp_status status =
-        sp_tokenizer_encode(host->model->tokenizer, text, request->prompt_size, SP_ENCODE_ADD, tokens, error);
+    sp_status status = sp_tokenizer_encode(host->model->tokenizer, text, request->prompt_size,
+                                           request->plain_prompt ? 0 : SP_ENCODE_ADD, tokens, error);
     if (status == SP_INVALID && error && !error->param[0]) memcpy(error->param, "prompt", sizeof "prompt");
     return status;
 }
@@ -78,6 +78,12 @@ static sp_status check_lengths(const sp_sequence_host *host, const sp_request *r
                              request->max_tokens, host->context);
     if (request->logprobs > SP_MAX_LOGPROBS)
         return sp_fail_param(error, SP_INVALID, "logprobs", "logprobs must be from 0 to %d", SP_MAX_LOGPROBS);
+    if (request->min_tokens > request->max_tokens)
+        return sp_fail_param(error, SP_INVALID, "min_tokens", "min_tokens %u exceeds max_tokens %u",
+                             request->min_tokens, request->max_tokens);
+    if (request->n_stop_ids > SP_MAX_STOP_IDS)
+        return sp_fail_param(error, SP_INVALID, "stop_token_ids", "stop_token_ids takes at most %d ids",
+                             SP_MAX_STOP_IDS);
     return sp_sampling_check(&request->sampling, error);
 }
 
@@ -138,9 +144,21 @@ static sp_status allocate(sp_sequence *s, const sp_request *request, const int32
         enough = enough && s->measures;
     }
     if (request->prompt_logprobs) {
+        s->scores_prompt = true;
         s->prompt_logprobs = sp_alloc(n_ids, sizeof *s->prompt_logprobs);
         if (s->prompt_logprobs) s->prompt_logprobs[0] = NAN;
         enough = enough && s->prompt_logprobs;
+    }
+    if (request->prompt_logprobs && s->n_top > 0) {
+        s->prompt_top = sp_alloc(n_ids * s->n_top, sizeof *s->prompt_top);
+        for (uint32_t i = 0; s->prompt_top && i < s->n_top; i++)
+            s->prompt_top[i] = (sp_token_logprob){.token = -1};
+        enough = enough && s->prompt_top;
+    }
+    if (request->pooling != SP_POOLING_NONE) {
+        s->pooled = sp_alloc_zero(hparams->hidden, sizeof *s->pooled);
+        s->embedding = sp_alloc(hparams->hidden, sizeof *s->embedding);
+        enough = enough && s->pooled && s->embedding;
     }
     if (request->prompt_logits) {
         s->prompt_logits = sp_alloc(hparams->vocab, sizeof *s->prompt_logits);
@@ -176,6 +194,21 @@ static sp_status open_output(sp_sequence *s, const sp_request *request, void (*n
     return s->stream ? SP_OK : sp_fail(error, SP_NO_MEMORY, "no memory for a stream");
 }
 
+/* Stop ids, and what the request does to logits. */
+static sp_status open_adjust(sp_sequence *s, const sp_request *request, const int32_t *ids, size_t n_ids,
+                             sp_error *error)
+{
+    const sp_hparams *hparams = &s->host->model->hparams;
+    int32_t ends[SP_MAX_STOP_IDS + 9];
+    size_t n_ends = 0;
+    s->n_stop_ids = request->n_stop_ids;
+    for (size_t i = 0; i < s->n_stop_ids; i++) ends[n_ends++] = s->stop_ids[i] = request->stop_ids[i];
+    if (!sp_adjust_wanted(request)) return SP_OK;
+    for (size_t i = 0; i < hparams->n_eos && !s->ignore_eos; i++) ends[n_ends++] = hparams->eos[i];
+    if (!s->ignore_eos) ends[n_ends++] = sp_tokenizer_eos(s->host->model->tokenizer);
+    return sp_adjust_open(&s->adjust, request, ids, n_ids, ends, n_ends, hparams->vocab, error);
+}
+
 static sp_status fill(sp_sequence *s, const sp_request *request, void (*notify)(void *context), void *context,
                       sp_error *error)
 {
@@ -184,14 +217,35 @@ static sp_status fill(sp_sequence *s, const sp_request *request, void (*notify)(
     s->sampling = request->sampling;
     s->n_top = request->logprobs;
     s->ignore_eos = request->ignore_eos;
+    s->min_tokens = request->min_tokens;
+    s->pooling = request->pooling;
     s->follows = request->follows;
     sp_status status = resolve_attention(s, request, error);
     if (status == SP_OK) status = sp_sequence_encode(s->host, request, &ids, &n_ids, error);
     if (status == SP_OK) status = check_lengths(s->host, request, n_ids, error);
     if (status == SP_OK) status = allocate(s, request, ids, n_ids, error);
+    if (status == SP_OK) status = open_adjust(s, request, ids, n_ids, error);
     if (status == SP_OK) note_length(s);
     if (status == SP_OK) status = open_output(s, request, notify, context, error);
     sp_free(ids);
+    return status;
+}
+
+sp_status sp_sequence_check(const sp_sequence_host *host, const sp_request *request, int32_t **ids,
+                            size_t *n_ids, sp_error *error)
+{
+    sp_sequence *s = sp_alloc_zero(1, sizeof *s);
+    if (!s) return sp_fail(error, SP_NO_MEMORY, "no memory for a request");
+    s->host = host;
+    *ids = NULL;
+    sp_status status = resolve_attention(s, request, error);
+    if (status == SP_OK) status = sp_sequence_encode(host, request, ids, n_ids, error);
+    if (status == SP_OK) status = check_lengths(host, request, *n_ids, error);
+    if (status != SP_OK) {
+        sp_free(*ids);
+        *ids = NULL;
+    }
+    sp_free(s);
     return status;
 }
 
@@ -216,7 +270,9 @@ size_t sp_sequence_max_bytes(const sp_sequence_host *host)
     size_t tokens = host->context, heads = (size_t)hparams->n_layers * hparams->n_heads;
     size_t stops = (size_t)SP_MAX_STOPS * SP_MAX_STOP_BYTES * (1 + sizeof(uint16_t));
     sp_stream_options stream = {.max_piece = host->max_piece + SP_MAX_STOP_BYTES, .n_top = SP_MAX_LOGPROBS};
-    return sizeof(sp_sequence) + tokens * (sizeof(int32_t) + sizeof(float)) +
+    return sizeof(sp_sequence) +
+           tokens * (sizeof(int32_t) + sizeof(float) + SP_MAX_LOGPROBS * sizeof(sp_token_logprob)) +
+           sp_adjust_bytes(tokens) + hparams->hidden * (sizeof(double) + sizeof(float)) +
            tokens / SP_TILE * sizeof(uint32_t) + hparams->vocab * sizeof(float) + stops + stream.max_piece +
            sp_stream_bytes(&stream) + heads * (sizeof(sp_head_measure) + MEASURE_JSON_BYTES) +
            REPORT_JSON_BYTES;
@@ -235,16 +291,44 @@ void sp_sequence_close(sp_sequence *s)
     sp_free(s->pages);
     sp_free(s->measures);
     sp_free(s->prompt_logprobs);
+    sp_free(s->prompt_top);
+    sp_free(s->pooled);
+    sp_free(s->embedding);
     sp_free(s->prompt_logits);
+    sp_adjust_close(&s->adjust);
     sp_buffer_fini(&s->report);
     sp_free(s);
 }
 
 /* --- running --- */
 
+void sp_sequence_pool(sp_sequence *s, const float *states, uint32_t rows)
+{
+    size_t hidden = s->host->model->hparams.hidden;
+    bool mean = s->pooling == SP_POOLING_MEAN;
+    for (uint32_t row = 0; row < rows; row++) {
+        bool last = s->position + row + 1 == s->n_prompt;
+        for (size_t i = 0; i < hidden && (mean || last); i++)
+            s->pooled[i] += (double)states[row * hidden + i];
+    }
+}
+
+void sp_sequence_end_prompt(sp_sequence *s)
+{
+    double count = s->pooling == SP_POOLING_MEAN ? s->n_prompt : 1;
+    for (size_t i = 0; s->pooled && i < s->host->model->hparams.hidden; i++)
+        s->embedding[i] = (float)(s->pooled[i] / count);
+    if (!s->prompt_logprobs) return;
+    sp_stream_give_prompt(s->stream, s->prompt_logprobs, s->prompt_top);
+    s->prompt_logprobs = NULL;
+    s->prompt_top = NULL;
+}
+
 static bool ends_text(const sp_sequence *s, int32_t token)
 {
     const sp_hparams *hparams = &s->host->model->hparams;
+    for (size_t i = 0; i < s->n_stop_ids; i++)
+        if (s->stop_ids[i] == token) return true;
     if (s->ignore_eos) return false;
     for (size_t i = 0; i < hparams->n_eos; i++)
         if (hparams->eos[i] == token) return true;
@@ -260,7 +344,10 @@ sp_status sp_sequence_accept(sp_sequence *s, const sp_sampled *sampled, bool *fi
     if (!eos && !sp_decoder_push(&s->decoder, sampled->token, &s->stops.held))
         return sp_fail(error, SP_INTERNAL, "token %d releases more text than there is room for",
                        sampled->token);
-    bool stopped = sp_stops_scan(&s->stops, begin, &release);
+    if (s->adjust.entries) sp_adjust_note(&s->adjust, sampled->token);
+    bool watches = s->n_tokens - s->n_prompt > s->min_tokens; /* stop strings before do not count */
+    bool stopped = watches && sp_stops_scan(&s->stops, begin, &release);
+    if (!watches) release = s->stops.held.size;
     sp_stream_push_token(s->stream, sampled->token, sampled->logprob, sampled->top, sampled->n_top,
                          s->stops.held.data, release);
     sp_stops_drop(&s->stops, release);
@@ -310,13 +397,13 @@ void sp_sequence_finish(sp_sequence *s, sp_finish finish)
                      .report_size = s->report.size,
                      .prefill = s->prefill,
                      .rows_empty = s->rows_empty,
-                     .prompt_logprobs = s->prompt_logprobs,
+                     .embedding = s->embedding,
                      .prompt_logits = s->prompt_logits,
                      .prompt_ids = s->tokens};
     sp_stream_finish(s->stream, &last);
     s->stream = NULL;
     s->tokens = NULL;
-    s->prompt_logprobs = NULL;
+    s->embedding = NULL;
     s->prompt_logits = NULL;
     s->report = (sp_buffer){0};
 }

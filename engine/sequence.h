@@ -7,6 +7,7 @@
 #ifndef SPARSED_ENGINE_SEQUENCE_H
 #define SPARSED_ENGINE_SEQUENCE_H
 
+#include "engine/adjust.h"
 #include "engine/sampler.h"
 #include "engine/stops.h"
 #include "engine/stream.h"
@@ -36,7 +37,10 @@ typedef struct sp_sequence {
     uint32_t n_pages;
 
     sp_sampling sampling;
-    uint32_t n_top;
+    sp_adjust adjust; /* entries NULL: nothing to adjust */
+    uint32_t n_top, min_tokens;
+    int32_t stop_ids[SP_MAX_STOP_IDS];
+    size_t n_stop_ids;
     bool ignore_eos, follows;
     sp_decoder decoder;
     sp_stops stops;
@@ -46,9 +50,14 @@ typedef struct sp_sequence {
     sp_attention_phase prefill, decode;
     uint64_t rows_empty;
     sp_head_measure *measures; /* (n_layers, n_heads) or NULL */
-    float *prompt_logprobs;    /* (n_prompt) or NULL */
-    float *prompt_logits;      /* (vocab) or NULL */
-    sp_buffer report;          /* JSON, once the end has come */
+    bool scores_prompt;
+    float *prompt_logprobs;       /* (n_prompt) where the prompt is scored; the stream's once it is read */
+    sp_token_logprob *prompt_top; /* (n_prompt, n_top) the same */
+    sp_pooling pooling;
+    double *pooled;       /* (hidden) sum over the prompt's tokens, or the last one's; NULL: not pooled */
+    float *embedding;     /* (hidden) or NULL */
+    float *prompt_logits; /* (vocab) or NULL */
+    sp_buffer report;     /* JSON, once the end has come */
 
     double submitted, admitted, first_token, last_token; /* clock of the scheduler */
     sp_usage usage;
@@ -57,6 +66,9 @@ typedef struct sp_sequence {
 /* Ids of the request's prompt (sp_free): encoded text, or the ids given. SP_INVALID names "prompt". */
 sp_status sp_sequence_encode(const sp_sequence_host *host, const sp_request *request, int32_t **ids,
                              size_t *n_ids, sp_error *error) SP_MUST_CHECK;
+/* Validates the request; *ids (sp_free), *n_ids: its prompt. SP_TOO_LONG sets *n_ids only. */
+sp_status sp_sequence_check(const sp_sequence_host *host, const sp_request *request, int32_t **ids,
+                            size_t *n_ids, sp_error *error) SP_MUST_CHECK;
 /* Validates the request and makes its sequence and stream. host outlives it. SP_INVALID (param names the
  * field), SP_TOO_LONG, SP_NO_MEMORY. */
 sp_status sp_sequence_open(const sp_sequence_host *host, const sp_request *request,
@@ -79,6 +91,10 @@ static inline uint32_t sp_sequence_length(const sp_sequence *s)
     return s->n_prompt + s->max_tokens;
 }
 
+/* Adds the states of the prompt's tokens at position .. position + rows. states: (rows, hidden). */
+void sp_sequence_pool(sp_sequence *sequence, const float *states, uint32_t rows);
+/* The whole prompt has been read: hands what was scored to the stream. */
+void sp_sequence_end_prompt(sp_sequence *sequence);
 /* Takes the sampled token: appends it, releases text to the stream. *finished is set when it was the last
  * one. */
 sp_status sp_sequence_accept(sp_sequence *sequence, const sp_sampled *sampled, bool *finished,

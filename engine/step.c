@@ -24,7 +24,8 @@ static bool count_bytes(sp_step *step, size_t forward_bytes, size_t plan_bytes)
 {
     const sp_model *model = step->options.model;
     size_t vocab = model->hparams.vocab, workers = sp_threads_count(model->device->threads);
-    size_t logits, candidates, total, rows = sizeof(int32_t) + 3 * sizeof(uint32_t) + 1;
+    size_t logits, candidates, total;
+    size_t rows = sizeof(int32_t) + 3 * sizeof(uint32_t) + 1 + model->hparams.hidden * sizeof(float);
     if (!sp_mul_size(step->max_logits, vocab * sizeof(float) + sizeof(sp_logits_row), &logits)) return false;
     if (!sp_mul_size(workers, vocab * sizeof(sp_candidate), &candidates)) return false;
     if (!sp_add_size(logits, candidates, &total) || !sp_add_size(total, forward_bytes, &total)) return false;
@@ -46,10 +47,12 @@ static bool allocate(sp_step *step, size_t forward_bytes)
     step->wants = sp_alloc(step->max_rows, 1);
     step->logits_rows = sp_alloc(step->max_logits, sizeof *step->logits_rows);
     step->logits = sp_alloc(step->max_logits * vocab, sizeof *step->logits);
+    step->hidden = sp_alloc(step->max_rows * model->hparams.hidden, sizeof *step->hidden);
     step->scratch = sp_alloc(forward_bytes > 0 ? forward_bytes : 1, 1);
     step->candidates = sp_alloc(sp_threads_count(model->device->threads) * vocab, sizeof *step->candidates);
     return step->entries && step->jobs && step->tokens && step->positions && step->slots && step->lengths &&
-           step->wants && step->logits_rows && step->logits && step->scratch && step->candidates;
+           step->wants && step->logits_rows && step->logits && step->hidden && step->scratch &&
+           step->candidates;
 }
 
 static sp_status open_attender(sp_step *step, size_t plan_bytes, sp_error *error)
@@ -100,6 +103,7 @@ void sp_step_close(sp_step *step)
     sp_free(step->wants);
     sp_free(step->logits_rows);
     sp_free(step->logits);
+    sp_free(step->hidden);
     sp_free(step->scratch);
     sp_free(step->candidates);
     *step = (sp_step){0};
@@ -108,6 +112,7 @@ void sp_step_close(sp_step *step)
 void sp_step_begin(sp_step *step)
 {
     step->n_entries = step->n_rows = step->n_logits = 0;
+    step->pools = false;
 }
 
 uint32_t sp_step_room(const sp_step *step, const sp_sequence *sequence)
@@ -116,7 +121,7 @@ uint32_t sp_step_room(const sp_step *step, const sp_sequence *sequence)
     size_t room = step->max_rows - step->n_rows;
     /* the logits of one row a sequence are always there */
     size_t spare = step->max_logits - step->n_logits - (step->options.max_sequences - step->n_entries) + 1;
-    if (sequence->prompt_logprobs && sp_sequence_prefills(sequence) && room > spare) room = spare;
+    if (sequence->scores_prompt && sp_sequence_prefills(sequence) && room > spare) room = spare;
     return (uint32_t)room;
 }
 
@@ -124,7 +129,7 @@ uint32_t sp_step_room(const sp_step *step, const sp_sequence *sequence)
  */
 static bool wants_logits(const sp_sequence *s, uint32_t position)
 {
-    if (position + 1 < s->n_prompt) return s->prompt_logprobs != NULL;
+    if (position + 1 < s->n_prompt) return s->scores_prompt;
     return s->max_tokens > 0 || (s->prompt_logits && position + 1 == s->n_prompt);
 }
 
@@ -133,7 +138,8 @@ void sp_step_add(sp_step *step, sp_sequence *s, uint32_t rows)
     assert(rows > 0 && rows <= sp_step_room(step, s) && s->position + rows <= s->n_tokens);
     uint32_t slot = (uint32_t)step->n_entries++;
     bool prefills = sp_sequence_prefills(s);
-    step->entries[slot] = (sp_step_entry){.sequence = s, .rows = rows};
+    step->entries[slot] = (sp_step_entry){.sequence = s, .rows = rows, .first_row = (uint32_t)step->n_rows};
+    step->pools = step->pools || (s->pooled && prefills);
     step->jobs[slot] = (sp_attend_job){.attention = &s->attention,
                                        .pages = s->pages,
                                        .first_row = (uint32_t)step->n_rows,
@@ -165,16 +171,18 @@ static void finish_row(void *context, size_t task, size_t worker)
     sp_step_entry *entry = &step->entries[row->entry];
     sp_sequence *s = entry->sequence;
     size_t vocab = step->options.model->hparams.vocab;
-    const float *logits = step->logits + task * vocab;
+    float *logits = step->logits + task * vocab;
     uint32_t next = row->position + 1;
     if (next < s->n_prompt) {
-        row->finite = sp_logprob(logits, (uint32_t)vocab, s->tokens[next], &s->prompt_logprobs[next]);
+        sp_token_logprob *top = s->prompt_top ? s->prompt_top + (size_t)next * s->n_top : NULL;
+        row->finite = sp_logprob_top(&step->mask, logits, s->tokens[next], top ? s->n_top : 0,
+                                     &s->prompt_logprobs[next], top);
         return;
     }
     if (next == s->n_prompt && s->prompt_logits) memcpy(s->prompt_logits, logits, vocab * sizeof *logits);
     if (!entry->samples) return;
-    sp_sample(&step->mask, logits, &s->sampling, next, s->n_top, step->candidates + worker * vocab,
-              &entry->sampled);
+    sp_sample_adjusted(&step->mask, logits, s->adjust.entries ? &s->adjust : NULL, &s->sampling, next,
+                       s->n_top, step->candidates + worker * vocab, &entry->sampled);
     row->finite = entry->sampled.ok;
 }
 
@@ -186,11 +194,17 @@ sp_status sp_step_run(sp_step *step, sp_error *error)
                       .positions = step->positions,
                       .slots = step->slots,
                       .wants_logits = step->wants,
-                      .lengths = step->lengths};
+                      .lengths = step->lengths,
+                      .hidden = step->pools ? step->hidden : NULL};
     sp_attender_begin(step->attender, step->jobs, step->n_entries);
     sp_status status = sp_model_forward(model, &batch, sp_attender_attend, step->attender, step->scratch,
                                         step->logits, error);
     if (status != SP_OK) return status;
+    for (size_t i = 0; i < step->n_entries && step->pools; i++) {
+        sp_sequence *s = step->entries[i].sequence;
+        const float *states = step->hidden + (size_t)step->entries[i].first_row * model->hparams.hidden;
+        if (s->pooled && sp_sequence_prefills(s)) sp_sequence_pool(s, states, step->entries[i].rows);
+    }
     sp_threads_run(model->device->threads, step->n_logits, finish_row, step);
     for (size_t i = 0; i < step->n_logits; i++) {
         const sp_logits_row *row = &step->logits_rows[i];

@@ -12,7 +12,7 @@
 
 typedef struct sp_step_entry {
     sp_sequence *sequence;
-    uint32_t rows;
+    uint32_t rows, first_row;
     bool samples; /* its last row gives a token: sampled */
     sp_sampled sampled;
 } sp_step_entry;
@@ -38,6 +38,8 @@ typedef struct sp_step {
     uint8_t *wants;
     struct sp_logits_row *logits_rows; /* (max_logits) */
     float *logits;                     /* (max_logits, vocab) */
+    float *hidden;                     /* (max_rows, hidden) */
+    bool pools;                        /* a sequence of the step wants hidden states */
     void *scratch;                     /* of the forward pass */
     sp_candidate *candidates;          /* (workers, vocab) */
 } sp_step;

@@ -28,10 +28,12 @@ struct sp_stream {
     uint32_t first, count;
     char *text; /* (text_capacity) ring of bytes, in the order of the entries */
     size_t text_capacity, text_first, text_count;
-    char *piece;           /* (max_piece) text of the event last read */
-    char *tail;            /* (max_piece) text of the last event */
-    sp_token_logprob *top; /* (n_top) of the event last read */
-    uint32_t done, total;  /* progress */
+    char *piece;                  /* (max_piece) text of the event last read */
+    char *tail;                   /* (max_piece) text of the last event */
+    sp_token_logprob *top;        /* (n_top) of the event last read */
+    uint32_t done, total;         /* progress */
+    float *prompt_logprobs;       /* (n_prompt) or NULL */
+    sp_token_logprob *prompt_top; /* (n_prompt, n_top) or NULL */
     sp_event last;
 };
 
@@ -44,7 +46,9 @@ static void destroy(sp_stream *stream)
     sp_free(stream->tail);
     sp_free(stream->top);
     sp_free((void *)stream->last.report);
-    sp_free((void *)stream->last.prompt_logprobs);
+    sp_free((void *)stream->last.embedding);
+    sp_free(stream->prompt_logprobs);
+    sp_free(stream->prompt_top);
     sp_free((void *)stream->last.prompt_logits);
     sp_free((void *)stream->last.prompt_ids);
     pthread_cond_destroy(&stream->change);
@@ -185,6 +189,15 @@ void sp_stream_push_token(sp_stream *stream, int32_t token, float logprob, const
     pthread_mutex_unlock(&stream->lock);
 }
 
+void sp_stream_give_prompt(sp_stream *stream, float *logprobs, sp_token_logprob *top)
+{
+    pthread_mutex_lock(&stream->lock);
+    assert(!stream->prompt_logprobs && !stream->prompt_top);
+    stream->prompt_logprobs = logprobs;
+    stream->prompt_top = top;
+    pthread_mutex_unlock(&stream->lock);
+}
+
 void sp_stream_finish(sp_stream *stream, const sp_event *last)
 {
     pthread_mutex_lock(&stream->lock);
@@ -244,6 +257,9 @@ static void take(sp_stream *stream, sp_event *event)
         stream->last_read = true;
         *event = stream->last;
     }
+    if (event->type != SP_EVENT_TOKEN && event->type != SP_EVENT_DONE) return;
+    event->prompt_logprobs = stream->prompt_logprobs;
+    event->prompt_top = stream->prompt_top;
 }
 
 void sp_stream_read(sp_stream *stream, sp_event *event)

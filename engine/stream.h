@@ -38,8 +38,11 @@ void sp_stream_push_progress(sp_stream *stream, uint32_t done, uint32_t total);
 /* There must be room (an invariant, asserted). top (n_top of the options, or fewer). */
 void sp_stream_push_token(sp_stream *stream, int32_t token, float logprob, const sp_token_logprob *top,
                           size_t n_top, const char *text, size_t text_size);
+/* Hands over what is known of the prompt, (n_prompt) and (n_prompt, n_top) or NULL, before the first token;
+ * every event from now on carries it. */
+void sp_stream_give_prompt(sp_stream *stream, float *logprobs, sp_token_logprob *top);
 /* The last event, SP_EVENT_DONE or SP_EVENT_ERROR. text (at most max_piece bytes) is copied; the stream takes
- * over what report, prompt_logprobs, prompt_logits and prompt_ids point to (sp_free). Drops the engine's
+ * over what report, prompt_logits, prompt_ids and embedding point to (sp_free). Drops the engine's
  * reference. */
 void sp_stream_finish(sp_stream *stream, const sp_event *last);
 

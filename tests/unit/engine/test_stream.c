@@ -30,14 +30,13 @@ static void test_order(void **state)
     sp_token_logprob top[2] = {{5, -1}, {6, -2}};
     sp_stream_push_progress(stream, 10, 20);
     sp_stream_push_progress(stream, 20, 20);
+    float *logprobs = sp_alloc(2, sizeof *logprobs);
+    sp_stream_give_prompt(stream, logprobs, NULL);
     sp_stream_push_token(stream, 5, -1, top, 2, "ab", 2);
     sp_stream_push_token(stream, 6, -2, NULL, 0, "", 0);
-    float *logprobs = sp_alloc(2, sizeof *logprobs);
-    sp_stream_finish(stream, &(sp_event){.type = SP_EVENT_DONE,
-                                         .text = "zz",
-                                         .text_size = 1,
-                                         .usage = {.prompt_tokens = 3},
-                                         .prompt_logprobs = logprobs});
+    sp_stream_finish(
+        stream,
+        &(sp_event){.type = SP_EVENT_DONE, .text = "zz", .text_size = 1, .usage = {.prompt_tokens = 3}});
     assert_int_equal(atomic_load(&notes), 5);
 
     sp_stream_read(stream, &event); /* progress is one number: the last */
@@ -49,6 +48,7 @@ static void test_order(void **state)
     assert_int_equal(event.n_top, 2);
     assert_int_equal(event.top[1].token, 6);
     assert_string_equal(event.text, "ab");
+    assert_ptr_equal(event.prompt_logprobs, logprobs);
     sp_stream_wait(stream, 0, &event);
     assert_int_equal(event.token, 6);
     assert_int_equal(event.text_size, 0);
