@@ -182,6 +182,11 @@ static sp_status open_output(sp_sequence *s, const sp_request *request, void (*n
                                      host->max_piece, error);
     if (status != SP_OK) return status;
     sp_decoder_init(&s->decoder, host->model->tokenizer, true);
+    for (uint32_t i = 0; i < s->n_prompt; i++) /* a completion goes on from the prompt's text, if any */
+        if (!sp_tokenizer_is_special(host->model->tokenizer, s->tokens[i])) {
+            sp_decoder_resume(&s->decoder);
+            break;
+        }
     sp_stream_options options = {.max_piece = host->max_piece + SP_MAX_STOP_BYTES,
                                  .n_top = request->logprobs,
                                  .n_events =

@@ -1,57 +1,84 @@
-/* Finds added tokens in text: leftmost, longest first.
- *
- * The tokens are sorted, so those that share a prefix are neighbours: walking along the text narrows a range
- * byte by byte, and the range's first token is the one that ends exactly there. A token has at most 255
- * bytes, so the work a place is bounded. Tests: tests/unit/models/test_tokenizer.c,
- * tests/golden/test_tokenizers.c */
-#include <stdlib.h>
-#include <string.h>
-
+/* Finds added tokens in text: leftmost, longest first, with the white space around them that lstrip and
+ * rstrip take. A token has at most 255 bytes, so the work a place is bounded. Tests:
+ * tests/unit/models/test_tokenizer.c, tests/golden/test_tokenizers.c */
 #include "models/tokenizer_parts.h"
+#include "models/unicode.h"
 
-static int by_content(const void *left, const void *right)
+sp_status sp_added_init(sp_added_set *set, size_t n, sp_error *error)
 {
-    const sp_added_token *a = left, *b = right;
-    return strcmp(a->content, b->content);
+    set->tokens = sp_alloc(n + 1, sizeof *set->tokens);
+    if (!set->tokens) return sp_fail(error, SP_NO_MEMORY, "out of memory for the added tokens");
+    return sp_prefixes_init(&set->contents, n, error);
 }
 
-void sp_added_index(sp_added_set *set)
+void sp_added_fini(sp_added_set *set)
 {
-    if (set->count) qsort(set->tokens, set->count, sizeof *set->tokens, by_content);
-    memset(set->first, 0, sizeof set->first);
-    for (size_t i = 0; i < set->count; i++) set->first[(uint8_t)set->tokens[i].content[0] + 1]++;
-    for (size_t b = 0; b < 256; b++) set->first[b + 1] += set->first[b];
+    sp_prefixes_fini(&set->contents);
+    sp_free(set->tokens);
+    *set = (sp_added_set){0};
 }
 
-/* First token of [low, high) whose byte at depth is at least this one. */
-static size_t lower_bound(const sp_added_set *set, size_t low, size_t high, size_t depth, unsigned byte)
+void sp_added_add(sp_added_set *set, const char *content, size_t size, sp_added_token token)
 {
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if ((uint8_t)set->tokens[middle].content[depth] < byte)
-            low = middle + 1;
-        else
-            high = middle;
+    size_t index = set->contents.count;
+    set->tokens[index] = token;
+    sp_prefixes_add(&set->contents, content, size, (int32_t)index);
+}
+
+static bool is_space(const char *text)
+{
+    size_t length;
+    return sp_unicode_class(sp_utf8_decode(text, &length)) == SP_CHAR_SPACE;
+}
+
+/* Start of the white space that ends at place, not before begin. */
+static size_t strip_left(const char *text, size_t begin, size_t place)
+{
+    while (place > begin) {
+        size_t before = place - 1;
+        while (before > begin && ((uint8_t)text[before] & 0xc0u) == 0x80u) before--;
+        if (!is_space(text + before)) break;
+        place = before;
     }
-    return low;
+    return place;
 }
 
-const sp_added_token *sp_added_match(const sp_added_set *set, const char *text, size_t place, size_t end,
-                                     bool special)
+static size_t strip_right(const char *text, size_t place, size_t end)
+{
+    size_t length;
+    while (place < end && sp_unicode_class(sp_utf8_decode(text + place, &length)) == SP_CHAR_SPACE)
+        place += length;
+    return place;
+}
+
+/* The longest token that begins at place, its size in *size; NULL for none. */
+static const sp_added_token *longest_at(const sp_added_set *set, const char *text, size_t place, size_t end,
+                                        bool special, size_t *size)
 {
     const sp_added_token *best = NULL;
-    uint8_t byte = (uint8_t)text[place];
-    size_t low = set->first[byte], high = set->first[byte + 1];
-    for (size_t depth = 1; low < high; depth++) {
-        const sp_added_token *token = &set->tokens[low];
-        if (token->size == depth) {
-            if (special || !token->special) best = token;
-            low++;
-        }
-        if (place + depth >= end) break;
-        byte = (uint8_t)text[place + depth];
-        low = lower_bound(set, low, high, depth, byte);
-        high = lower_bound(set, low, high, depth, byte + 1u);
+    sp_prefix_walk walk;
+    sp_prefix_start(&set->contents, text, place, end, &walk);
+    for (const sp_prefix *p; (p = sp_prefix_next(&set->contents, &walk));) {
+        const sp_added_token *token = &set->tokens[p->value];
+        if (token->special && !special) continue;
+        best = token;
+        *size = p->size;
     }
     return best;
+}
+
+bool sp_added_find(const sp_added_set *set, const char *text, size_t begin, size_t end, bool special,
+                   sp_added_match *match)
+{
+    if (set->contents.count == 0) return false;
+    for (size_t place = begin; place < end; place++) {
+        size_t size = 0;
+        const sp_added_token *token = longest_at(set, text, place, end, special, &size);
+        if (!token) continue;
+        *match = (sp_added_match){token, place, place + size};
+        if (token->lstrip) match->begin = strip_left(text, begin, place);
+        if (token->rstrip) match->end = strip_right(text, place + size, end);
+        return true;
+    }
+    return false;
 }

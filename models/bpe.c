@@ -1,23 +1,28 @@
-/* Byte pair encoding (Sennrich et al. 2016) over bytes (GPT-2): of all neighbouring pairs the one of lowest
- * rank is merged, the leftmost among equals, until none is left.
+/* Byte pair encoding (Sennrich et al. 2016): of all neighbouring pairs the one of lowest rank is merged, the
+ * leftmost among equals, until none is left. It starts from bytes (GPT-2), or from characters, where one that
+ * the vocabulary lacks becomes its bytes, spelled <0xHH>, or the unknown token (SentencePiece).
  *
- * Symbols are a doubly linked list in an array indexed by byte; a heap holds (rank, place of the left
- * symbol). A heap entry is stale when its symbol's rank changed since, and is skipped. A piece of n bytes
- * takes O(n log n): each merge pops one entry and pushes two. Owner: the tokenizer; scratch belongs to one
- * call of encode. Tests: tests/unit/models/test_tokenizer.c, tests/golden/test_tokenizers.c,
- * tests/fuzz/fuzz_tokenize.c */
+ * Symbols are a doubly linked list in an array; a heap holds (rank, place of the left symbol). A heap entry
+ * is stale when its symbol's rank changed since, and is skipped. A piece of n bytes takes O(n log n): each
+ * merge pops one entry and pushes two. Owner: the tokenizer; scratch belongs to one call of encode. Tests:
+ * tests/unit/models/test_tokenizer.c, tests/golden/test_tokenizers.c, tests/fuzz/fuzz_tokenize.c */
 #include "models/bpe.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "models/unicode.h"
 
 #define NO_RANK UINT32_MAX
 #define NO_SYMBOL UINT32_MAX
 
 typedef struct sp_bpe_symbol {
     int32_t id;
+    uint32_t begin;      /* byte of the piece */
     uint32_t prev, next; /* NO_SYMBOL at the ends */
     uint32_t rank;       /* of the pair with next; NO_RANK: none */
+    int32_t merged;      /* what that pair makes */
 } symbol;
 
 static int by_pair(const void *left, const void *right)
@@ -27,16 +32,28 @@ static int by_pair(const void *left, const void *right)
     return (a->right > b->right) - (a->right < b->right);
 }
 
-sp_status sp_bpe_init(sp_bpe *bpe, const sp_vocab *vocab, sp_merge *merges, size_t n, sp_error *error)
+/* The tokens of single bytes, and of ASCII characters. */
+static void find_small_tokens(sp_bpe *bpe, bool byte_fallback)
+{
+    for (uint32_t byte = 0; byte < 256; byte++) {
+        char text[7];
+        size_t size = bpe->characters ? (size_t)snprintf(text, sizeof text, "<0x%02X>", (unsigned)byte)
+                                      : sp_byte_spell((uint8_t)byte, text);
+        bool used = byte_fallback || !bpe->characters;
+        bpe->byte_ids[byte] = used ? sp_vocab_find(bpe->vocab, text, size) : -1;
+        text[0] = (char)byte;
+        if (byte < 128) bpe->ascii_ids[byte] = sp_vocab_find(bpe->vocab, text, 1);
+    }
+}
+
+sp_status sp_bpe_init(sp_bpe *bpe, const sp_vocab *vocab, sp_merge *merges, size_t n, bool byte_fallback,
+                      sp_error *error)
 {
     bpe->vocab = vocab;
     bpe->merges = merges;
     bpe->n_merges = n;
     bpe->first = sp_alloc_zero((size_t)vocab->size + 1, sizeof *bpe->first);
-    bpe->results = n ? sp_alloc(n, sizeof *bpe->results) : NULL;
-    if (!bpe->first || (n && !bpe->results))
-        return sp_fail(error, SP_NO_MEMORY, "out of memory for the merges");
-    for (size_t i = 0; i < n; i++) bpe->results[i] = merges[i].result;
+    if (!bpe->first) return sp_fail(error, SP_NO_MEMORY, "out of memory for the merges");
     if (n) qsort(merges, n, sizeof *merges, by_pair);
     for (size_t i = 0; i < n; i++) {
         if (i && by_pair(&merges[i - 1], &merges[i]) == 0)
@@ -45,10 +62,7 @@ sp_status sp_bpe_init(sp_bpe *bpe, const sp_vocab *vocab, sp_merge *merges, size
         bpe->first[merges[i].left + 1]++;
     }
     for (int32_t id = 0; id < vocab->size; id++) bpe->first[id + 1] += bpe->first[id];
-    for (uint32_t byte = 0; byte < 256; byte++) {
-        char spelling[2];
-        bpe->byte_ids[byte] = sp_vocab_find(vocab, spelling, sp_byte_spell((uint8_t)byte, spelling));
-    }
+    find_small_tokens(bpe, byte_fallback);
     return SP_OK;
 }
 
@@ -56,7 +70,6 @@ void sp_bpe_fini(sp_bpe *bpe)
 {
     sp_free(bpe->merges);
     sp_free(bpe->first);
-    sp_free(bpe->results);
 }
 
 void sp_bpe_scratch_fini(sp_bpe_scratch *scratch)
@@ -67,9 +80,9 @@ void sp_bpe_scratch_fini(sp_bpe_scratch *scratch)
     *scratch = (sp_bpe_scratch){0};
 }
 
-static uint32_t find_rank(const sp_bpe *bpe, int32_t left, int32_t right)
+static const sp_merge *find_merge(const sp_bpe *bpe, int32_t left, int32_t right)
 {
-    if (left < 0 || right < 0) return NO_RANK;
+    if (left < 0 || right < 0) return NULL;
     uint32_t low = bpe->first[left], high = bpe->first[left + 1];
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
@@ -78,7 +91,8 @@ static uint32_t find_rank(const sp_bpe *bpe, int32_t left, int32_t right)
         else
             high = middle;
     }
-    return low < bpe->first[left + 1] && bpe->merges[low].right == right ? bpe->merges[low].rank : NO_RANK;
+    bool found = low < bpe->first[left + 1] && bpe->merges[low].right == right;
+    return found ? &bpe->merges[low] : NULL;
 }
 
 /* --- a heap of 64-bit keys, least first --- */
@@ -129,14 +143,17 @@ static bool reserve(sp_bpe_scratch *scratch, size_t n)
 static void link_pair(const sp_bpe *bpe, sp_bpe_scratch *scratch, uint32_t i, size_t *n_heap)
 {
     symbol *s = &scratch->symbols[i];
-    s->rank = s->next == NO_SYMBOL ? NO_RANK : find_rank(bpe, s->id, scratch->symbols[s->next].id);
-    if (s->rank != NO_RANK) push(scratch->heap, n_heap, (uint64_t)s->rank << 32 | i);
+    const sp_merge *merge =
+        s->next == NO_SYMBOL ? NULL : find_merge(bpe, s->id, scratch->symbols[s->next].id);
+    s->rank = merge ? merge->rank : NO_RANK;
+    s->merged = merge ? merge->result : -1;
+    if (merge) push(scratch->heap, n_heap, (uint64_t)s->rank << 32 | i);
 }
 
 static void merge_pair(const sp_bpe *bpe, sp_bpe_scratch *scratch, uint32_t i, size_t *n_heap)
 {
     symbol *left = &scratch->symbols[i], *right = &scratch->symbols[left->next];
-    left->id = bpe->results[left->rank];
+    left->id = left->merged;
     left->next = right->next;
     right->rank = NO_RANK;
     if (left->next != NO_SYMBOL) scratch->symbols[left->next].prev = i;
@@ -144,13 +161,47 @@ static void merge_pair(const sp_bpe *bpe, sp_bpe_scratch *scratch, uint32_t i, s
     if (left->prev != NO_SYMBOL) link_pair(bpe, scratch, left->prev, n_heap);
 }
 
-static void merge_all(const sp_bpe *bpe, sp_bpe_scratch *scratch, const char *text, uint32_t n)
+static void add_symbol(sp_bpe_scratch *scratch, uint32_t *count, int32_t id, size_t begin)
+{
+    scratch->symbols[(*count)++] = (symbol){.id = id, .begin = (uint32_t)begin};
+}
+
+/* The characters of a piece as symbols; returns their number, at most n. */
+static uint32_t start_characters(const sp_bpe *bpe, sp_bpe_scratch *scratch, const char *text, size_t n)
+{
+    uint32_t count = 0;
+    bool was_unknown = false;
+    size_t length;
+    for (size_t place = 0; place < n; place += length) {
+        uint32_t code = sp_utf8_decode(text + place, &length);
+        int32_t id = code < 128 ? bpe->ascii_ids[code] : sp_vocab_find(bpe->vocab, text + place, length);
+        bool spelled = id < 0;
+        for (size_t i = 0; i < length; i++) spelled = spelled && bpe->byte_ids[(uint8_t)text[place + i]] >= 0;
+        bool is_unknown = id < 0 && !spelled;
+        if (spelled)
+            for (size_t i = 0; i < length; i++)
+                add_symbol(scratch, &count, bpe->byte_ids[(uint8_t)text[place + i]], place + i);
+        else if (!is_unknown || !was_unknown || !bpe->fuse_unknown)
+            add_symbol(scratch, &count, is_unknown ? bpe->unknown : id, place);
+        was_unknown = is_unknown;
+    }
+    return count;
+}
+
+static uint32_t start_bytes(const sp_bpe *bpe, sp_bpe_scratch *scratch, const char *text, size_t n)
+{
+    uint32_t count = 0;
+    for (size_t i = 0; i < n; i++) add_symbol(scratch, &count, bpe->byte_ids[(uint8_t)text[i]], i);
+    return count;
+}
+
+static void merge_all(const sp_bpe *bpe, sp_bpe_scratch *scratch, uint32_t n)
 {
     size_t n_heap = 0;
-    for (uint32_t i = 0; i < n; i++)
-        scratch->symbols[i] = (symbol){.id = bpe->byte_ids[(uint8_t)text[i]],
-                                       .prev = i ? i - 1 : NO_SYMBOL,
-                                       .next = i + 1 < n ? i + 1 : NO_SYMBOL};
+    for (uint32_t i = 0; i < n; i++) {
+        scratch->symbols[i].prev = i ? i - 1 : NO_SYMBOL;
+        scratch->symbols[i].next = i + 1 < n ? i + 1 : NO_SYMBOL;
+    }
     for (uint32_t i = 0; i < n; i++) link_pair(bpe, scratch, i, &n_heap);
     while (n_heap) {
         uint64_t key = pop(scratch->heap, &n_heap);
@@ -164,6 +215,7 @@ static int32_t whole_token(const sp_bpe *bpe, sp_bpe_scratch *scratch, const cha
                            bool *failed)
 {
     if (n > bpe->vocab->longest) return -1;
+    if (bpe->characters) return sp_vocab_find(bpe->vocab, text, n);
     if (!scratch->spelling) scratch->spelling = sp_alloc(2 * bpe->vocab->longest + 2, 1);
     *failed = !scratch->spelling;
     if (*failed) return -1;
@@ -176,7 +228,8 @@ bool sp_bpe_encode(const sp_bpe *bpe, sp_bpe_scratch *scratch, const char *text,
                    sp_tokens *out)
 {
     size_t n = end - begin;
-    if (n == 1) return sp_tokens_push(out, bpe->byte_ids[(uint8_t)text[begin]], begin, end);
+    if (n == 1 && !bpe->characters)
+        return sp_tokens_push(out, bpe->byte_ids[(uint8_t)text[begin]], begin, end);
     if (bpe->ignore_merges) {
         bool failed = false;
         int32_t id = whole_token(bpe, scratch, text + begin, n, &failed);
@@ -184,27 +237,13 @@ bool sp_bpe_encode(const sp_bpe *bpe, sp_bpe_scratch *scratch, const char *text,
         if (id >= 0) return sp_tokens_push(out, id, begin, end);
     }
     if (!reserve(scratch, n)) return false;
-    merge_all(bpe, scratch, text + begin, (uint32_t)n);
-    for (size_t i = 0; i != NO_SYMBOL;) {
+    uint32_t count = bpe->characters ? start_characters(bpe, scratch, text + begin, n)
+                                     : start_bytes(bpe, scratch, text + begin, n);
+    merge_all(bpe, scratch, count);
+    for (uint32_t i = 0; i != NO_SYMBOL; i = scratch->symbols[i].next) {
         const symbol *s = &scratch->symbols[i];
-        size_t next = s->next == NO_SYMBOL ? n : s->next;
-        if (!sp_tokens_push(out, s->id, begin + i, begin + next)) return false;
-        i = s->next;
+        size_t stop = s->next == NO_SYMBOL ? n : scratch->symbols[s->next].begin;
+        if (!sp_tokens_push(out, s->id, begin + s->begin, begin + stop)) return false;
     }
-    return true;
-}
-
-bool sp_tokens_push(sp_tokens *tokens, int32_t id, size_t begin, size_t end)
-{
-    if (tokens->count == tokens->capacity) {
-        size_t wanted = tokens->capacity ? 2 * tokens->capacity : 64;
-        sp_token *bigger = sp_alloc(wanted, sizeof *bigger);
-        if (!bigger) return false;
-        if (tokens->count) memcpy(bigger, tokens->data, tokens->count * sizeof *bigger);
-        sp_free(tokens->data);
-        tokens->data = bigger;
-        tokens->capacity = wanted;
-    }
-    tokens->data[tokens->count++] = (sp_token){.id = id, .begin = (uint32_t)begin, .end = (uint32_t)end};
     return true;
 }

@@ -1,15 +1,12 @@
-/* Encoding and decoding; what the tokenizer is made of is in tokenizer_parts.h.
+/* Encoding, and what a tokenizer knows of its tokens; its parts are in tokenizer_parts.h.
  *
- * Text is cut at added tokens, what lies between by the pre-tokenizers, and each piece goes through BPE.
- * Every byte ends in exactly one token, so decode(encode(x)) = x where no added token strips white space.
- * Offsets are byte ranges of the text.
- *
- * Decoding holds back the bytes of an unfinished code point; an ill-formed sequence gives one U+FFFD for its
- * longest well-formed beginning, as Unicode recommends (and as lossy decoding of the whole would). Tests:
- * tests/unit/models/test_tokenizer.c, tests/golden/test_tokenizers.c, tests/fuzz/fuzz_tokenize.c */
+ * Text is cut at added tokens, what lies between is normalized and cut again at those that are found in
+ * normalized text, spaces are marked (Metaspace), pre-tokenizers cut pieces, and each piece goes through the
+ * model. Models see a view of the text (normalize.h); the ranges of their tokens are brought back to bytes of
+ * the original. Without a normalizer every byte ends in exactly one token, so decode(encode(x)) = x for
+ * byte-level families where no added token strips white space. Tests: tests/unit/models/test_tokenizer.c,
+ * tests/golden/test_tokenizers.c, tests/fuzz/fuzz_tokenize.c */
 #include "models/tokenizer.h"
-
-#include <string.h>
 
 #include "models/tokenizer_parts.h"
 #include "models/unicode.h"
@@ -26,9 +23,10 @@ void sp_tokenizer_close(sp_tokenizer *tokenizer)
 {
     if (!tokenizer) return;
     sp_bpe_fini(&tokenizer->bpe);
+    sp_unigram_fini(&tokenizer->unigram);
+    sp_wordpiece_fini(&tokenizer->wordpiece);
     sp_vocab_fini(&tokenizer->vocab);
-    sp_free(tokenizer->added[0].tokens);
-    sp_free(tokenizer->added[1].tokens);
+    for (int set = 0; set < 2; set++) sp_added_fini(&tokenizer->added[set]);
     sp_free(tokenizer);
 }
 
@@ -36,72 +34,94 @@ void sp_tokenizer_close(sp_tokenizer *tokenizer)
 
 typedef struct encoder {
     const sp_tokenizer *tokenizer;
-    const char *text;
     bool special;
-    sp_bpe_scratch scratch;
+    sp_normalizing normalizing, marking;
+    sp_bpe_scratch bpe;
+    sp_unigram_scratch unigram;
     sp_tokens *out;
 } encoder;
 
+static bool encode_piece(encoder *e, const char *text, size_t begin, size_t end)
+{
+    const sp_tokenizer *t = e->tokenizer;
+    size_t length;
+    switch (t->type) {
+    case SP_MODEL_UNIGRAM:
+        return sp_unigram_encode(&t->unigram, &e->unigram, text, begin, end, e->out);
+    case SP_MODEL_WORDPIECE:
+        if (sp_unicode_class(sp_utf8_decode(text + begin, &length)) == SP_CHAR_SPACE) return true;
+        return sp_wordpiece_encode(&t->wordpiece, text, begin, end, e->out);
+    default:
+        return sp_bpe_encode(&t->bpe, &e->bpe, text, begin, end, e->out);
+    }
+}
+
 /* Cuts text[begin, end) by all pre-tokenizers at once: cuts[k] is the end of the current piece of step k. */
-static bool encode_plain(encoder *e, size_t begin, size_t end)
+static bool encode_pieces(encoder *e, const char *text, size_t begin, size_t end)
 {
     const sp_tokenizer *t = e->tokenizer;
     size_t cuts[SP_MAX_SPLITS + 1] = {end};
     for (size_t place = begin; place < end; place = cuts[t->n_splits]) {
         for (size_t k = 1; k <= t->n_splits; k++)
-            if (cuts[k] <= place) cuts[k] = sp_split_next(t->splits[k - 1], e->text, place, cuts[k - 1]);
-        if (!sp_bpe_encode(&t->bpe, &e->scratch, e->text, place, cuts[t->n_splits], e->out)) return false;
+            if (cuts[k] <= place) cuts[k] = sp_split_next(t->splits[k - 1], text, place, cuts[k - 1]);
+        if (!encode_piece(e, text, place, cuts[t->n_splits])) return false;
     }
     return true;
 }
 
-static bool is_space(const char *text)
+/* Bytes [begin, end) of a view, without added tokens: marks spaces, encodes, and brings the tokens' ranges
+ * back to the original. */
+static bool encode_stretch(encoder *e, const sp_view *view, size_t begin, size_t end)
 {
-    size_t length;
-    return sp_unicode_class(sp_utf8_decode(text, &length)) == SP_CHAR_SPACE;
-}
-
-/* Start of the white space that ends at place, not before begin. */
-static size_t strip_left(const char *text, size_t begin, size_t place)
-{
-    while (place > begin) {
-        size_t before = place - 1;
-        while (before > begin && ((uint8_t)text[before] & 0xc0u) == 0x80u) before--;
-        if (!is_space(text + before)) break;
-        place = before;
+    const sp_tokenizer *t = e->tokenizer;
+    sp_view marked = *view;
+    size_t first = e->out->count, skip = 0;
+    if (begin == end) return true;
+    if (t->mark_first_only) {
+        uint32_t original_begin, original_end;
+        sp_view_range(view, begin, begin + 1, &original_begin, &original_end);
+        skip = original_begin != 0;
     }
-    return place;
-}
-
-static size_t strip_right(const char *text, size_t place, size_t end)
-{
-    size_t length;
-    while (place < end && sp_unicode_class(sp_utf8_decode(text + place, &length)) == SP_CHAR_SPACE)
-        place += length;
-    return place;
-}
-
-/* Cuts text[begin, end) at the added tokens of a set; what is left goes to the next set, then to plain text.
- */
-static bool encode_added(encoder *e, size_t set, size_t begin, size_t end)
-{
-    if (set == 2) return encode_plain(e, begin, end);
-    size_t start = begin;
-    for (size_t place = begin; place < end;) {
-        const sp_added_token *token =
-            sp_added_match(&e->tokenizer->added[set], e->text, place, end, e->special);
-        if (!token) {
-            place++;
-            continue;
-        }
-        size_t from = token->lstrip ? strip_left(e->text, start, place) : place;
-        size_t to = place + token->size;
-        if (token->rstrip) to = strip_right(e->text, to, end);
-        if (from > start && !encode_added(e, set + 1, start, from)) return false;
-        if (!sp_tokens_push(e->out, token->id, from, to)) return false;
-        start = place = to;
+    if (t->n_marks && !sp_normalize(t->marks + skip, t->n_marks - skip, &e->marking, view, begin, end,
+                                    &marked, &begin, &end))
+        return false;
+    if (!encode_pieces(e, marked.text, begin, end)) return false;
+    for (size_t i = first; marked.begin && i < e->out->count; i++) {
+        sp_token *token = &e->out->data[i];
+        sp_view_range(&marked, token->begin, token->end, &token->begin, &token->end);
     }
-    return start == end || encode_added(e, set + 1, start, end);
+    return true;
+}
+
+/* Bytes [begin, end) of the original, without the added tokens that are found there. */
+static bool encode_normalized(encoder *e, const sp_view *original, size_t begin, size_t end)
+{
+    const sp_tokenizer *t = e->tokenizer;
+    sp_view view;
+    sp_added_match match;
+    if (begin == end) return true;
+    if (!sp_normalize(t->steps, t->n_steps, &e->normalizing, original, begin, end, &view, &begin, &end))
+        return false;
+    for (; sp_added_find(&t->added[1], view.text, begin, end, e->special, &match); begin = match.end) {
+        uint32_t from, to;
+        sp_view_range(&view, match.begin, match.end, &from, &to);
+        if (!encode_stretch(e, &view, begin, match.begin) ||
+            !sp_tokens_push(e->out, match.token->id, from, to))
+            return false;
+    }
+    return encode_stretch(e, &view, begin, end);
+}
+
+static bool encode_text(encoder *e, const char *text, size_t size)
+{
+    const sp_view original = {.text = text, .size = size};
+    sp_added_match match;
+    size_t begin = 0;
+    for (; sp_added_find(&e->tokenizer->added[0], text, begin, size, e->special, &match); begin = match.end)
+        if (!encode_normalized(e, &original, begin, match.begin) ||
+            !sp_tokens_push(e->out, match.token->id, match.begin, match.end))
+            return false;
+    return encode_normalized(e, &original, begin, size);
 }
 
 static bool push_all(sp_tokens *out, const int32_t *ids, size_t n, size_t place)
@@ -118,12 +138,15 @@ sp_status sp_tokenizer_encode(const sp_tokenizer *tokenizer, const char *text, s
     if (size > MAX_TEXT)
         return sp_fail(error, SP_TOO_LARGE, "the text has %zu bytes, more than %zu", size, MAX_TEXT);
     if (!sp_utf8_valid(text, size)) return sp_fail(error, SP_INVALID, "the text is not well-formed UTF-8");
-    encoder e = {.tokenizer = tokenizer, .text = text, .special = flags & SP_ENCODE_SPECIAL, .out = out};
+    encoder e = {.tokenizer = tokenizer, .special = flags & SP_ENCODE_SPECIAL, .out = out};
     bool add = flags & SP_ENCODE_ADD;
     bool done = (!add || push_all(out, tokenizer->prefix, tokenizer->n_prefix, 0)) &&
-                encode_added(&e, 0, 0, size) &&
+                encode_text(&e, text, size) &&
                 (!add || push_all(out, tokenizer->suffix, tokenizer->n_suffix, size));
-    sp_bpe_scratch_fini(&e.scratch);
+    sp_normalizing_fini(&e.normalizing);
+    sp_normalizing_fini(&e.marking);
+    sp_bpe_scratch_fini(&e.bpe);
+    sp_unigram_scratch_fini(&e.unigram);
     if (!done) return sp_fail(error, SP_NO_MEMORY, "out of memory while splitting the text into tokens");
     for (size_t i = 0; i < out->count; i++)
         if (out->data[i].id < 0)
@@ -174,66 +197,4 @@ const char *sp_tokenizer_bytes(const sp_tokenizer *tokenizer, int32_t id, size_t
 const char *sp_tokenizer_piece(const sp_tokenizer *tokenizer, int32_t id)
 {
     return is_token(tokenizer, id) ? tokenizer->vocab.pieces[id] : "";
-}
-
-/* --- decoding --- */
-
-void sp_decoder_init(sp_decoder *decoder, const sp_tokenizer *tokenizer, bool skip_special)
-{
-    *decoder = (sp_decoder){.tokenizer = tokenizer, .skip_special = skip_special};
-}
-
-static const char replacement[] = "\xef\xbf\xbd";
-
-/* Bytes that a well-formed sequence beginning with these n has in all, or 0 when there is none. */
-static size_t sequence_length(const char *bytes, size_t n)
-{
-    uint8_t first = (uint8_t)bytes[0];
-    size_t length = first < 0x80   ? 1
-                    : first < 0xc2 ? 0
-                    : first < 0xe0 ? 2
-                    : first < 0xf0 ? 3
-                    : first < 0xf5 ? 4
-                                   : 0;
-    if (n < 2 || length < 2) return length;
-    uint8_t second = (uint8_t)bytes[1];
-    uint8_t least = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
-    uint8_t most = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
-    if (second < least || second > most) return 0;
-    for (size_t i = 2; i < n; i++)
-        if (((uint8_t)bytes[i] & 0xc0u) != 0x80u) return 0;
-    return length;
-}
-
-static void push_byte(sp_decoder *decoder, char byte, sp_buffer *out)
-{
-    decoder->held[decoder->n_held++] = byte;
-    size_t length = sequence_length(decoder->held, decoder->n_held);
-    if (length == 0 && decoder->n_held > 1) { /* what was held ends here, the byte begins anew */
-        sp_buffer_append(out, replacement, 3);
-        decoder->held[0] = byte;
-        decoder->n_held = 1;
-        length = sequence_length(decoder->held, 1);
-    }
-    if (length == decoder->n_held)
-        sp_buffer_append(out, decoder->held, length);
-    else if (length == 0)
-        sp_buffer_append(out, replacement, 3);
-    if (length == 0 || length == decoder->n_held) decoder->n_held = 0;
-}
-
-bool sp_decoder_push(sp_decoder *decoder, int32_t id, sp_buffer *out)
-{
-    size_t size;
-    if (decoder->skip_special && sp_tokenizer_is_special(decoder->tokenizer, id)) return !out->failed;
-    const char *bytes = sp_tokenizer_bytes(decoder->tokenizer, id, &size);
-    for (size_t i = 0; i < size; i++) push_byte(decoder, bytes[i], out);
-    return !out->failed;
-}
-
-bool sp_decoder_finish(sp_decoder *decoder, sp_buffer *out)
-{
-    if (decoder->n_held) sp_buffer_append(out, replacement, 3);
-    decoder->n_held = 0;
-    return !out->failed;
 }

@@ -1,11 +1,13 @@
-/* Text to token ids and back: byte-level BPE from tokenizer.json.
+/* Text to token ids and back, from tokenizer.json or GGUF metadata: byte-level BPE (GPT-2, Llama 3, Qwen 2,
+ * DeepSeek, StarCoder, SmolLM2), SentencePiece BPE (Llama 2, Mistral), Unigram and WordPiece.
  *
  * Encoding is linear in the text up to a logarithm (a heap of merges a piece), without recursion. Offsets are
- * exact byte ranges of the input, one a token, without gaps: leading spaces belong to their token.
- * Pre-tokenizers known by their pattern: GPT-2's and Llama 3's regexes, and digits split one by one; anything
- * else is refused by name. Decoding streams: bytes are held back until they complete a code point. Tests:
- * tests/unit/models/test_tokenizer.c, tests/golden/test_tokenizers.c, tests/fuzz/fuzz_tokenizer.c,
- * fuzz_tokenize.c */
+ * exact byte ranges of the input; byte-level tokens leave no gaps, leading spaces belong to their token. A
+ * pipeline that isn't known is refused by name. Decoding streams: bytes are held back until they complete a
+ * code point. Special tokens written in a text are found only when asked for; Unigram alone can still reach
+ * them, because they are pieces of its vocabulary (as in the Hugging Face library). Tests:
+ * tests/unit/models/test_tokenizer.c, test_tokenizer_models.c, tests/golden/test_tokenizers.c,
+ * tests/fuzz/fuzz_tokenizer.c, fuzz_tokenize.c */
 #ifndef SPARSED_MODELS_TOKENIZER_H
 #define SPARSED_MODELS_TOKENIZER_H
 
@@ -48,7 +50,8 @@ int32_t sp_tokenizer_bos(const sp_tokenizer *tokenizer);  /* -1: none. Known, no
 int32_t sp_tokenizer_eos(const sp_tokenizer *tokenizer);  /* -1: none */
 bool sp_tokenizer_is_special(const sp_tokenizer *tokenizer, int32_t id);
 bool sp_tokenizer_adds_bos(const sp_tokenizer *tokenizer);
-/* Raw bytes of a token (they may be part of a code point); "" and size 0 for ids that are not tokens. */
+/* What a token stands for inside a text, with its leading space (the bytes may be part of a code point); ""
+ * and size 0 for ids that are not tokens. */
 const char *sp_tokenizer_bytes(const sp_tokenizer *tokenizer, int32_t id, size_t *size);
 /* The token as its tokenizer.json spells it. */
 const char *sp_tokenizer_piece(const sp_tokenizer *tokenizer, int32_t id);
@@ -57,10 +60,13 @@ const char *sp_tokenizer_piece(const sp_tokenizer *tokenizer, int32_t id);
 typedef struct sp_decoder {
     const sp_tokenizer *tokenizer;
     bool skip_special;
+    bool at_start, strips_space; /* nothing was decoded yet; a leading space is to be dropped */
     char held[4];
     size_t n_held;
 } sp_decoder;
 void sp_decoder_init(sp_decoder *decoder, const sp_tokenizer *tokenizer, bool skip_special);
+/* The text goes on from another: the rules for leading spaces do not apply. Right after init. */
+void sp_decoder_resume(sp_decoder *decoder);
 /* Appends to out the text that this token completes; ill-formed bytes become U+FFFD. False when out is full.
  */
 bool sp_decoder_push(sp_decoder *decoder, int32_t id, sp_buffer *out);

@@ -1,112 +1,76 @@
-/* What stands around the BPE model in tokenizer.json: normalizer, pre-tokenizers, post-processor, decoder,
- * and the keys of tokenizer_config.json; and the helpers both loading files use.
- *
- * Every type is known by name or refused by name: a pipeline read half would split text otherwise than the
- * model was trained with. Of a post-processor only what it adds to a single text counts.
- * Tests: tests/unit/models/test_tokenizer.c, tests/golden/test_tokenizers.c, tests/fuzz/fuzz_tokenizer.c */
-#include <string.h>
-
-#include "models/config.h"
+/* What stands around the model in tokenizer.json: normalizer, pre-tokenizers and decoder. Every type is known
+ * by name or refused by name. Tests: tests/unit/models/test_tokenizer.c, test_tokenizer_models.c,
+ * tests/golden/test_tokenizers.c, tests/fuzz/fuzz_tokenizer.c */
 #include "models/tokenizer_load.h"
 
-sp_status sp_load_fail_key(const sp_loader *l, const char *key, const char *reason)
+/* --- normalizer --- */
+
+static sp_status add_step(sp_loader *l, sp_step step)
 {
-    return sp_fail_param(l->error, SP_DATA, key, "%s: %s %s", l->name, key, reason);
+    if (l->tokenizer->n_steps == SP_MAX_STEPS)
+        return sp_load_fail_key(l, "normalizer", "has more than 8 steps");
+    l->tokenizer->steps[l->tokenizer->n_steps++] = step;
+    return SP_OK;
 }
 
-sp_status sp_load_fail_memory(const sp_loader *l)
+static sp_status read_bert(sp_loader *l, const sp_member *m)
 {
-    return sp_fail(l->error, SP_NO_MEMORY, "%s: out of memory", l->name);
-}
-
-sp_status sp_load_fail_within(const sp_loader *l, const char *key, sp_status status, const sp_error *reason)
-{
-    return sp_fail_param(l->error, status, key, "%s: %s: %s", l->name, key, reason->message);
-}
-
-void sp_load_members(sp_json *reader, sp_member *members, size_t n)
-{
-    while (sp_json_next(reader) == SP_JSON_KEY) {
-        sp_member *found = NULL;
-        for (size_t i = 0; i < n && !found; i++)
-            if (sp_json_is(reader, members[i].key)) found = &members[i];
-        if (found) {
-            found->at = *reader;
-            found->present = true;
-        }
-        sp_json_skip(reader, sp_json_next(reader));
-    }
-}
-
-sp_json_type sp_load_enter(const sp_member *m, sp_json *reader)
-{
-    if (!m->present) return SP_JSON_NULL;
-    *reader = m->at;
-    return sp_json_next(reader);
-}
-
-bool sp_load_is_true(const sp_member *m)
-{
+    enum { CLEAN, CHINESE, ACCENTS, LOWER, MEMBERS };
+    sp_member s[MEMBERS] = {{.key = "clean_text"},
+                            {.key = "handle_chinese_chars"},
+                            {.key = "strip_accents"},
+                            {.key = "lowercase"}};
+    sp_status status;
     sp_json reader;
-    return sp_load_enter(m, &reader) == SP_JSON_TRUE;
+    sp_load_object(l, "normalizer", m, s, MEMBERS, &status);
+    bool lower = sp_load_is_true(&s[LOWER]);
+    bool strip = sp_load_enter(&s[ACCENTS], &reader) == SP_JSON_NULL ? lower : sp_load_is_true(&s[ACCENTS]);
+    if (status == SP_OK && sp_load_is_true(&s[CLEAN])) status = add_step(l, SP_STEP_CLEAN);
+    if (status == SP_OK && sp_load_is_true(&s[CHINESE])) status = add_step(l, SP_STEP_CHINESE);
+    if (status == SP_OK && strip) status = add_step(l, SP_STEP_NFD);
+    if (status == SP_OK && strip) status = add_step(l, SP_STEP_STRIP_ACCENTS);
+    if (status == SP_OK && lower) status = add_step(l, SP_STEP_LOWER);
+    return status;
 }
 
-bool sp_load_is_text(const sp_member *m, const char *text)
+/* The two replacements that are built: a space by the meta symbol, runs of spaces by one. */
+static sp_status read_replace(sp_loader *l, const sp_member *pattern, const sp_member *content)
 {
-    sp_json reader;
-    return sp_load_enter(m, &reader) == SP_JSON_STRING && sp_json_is(&reader, text);
+    sp_member s[2] = {{.key = "String"}, {.key = "Regex"}};
+    sp_status status;
+    if (!sp_load_object(l, "normalizer", pattern, s, 2, &status))
+        return status == SP_OK ? sp_load_fail_key(l, "normalizer", "Replace has no pattern") : status;
+    if (sp_load_is_text(&s[0], " ") && sp_load_is_text(content, SP_META))
+        return add_step(l, SP_STEP_MARK_SPACES);
+    if (sp_load_is_text(&s[1], " {2,}") && sp_load_is_text(content, " "))
+        return add_step(l, SP_STEP_JOIN_SPACES);
+    return sp_load_refuse(l, "normalizer Replace", s[0].present ? &s[0] : &s[1]);
 }
 
-bool sp_load_is_empty(const sp_member *m)
+static sp_status read_normalizer(sp_loader *l, const sp_member *m, void *unused)
 {
-    sp_json reader;
-    sp_json_type type = sp_load_enter(m, &reader);
-    return type == SP_JSON_NULL || (type == SP_JSON_STRING && sp_json_is(&reader, ""));
-}
-
-sp_status sp_load_refuse(sp_loader *l, const char *key, const sp_member *m)
-{
-    sp_json reader;
-    if (sp_load_enter(m, &reader) != SP_JSON_STRING) return sp_load_fail_key(l, key, "has no type");
-    const char *text = sp_json_text(&reader, &l->arena, NULL);
-    if (!text) return sp_load_fail_memory(l);
-    return sp_fail_param(l->error, SP_DATA, key, "%s: %s '%.160s' is not supported", l->name, key, text);
-}
-
-/* --- normalizer and decoder --- */
-
-/* Opens an object member and notes its type and others; false when it is null or absent. *status: what went
- * wrong. */
-static bool enter_object(sp_loader *l, const char *key, const sp_member *m, sp_member *members, size_t n,
-                         sp_status *status)
-{
-    sp_json reader;
-    sp_json_type type = sp_load_enter(m, &reader);
-    *status = SP_OK;
-    if (type == SP_JSON_NULL) return false;
-    if (type != SP_JSON_OBJECT) {
-        *status = sp_load_fail_key(l, key, "must be an object or null");
-        return false;
-    }
-    sp_load_members(&reader, members, n);
-    return true;
+    enum { TYPE, PREPEND, PATTERN, CONTENT, MEMBERS };
+    sp_member s[MEMBERS] = {{.key = "type"}, {.key = "prepend"}, {.key = "pattern"}, {.key = "content"}};
+    sp_status status;
+    (void)unused;
+    if (!sp_load_object(l, "normalizer", m, s, MEMBERS, &status))
+        return status == SP_OK ? sp_load_fail_key(l, "normalizer", "has a step that is null") : status;
+    if (sp_load_is_text(&s[TYPE], "NFC")) return add_step(l, SP_STEP_NFC);
+    if (sp_load_is_text(&s[TYPE], "NFKC")) return add_step(l, SP_STEP_NFKC);
+    if (sp_load_is_text(&s[TYPE], "BertNormalizer")) return read_bert(l, m);
+    if (sp_load_is_text(&s[TYPE], "Replace")) return read_replace(l, &s[PATTERN], &s[CONTENT]);
+    if (!sp_load_is_text(&s[TYPE], "Prepend")) return sp_load_refuse(l, "normalizer", &s[TYPE]);
+    if (!sp_load_is_text(&s[PREPEND], SP_META)) return sp_load_refuse(l, "normalizer Prepend", &s[PREPEND]);
+    return add_step(l, SP_STEP_PREPEND);
 }
 
 sp_status sp_load_normalizer(sp_loader *l, const sp_member *m)
 {
-    sp_member type = {.key = "type"};
+    sp_member s[2] = {{.key = "type"}, {.key = "normalizers"}};
     sp_status status;
-    return enter_object(l, "normalizer", m, &type, 1, &status) ? sp_load_refuse(l, "normalizer", &type)
-                                                               : status;
-}
-
-sp_status sp_load_decoder(sp_loader *l, const sp_member *m)
-{
-    sp_member type = {.key = "type"};
-    sp_status status;
-    if (enter_object(l, "decoder", m, &type, 1, &status))
-        return sp_load_is_text(&type, "ByteLevel") ? SP_OK : sp_load_refuse(l, "decoder", &type);
-    return status == SP_OK ? sp_load_fail_key(l, "decoder", "must be ByteLevel") : status;
+    if (!sp_load_object(l, "normalizer", m, s, 2, &status)) return status;
+    if (!sp_load_is_text(&s[0], "Sequence")) return read_normalizer(l, m, NULL);
+    return sp_load_each(l, "normalizer", &s[1], read_normalizer, NULL);
 }
 
 /* --- pre-tokenizers --- */
@@ -125,197 +89,164 @@ static sp_status read_split(sp_loader *l, const sp_member *pattern, const sp_mem
 {
     sp_member regex = {.key = "Regex"};
     sp_status status;
-    if (!enter_object(l, "pre_tokenizer", pattern, &regex, 1, &status))
+    if (!sp_load_object(l, "pre_tokenizer", pattern, &regex, 1, &status))
         return status == SP_OK ? sp_load_fail_key(l, "pre_tokenizer", "Split has no pattern") : status;
     if (!sp_load_is_text(behavior, "Isolated") || sp_load_is_true(invert))
         return sp_load_fail_key(l, "pre_tokenizer", "Split must have behavior Isolated and not be inverted");
-    for (sp_split split = 0; split < SP_SPLITS; split++)
-        if (sp_split_pattern(split) && sp_load_is_text(&regex, sp_split_pattern(split)))
-            return add_split(l, split);
+    for (sp_split split = 0; split < SP_SPLIT_PATTERNS; split++)
+        if (sp_load_is_text(&regex, sp_split_pattern(split))) return add_split(l, split);
     return sp_load_refuse(l, "pre_tokenizer pattern", &regex);
 }
 
-/* One step. *is_bytes: it was ByteLevel, which must be the last. */
-static sp_status read_step(sp_loader *l, const sp_member *m, bool *is_bytes)
+/* The scheme of a Metaspace, older files say add_prefix_space. */
+static sp_status read_scheme(sp_loader *l, const char *key, const sp_member *scheme, const sp_member *old,
+                             bool *prepends, bool *first_only)
+{
+    sp_json reader;
+    bool is_first = sp_load_is_text(scheme, "first"), is_never = sp_load_is_text(scheme, "never");
+    if (scheme->present && !is_first && !is_never && !sp_load_is_text(scheme, "always"))
+        return sp_load_refuse(l, key, scheme);
+    if (!scheme->present) is_never = sp_load_enter(old, &reader) == SP_JSON_FALSE;
+    *prepends = !is_never;
+    *first_only = is_first;
+    return SP_OK;
+}
+
+static sp_status read_metaspace(sp_loader *l, const sp_member *m)
+{
+    enum { REPLACEMENT, SCHEME, OLD_SCHEME, SPLIT, MEMBERS };
+    sp_member s[MEMBERS] = {
+        {.key = "replacement"}, {.key = "prepend_scheme"}, {.key = "add_prefix_space"}, {.key = "split"}};
+    sp_tokenizer *t = l->tokenizer;
+    sp_status status;
+    sp_json reader;
+    bool prepends = false;
+    sp_load_object(l, "pre_tokenizer", m, s, MEMBERS, &status);
+    if (status != SP_OK) return status;
+    if (t->n_splits) return sp_load_fail_key(l, "pre_tokenizer", "has a step in front of Metaspace");
+    if (!sp_load_is_text(&s[REPLACEMENT], SP_META))
+        return sp_load_fail_key(l, "pre_tokenizer", "Metaspace must replace by U+2581");
+    status = read_scheme(l, "pre_tokenizer prepend_scheme", &s[SCHEME], &s[OLD_SCHEME], &prepends,
+                         &t->mark_first_only);
+    if (status != SP_OK) return status;
+    if (prepends) t->marks[t->n_marks++] = SP_STEP_PREPEND_UNLESS;
+    t->marks[t->n_marks++] = SP_STEP_MARK_SPACES;
+    l->pieces = SP_PIECES_META;
+    return sp_load_enter(&s[SPLIT], &reader) == SP_JSON_FALSE ? SP_OK : add_split(l, SP_SPLIT_META);
+}
+
+static sp_status read_byte_level(sp_loader *l, const sp_member *prefix, const sp_member *regex)
+{
+    sp_json reader;
+    if (sp_load_is_true(prefix))
+        return sp_load_fail_key(l, "pre_tokenizer", "ByteLevel with add_prefix_space is not supported");
+    l->pieces = SP_PIECES_BYTES;
+    return sp_load_enter(regex, &reader) == SP_JSON_FALSE ? SP_OK : add_split(l, SP_SPLIT_GPT2);
+}
+
+static sp_status read_step(sp_loader *l, const sp_member *m, void *unused)
 {
     enum { TYPE, PREFIX, REGEX, PATTERN, BEHAVIOR, INVERT, DIGITS, STEPS };
     sp_member s[STEPS] = {
         {.key = "type"},     {.key = "add_prefix_space"}, {.key = "use_regex"},        {.key = "pattern"},
         {.key = "behavior"}, {.key = "invert"},           {.key = "individual_digits"}};
     sp_status status;
-    sp_json reader;
-    if (!enter_object(l, "pre_tokenizer", m, s, STEPS, &status))
+    (void)unused;
+    if (!sp_load_object(l, "pre_tokenizer", m, s, STEPS, &status))
         return status == SP_OK ? sp_load_fail_key(l, "pre_tokenizer", "has a step that is null") : status;
-    if (*is_bytes) return sp_load_fail_key(l, "pre_tokenizer", "has a step behind ByteLevel");
+    if (l->pieces != SP_PIECES_WHOLE)
+        return sp_load_fail_key(l, "pre_tokenizer",
+                                "has a step behind ByteLevel, Metaspace or BertPreTokenizer");
     if (sp_load_is_text(&s[TYPE], "Split")) return read_split(l, &s[PATTERN], &s[BEHAVIOR], &s[INVERT]);
     if (sp_load_is_text(&s[TYPE], "Digits")) {
         if (sp_load_is_true(&s[DIGITS])) return add_split(l, SP_SPLIT_DIGITS);
         return sp_load_fail_key(l, "pre_tokenizer", "Digits without individual_digits is not supported");
     }
-    if (!sp_load_is_text(&s[TYPE], "ByteLevel")) return sp_load_refuse(l, "pre_tokenizer", &s[TYPE]);
-    if (sp_load_is_true(&s[PREFIX]))
-        return sp_load_fail_key(l, "pre_tokenizer", "ByteLevel with add_prefix_space is not supported");
-    *is_bytes = true;
-    return sp_load_enter(&s[REGEX], &reader) == SP_JSON_FALSE ? SP_OK : add_split(l, SP_SPLIT_GPT2);
+    if (sp_load_is_text(&s[TYPE], "ByteLevel")) return read_byte_level(l, &s[PREFIX], &s[REGEX]);
+    if (sp_load_is_text(&s[TYPE], "Metaspace")) return read_metaspace(l, m);
+    if (!sp_load_is_text(&s[TYPE], "BertPreTokenizer")) return sp_load_refuse(l, "pre_tokenizer", &s[TYPE]);
+    if (l->tokenizer->n_splits)
+        return sp_load_fail_key(l, "pre_tokenizer", "has a step in front of BertPreTokenizer");
+    l->pieces = SP_PIECES_WORDS;
+    return add_split(l, SP_SPLIT_BERT);
 }
 
 sp_status sp_load_pretokenizer(sp_loader *l, const sp_member *m)
 {
     sp_member s[2] = {{.key = "type"}, {.key = "pretokenizers"}};
     sp_status status;
-    bool is_bytes = false;
-    if (enter_object(l, "pre_tokenizer", m, s, 2, &status)) {
-        if (!sp_load_is_text(&s[0], "Sequence")) {
-            status = read_step(l, m, &is_bytes);
-        } else {
-            sp_json reader;
-            if (sp_load_enter(&s[1], &reader) != SP_JSON_ARRAY)
-                return sp_load_fail_key(l, "pre_tokenizer", "Sequence must list pretokenizers");
-            for (;;) {
-                sp_member step = {.at = reader, .present = true};
-                sp_json_type type = sp_json_next(&reader);
-                if (type == SP_JSON_ARRAY_END || status != SP_OK) break;
-                status = read_step(l, &step, &is_bytes);
-                sp_json_skip(&reader, type);
-            }
-        }
-    }
-    if (status == SP_OK && !is_bytes)
-        status = sp_load_fail_key(l, "pre_tokenizer", "must end with ByteLevel");
+    if (!sp_load_object(l, "pre_tokenizer", m, s, 2, &status)) return status;
+    status = sp_load_is_text(&s[0], "Sequence") ? sp_load_each(l, "pre_tokenizer", &s[1], read_step, NULL)
+                                                : read_step(l, m, NULL);
+    if (status == SP_OK && l->pieces == SP_PIECES_WHOLE)
+        status =
+            sp_load_fail_key(l, "pre_tokenizer", "must end with ByteLevel, Metaspace or BertPreTokenizer");
     return status;
 }
 
-/* --- post-processor --- */
+/* --- decoder --- */
 
-/* Appends the ids of a special token, found in the template's table, to the prefix or suffix. */
-static sp_status add_affix(sp_loader *l, const sp_member *table, const char *name, bool behind)
+/* The steps of SentencePiece's decoder, in their order; the last may be missing. */
+static sp_status read_fallback_step(sp_loader *l, const sp_member *m, void *context)
 {
-    sp_tokenizer *t = l->tokenizer;
-    sp_member token = {.key = name}, ids = {.key = "ids"};
+    enum { TYPE, PATTERN, CONTENT, START, STOP, MEMBERS };
+    static const char *const order[] = {"Replace", "ByteFallback", "Fuse", "Strip"};
+    sp_member s[MEMBERS] = {
+        {.key = "type"}, {.key = "pattern"}, {.key = "content"}, {.key = "start"}, {.key = "stop"}};
+    sp_member from = {.key = "String"};
+    size_t *index = context;
     sp_status status;
-    if (!enter_object(l, "post_processor", table, &token, 1, &status) ||
-        !enter_object(l, "post_processor", &token, &ids, 1, &status))
-        return status == SP_OK
-                   ? sp_load_fail_key(l, "post_processor", "names a token that special_tokens lacks")
-                   : status;
     sp_json reader;
-    if (sp_load_enter(&ids, &reader) != SP_JSON_ARRAY)
-        return sp_load_fail_key(l, "post_processor", "special_tokens must have ids");
-    for (sp_json_type type; (type = sp_json_next(&reader)) != SP_JSON_ARRAY_END;) {
-        int64_t id;
-        if (type != SP_JSON_NUMBER || !sp_json_int64(&reader, &id) || id < 0 || id >= t->vocab.size ||
-            !t->vocab.pieces[id])
-            return sp_load_fail_key(l, "post_processor", "adds an id that is no token");
-        if ((behind ? t->n_suffix : t->n_prefix) == SP_MAX_AFFIX)
-            return sp_load_fail_key(l, "post_processor", "adds more than 16 tokens");
-        if (behind)
-            t->suffix[t->n_suffix++] = (int32_t)id;
-        else
-            t->prefix[t->n_prefix++] = (int32_t)id;
-    }
+    int64_t start = -1, stop = -1;
+    if (!sp_load_object(l, "decoder", m, s, MEMBERS, &status))
+        return status == SP_OK ? sp_load_fail_key(l, "decoder", "has a step that is null") : status;
+    if (*index == 4 || !sp_load_is_text(&s[TYPE], order[*index]))
+        return sp_load_refuse(l, "decoder", &s[TYPE]);
+    if (*index == 0 && (!sp_load_object(l, "decoder", &s[PATTERN], &from, 1, &status) ||
+                        !sp_load_is_text(&from, SP_META) || !sp_load_is_text(&s[CONTENT], " ")))
+        return sp_load_fail_key(l, "decoder", "Replace must turn U+2581 into a space");
+    if (sp_load_enter(&s[START], &reader) == SP_JSON_NUMBER && !sp_json_int64(&reader, &start)) start = -1;
+    if (sp_load_enter(&s[STOP], &reader) == SP_JSON_NUMBER && !sp_json_int64(&reader, &stop)) stop = -1;
+    if (*index == 3 && (!sp_load_is_text(&s[CONTENT], " ") || start != 1 || stop != 0))
+        return sp_load_fail_key(l, "decoder", "Strip must take one space at the start");
+    l->tokenizer->strips_space = *index == 3;
+    ++*index;
     return SP_OK;
 }
 
-/* One item of a template: {"SpecialToken": {"id": NAME}} or {"Sequence": {...}}. */
-static sp_status read_template_item(sp_loader *l, const sp_member *item, const sp_member *table,
-                                    bool *seen_text)
+static sp_status read_fallback(sp_loader *l, const sp_member *steps)
 {
-    sp_member m[2] = {{.key = "SpecialToken"}, {.key = "Sequence"}}, id = {.key = "id"};
-    sp_status status;
-    sp_json reader;
-    if (!enter_object(l, "post_processor", item, m, 2, &status))
-        return status == SP_OK ? sp_load_fail_key(l, "post_processor", "has a template item that is null")
-                               : status;
-    if (m[1].present) {
-        if (*seen_text) return sp_load_fail_key(l, "post_processor", "repeats the text");
-        *seen_text = true;
-        return SP_OK;
-    }
-    if (!enter_object(l, "post_processor", &m[0], &id, 1, &status) ||
-        sp_load_enter(&id, &reader) != SP_JSON_STRING)
-        return sp_load_fail_key(l, "post_processor", "has a template item that is neither text nor token");
-    const char *name = sp_json_text(&reader, &l->arena, NULL);
-    return name ? add_affix(l, table, name, *seen_text) : sp_load_fail_memory(l);
-}
-
-static sp_status read_template(sp_loader *l, const sp_member *single, const sp_member *table)
-{
-    sp_json reader;
-    bool seen_text = false;
-    if (sp_load_enter(single, &reader) != SP_JSON_ARRAY)
-        return sp_load_fail_key(l, "post_processor", "TemplateProcessing must have an array single");
-    for (;;) {
-        sp_member item = {.at = reader, .present = true};
-        sp_json_type type = sp_json_next(&reader);
-        if (type == SP_JSON_ARRAY_END) break;
-        sp_status status = read_template_item(l, &item, table, &seen_text);
-        if (status != SP_OK) return status;
-        sp_json_skip(&reader, type);
-    }
-    return seen_text ? SP_OK : sp_load_fail_key(l, "post_processor", "leaves out the text");
-}
-
-static sp_status read_processor(sp_loader *l, const sp_member *m)
-{
-    sp_member s[3] = {{.key = "type"}, {.key = "single"}, {.key = "special_tokens"}};
-    sp_status status;
-    if (!enter_object(l, "post_processor", m, s, 3, &status)) return status;
-    if (sp_load_is_text(&s[0], "ByteLevel")) return SP_OK; /* only trims offsets, which we never do */
-    if (sp_load_is_text(&s[0], "TemplateProcessing")) return read_template(l, &s[1], &s[2]);
-    return sp_load_refuse(l, "post_processor", &s[0]);
-}
-
-sp_status sp_load_postprocessor(sp_loader *l, const sp_member *m)
-{
-    sp_member s[2] = {{.key = "type"}, {.key = "processors"}};
-    sp_status status;
-    sp_json reader;
-    if (!enter_object(l, "post_processor", m, s, 2, &status)) return status;
-    if (!sp_load_is_text(&s[0], "Sequence")) return read_processor(l, m);
-    if (sp_load_enter(&s[1], &reader) != SP_JSON_ARRAY)
-        return sp_load_fail_key(l, "post_processor", "Sequence must list processors");
-    for (;;) {
-        sp_member item = {.at = reader, .present = true};
-        sp_json_type type = sp_json_next(&reader);
-        if (type == SP_JSON_ARRAY_END || status != SP_OK) return status;
-        status = read_processor(l, &item);
-        sp_json_skip(&reader, type);
-    }
-}
-
-/* --- tokenizer_config.json --- */
-
-/* A token given as text or as {"content": text}; *id -1 when absent. */
-static sp_status read_named_token(sp_loader *l, sp_config *config, const char *key, int32_t *id)
-{
-    const sp_config *object = sp_config_object(config, key);
-    const char *text = object ? sp_config_text(object, "content") : sp_config_text(config, key);
-    *id = -1;
-    if (!sp_config_has(config, key)) return SP_OK;
-    if (!text) return sp_load_fail_key(l, key, "must be a token");
-    *id = sp_vocab_find(&l->tokenizer->vocab, text, strlen(text));
-    if (*id >= 0) return SP_OK;
-    return sp_fail_param(l->error, SP_DATA, key, "%s: %s '%.100s' is no token of tokenizer.json", l->name,
-                         key, text);
-}
-
-sp_status sp_load_config(sp_loader *l, const char *text, size_t size)
-{
-    sp_tokenizer *t = l->tokenizer;
-    sp_config *config;
-    bool add_bos = false;
-    sp_status status = sp_config_parse(l->name, text, size, &config, l->error);
-    if (status != SP_OK) return status;
-    status = read_named_token(l, config, "bos_token", &t->bos);
-    if (status == SP_OK) status = read_named_token(l, config, "eos_token", &t->eos);
-    if (status == SP_OK) status = sp_config_bool(config, "add_bos_token", false, &add_bos, l->error);
-    if (status == SP_OK && add_bos && t->bos < 0)
-        status = sp_load_fail_key(l, "add_bos_token", "is true but there is no bos_token");
-    if (status == SP_OK && add_bos && !sp_tokenizer_adds_bos(t)) {
-        memmove(t->prefix + 1, t->prefix, (SP_MAX_AFFIX - 1) * sizeof *t->prefix);
-        t->prefix[0] = t->bos;
-        if (t->n_prefix < SP_MAX_AFFIX) t->n_prefix++;
-    }
-    sp_config_close(config);
+    size_t index = 0;
+    sp_status status = sp_load_each(l, "decoder", steps, read_fallback_step, &index);
+    if (status == SP_OK && index < 3)
+        status = sp_load_fail_key(l, "decoder", "must be Replace, ByteFallback, Fuse and perhaps Strip");
+    l->tokenizer->spelling = SP_SPELLING_FALLBACK;
     return status;
+}
+
+sp_status sp_load_decoder(sp_loader *l, const sp_member *m)
+{
+    enum { TYPE, DECODERS, PREFIX, CLEANUP, REPLACEMENT, SCHEME, OLD_SCHEME, MEMBERS };
+    sp_member s[MEMBERS] = {
+        {.key = "type"},        {.key = "decoders"},       {.key = "prefix"},          {.key = "cleanup"},
+        {.key = "replacement"}, {.key = "prepend_scheme"}, {.key = "add_prefix_space"}};
+    sp_tokenizer *t = l->tokenizer;
+    sp_status status;
+    bool prepends = true, first_only;
+    if (!sp_load_object(l, "decoder", m, s, MEMBERS, &status))
+        return status == SP_OK ? sp_load_fail_key(l, "decoder", "is missing") : status;
+    if (sp_load_is_text(&s[TYPE], "Sequence")) return read_fallback(l, &s[DECODERS]);
+    if (sp_load_is_text(&s[TYPE], "WordPiece")) {
+        t->spelling = sp_load_is_true(&s[CLEANUP]) ? SP_SPELLING_WORDS_TIDY : SP_SPELLING_WORDS;
+        return sp_load_is_text(&s[PREFIX], "##") ? SP_OK : sp_load_refuse(l, "decoder prefix", &s[PREFIX]);
+    }
+    if (sp_load_is_text(&s[TYPE], "Metaspace")) {
+        t->spelling = SP_SPELLING_META;
+        status = read_scheme(l, "decoder prepend_scheme", &s[SCHEME], &s[OLD_SCHEME], &prepends, &first_only);
+        if (status == SP_OK && (!prepends || !sp_load_is_text(&s[REPLACEMENT], SP_META)))
+            status = sp_load_fail_key(l, "decoder", "Metaspace must replace U+2581 and drop the first");
+        return status;
+    }
+    t->spelling = SP_SPELLING_BYTES;
+    return sp_load_is_text(&s[TYPE], "ByteLevel") ? SP_OK : sp_load_refuse(l, "decoder", &s[TYPE]);
 }

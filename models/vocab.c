@@ -1,60 +1,13 @@
 /* The vocabulary: tokens by id, and by spelling through an open-addressed table.
  *
- * The spelling of bytes is GPT-2's: printable bytes of Latin-1 stand for themselves, the other 68 for U+0100,
- * U+0101... in their order. The table probes at most MAX_PROBES slots: a half-full table never needs as many
- * unless somebody made colliding names, and then the file is refused instead of loading for hours. Tests:
+ * The table probes at most MAX_PROBES slots: a half-full table never needs as many unless somebody made
+ * colliding names, and then the file is refused instead of loading for hours. Tests:
  * tests/unit/models/test_tokenizer.c */
+#include "models/vocab.h"
+
 #include <string.h>
 
-#include "models/bpe.h"
-#include "models/unicode.h"
-
 #define MAX_PROBES 256u
-
-static bool is_printable(uint32_t code)
-{
-    return (code >= 33 && code <= 126) || (code >= 161 && code <= 172) || (code >= 174 && code <= 255);
-}
-
-/* Code point of a byte: itself, or 256 + the number of unprintable bytes below it. */
-static uint32_t spelled_code(uint32_t byte)
-{
-    if (is_printable(byte)) return byte;
-    if (byte < 33) return 256 + byte;
-    if (byte < 161) return 256 + 33 + (byte - 127);
-    return 256 + 33 + 34; /* 173 */
-}
-
-size_t sp_byte_spell(uint8_t byte, char out[2])
-{
-    uint32_t code = spelled_code(byte);
-    if (code < 0x80) {
-        out[0] = (char)code;
-        return 1;
-    }
-    out[0] = (char)(0xc0u | code >> 6);
-    out[1] = (char)(0x80u | (code & 0x3fu));
-    return 2;
-}
-
-bool sp_byte_unspell(const char *text, size_t size, char *out, size_t *out_size)
-{
-    size_t n = 0, length;
-    for (size_t i = 0; i < size; i += length) {
-        uint32_t code = sp_utf8_decode(text + i, &length), byte = code;
-        if (code >= 256 && code < 256 + 33)
-            byte = code - 256;
-        else if (code >= 256 + 33 && code < 256 + 67)
-            byte = code - 256 - 33 + 127;
-        else if (code == 256 + 67)
-            byte = 173;
-        else if (!is_printable(code))
-            return false;
-        out[n++] = (char)byte;
-    }
-    *out_size = n;
-    return true;
-}
 
 sp_status sp_vocab_init(sp_vocab *vocab, int32_t size, size_t n_tokens, sp_error *error)
 {
@@ -101,7 +54,7 @@ int32_t sp_vocab_find(const sp_vocab *vocab, const char *piece, size_t n)
     return slot && *slot ? (int32_t)*slot - 1 : -1;
 }
 
-sp_status sp_vocab_add(sp_vocab *vocab, int32_t id, const char *piece, size_t n, bool literal,
+sp_status sp_vocab_add(sp_vocab *vocab, int32_t id, const char *piece, size_t n, sp_spelling spelling,
                        sp_error *error)
 {
     if (n == 0 || n > SP_MAX_PIECE || memchr(piece, 0, n))
@@ -115,13 +68,9 @@ sp_status sp_vocab_add(sp_vocab *vocab, int32_t id, const char *piece, size_t n,
     if (*slot)
         return sp_fail(error, SP_DATA, "token '%.60s' has the ids %d and %d", piece, (int)*slot - 1, (int)id);
     char *copy = sp_arena_copy(&vocab->arena, piece, n);
-    char *raw = sp_arena_alloc(&vocab->arena, n + 1, 1);
-    size_t n_raw = n;
+    char *raw = sp_arena_alloc(&vocab->arena, n + 2, 1);
     if (!copy || !raw) return sp_fail(error, SP_NO_MEMORY, "out of memory for the vocabulary");
-    if (literal || !sp_byte_unspell(copy, n, raw, &n_raw)) {
-        memcpy(raw, copy, n);
-        n_raw = n;
-    }
+    size_t n_raw = sp_spelling_text(spelling, copy, n, raw);
     raw[n_raw] = 0;
     vocab->pieces[id] = copy;
     vocab->bytes[id] = raw;
@@ -129,4 +78,19 @@ sp_status sp_vocab_add(sp_vocab *vocab, int32_t id, const char *piece, size_t n,
     if (n > vocab->longest) vocab->longest = n;
     *slot = (uint32_t)id + 1;
     return SP_OK;
+}
+
+bool sp_tokens_push(sp_tokens *tokens, int32_t id, size_t begin, size_t end)
+{
+    if (tokens->count == tokens->capacity) {
+        size_t wanted = tokens->capacity ? 2 * tokens->capacity : 64;
+        sp_token *bigger = sp_alloc(wanted, sizeof *bigger);
+        if (!bigger) return false;
+        if (tokens->count) memcpy(bigger, tokens->data, tokens->count * sizeof *bigger);
+        sp_free(tokens->data);
+        tokens->data = bigger;
+        tokens->capacity = wanted;
+    }
+    tokens->data[tokens->count++] = (sp_token){.id = id, .begin = (uint32_t)begin, .end = (uint32_t)end};
+    return true;
 }

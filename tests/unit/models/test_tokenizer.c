@@ -274,14 +274,14 @@ static void test_refuses_by_name(void **state)
     check_refused("", "", "");
     check_refused("[]", "", "object");
     check_refused("{\"model\":{},\"model\":{}}", "", "");
-    check_refused("{\"normalizer\":{\"type\":\"NFC\"}}", "normalizer", "NFC");
+    check_refused("{\"normalizer\":{\"type\":\"Lowercase\"}}", "normalizer", "Lowercase");
     check_refused("{\"normalizer\":7}", "normalizer", "object");
-    check_refused("{}", "pre_tokenizer", "ByteLevel");
+    check_refused("{}", "decoder", "missing");
     check_refused(PIPELINE("{\"type\":\"Metaspace\"}", "null"), "pre_tokenizer", "Metaspace");
     check_refused(PIPELINE("{\"type\":\"Meta\\u001bspace\"}", "null"), "pre_tokenizer", "x1b");
     check_refused(PIPELINE("{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Whitespace\"}]}", "null"),
                   "pre_tokenizer", "Whitespace");
-    check_refused(PIPELINE("{\"type\":\"Sequence\"}", "null"), "pre_tokenizer", "Sequence");
+    check_refused(PIPELINE("{\"type\":\"Sequence\"}", "null"), "pre_tokenizer", "pretokenizers");
     check_refused(PIPELINE("{\"type\":\"Sequence\",\"pretokenizers\":[null]}", "null"), "pre_tokenizer",
                   "null");
     check_refused(
@@ -302,10 +302,11 @@ static void test_refuses_by_name(void **state)
                            "\"},\"behavior\":\"Removed\"}",
                            "null"),
                   "pre_tokenizer", "Isolated");
-    check_refused(PIPELINE(TEST_BYTE_LEVEL("true"), "{\"type\":\"WordPiece\"}"), "decoder", "WordPiece");
-    check_refused(PIPELINE(TEST_BYTE_LEVEL("true"), "null"), "decoder", "ByteLevel");
+    check_refused(PIPELINE(TEST_BYTE_LEVEL("true"), "{\"type\":\"CTC\"}"), "decoder", "CTC");
+    check_refused(PIPELINE(TEST_BYTE_LEVEL("true"), "null"), "decoder", "missing");
     check_refused(HEAD "\"model\":null}", "model", "object");
-    check_refused(HEAD "\"model\":{\"type\":\"Unigram\"}}", "model", "Unigram");
+    check_refused(HEAD "\"model\":{\"type\":\"WordLevel\"}}", "model", "WordLevel");
+    check_refused(HEAD "\"model\":{\"type\":\"Unigram\"}}", "model", "belong");
     check_refused(HEAD "\"model\":{\"type\":\"BPE\",\"byte_fallback\":true}}", "byte_fallback", "supported");
     check_refused(HEAD "\"model\":{\"type\":\"BPE\",\"dropout\":0.1}}", "dropout", "supported");
     check_refused(HEAD "\"model\":{\"type\":\"BPE\",\"end_of_word_suffix\":\"</w>\"}}", "end_of_word_suffix",
