@@ -102,7 +102,8 @@ static sp_status size_pool(sp_engine *engine, uint32_t *n_pages, sp_error *error
             error, SP_USAGE, "kv-bytes",
             "the KV budget of %zu bytes does not hold one page of %u tokens; raise --kv-bytes", budget,
             SP_PAGE_TOKENS);
-    if (options->context > hparams->context)
+    bool beyond = options->beyond && engine->model->rope;
+    if (options->context > hparams->context && !beyond)
         return sp_fail_param(error, SP_USAGE, "ctx", "--ctx %u is beyond the model's context of %u",
                              options->context, hparams->context);
 
@@ -204,6 +205,7 @@ static void fill_info(sp_engine *engine)
     info->arch = model->arch->name;
     info->hparams = model->hparams;
     info->weight_bytes = model->weight_bytes;
+    info->n_params = model->n_params;
     info->device = engine->device->kind->name;
     info->level = engine->device->level;
     info->n_threads = sp_threads_count(engine->device->threads);

@@ -18,8 +18,9 @@ typedef struct sp_stream sp_stream;
 
 typedef struct sp_engine_options {
     const char *model_path;
-    size_t n_threads;      /* 0: all CPUs */
-    uint32_t context;      /* 0: the model's, or what the KV budget holds if that is less */
+    size_t n_threads; /* 0: all CPUs */
+    uint32_t context; /* 0: the model's, or what the KV budget holds if that is less */
+    bool beyond;      /* context may exceed the model's where positions are not learned: for benchmarks */
     const char *attention; /* JSON: the default of requests without one; NULL: the model's attention_pattern,
                               else dense */
     bool override_normalizer; /* --normalizer: what "model" resolves to; noted in every report */
@@ -54,6 +55,7 @@ typedef struct sp_engine_info {
     size_t kv_pages, page_tokens, kv_bytes, weight_bytes,
         scratch_bytes; /* scratch: forward, attend, plans, requests */
     const char *device, *level;
+    size_t n_params;
     size_t n_threads;
     sp_dtype kv_type;
     bool batch_invariant;

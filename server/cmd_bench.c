@@ -2,26 +2,14 @@
  *
  * A list of cases, each with one function that measures one figure. Peaks are measured in between: a
  * share is a figure over a peak of this machine in this run, never of a data sheet. bf16 cases are n/a (JSON
- * null) where the CPU has no bf16 dot product. Tests: tests/http/test_command.py */
-#include <math.h>
-#include <stdio.h>
-#include <string.h>
-
+ * null) where the CPU has no bf16 dot product. With --model it measures a model (bench_model.c). Tests:
+ * tests/http/test_command.py */
 #include "kernels/bench.h"
 #include "kernels/bench_attend.h"
-#include "kernels/json.h"
-#include "kernels/peak.h"
-#include "server/command.h"
+#include "server/bench_report.h"
 
 #define LINEAR_ROWS 512
 #define ROUNDS 3
-
-typedef struct bench_run {
-    sp_device *device;
-    sp_peaks peaks;
-    double last_gflops; /* float32 peak as last measured */
-    char cpu[96];
-} bench_run;
 
 typedef struct bench_figure {
     bool measured; /* false: this CPU can't */
@@ -32,26 +20,26 @@ typedef struct bench_case {
     const char *name, *unit, *meaning;
     sp_dtype dtype; /* SP_BF16: needs bf16 dot products */
     bool of_peak;   /* its share of the peak of dtype is reported */
-    sp_status (*measure)(const bench_run *bench, const struct bench_case *self, bench_figure *out,
+    sp_status (*measure)(const sp_bench_machine *bench, const struct bench_case *self, bench_figure *out,
                          sp_error *error);
     sp_bench_attend_case attend;
 } bench_case;
 
 /* 0: none. */
-static double share_of_peak(const bench_run *bench, const bench_case *row, const bench_figure *figure)
+static double share_of_peak(const sp_bench_machine *bench, const bench_case *row, const bench_figure *figure)
 {
     double peak = row->dtype == SP_BF16 ? bench->peaks.bf16_gflops : bench->peaks.fp32_gflops;
     return row->of_peak && figure->measured && peak > 0 ? figure->value / peak : 0;
 }
 
-static sp_status measure_linear(const bench_run *bench, const bench_case *self, bench_figure *out,
+static sp_status measure_linear(const sp_bench_machine *bench, const bench_case *self, bench_figure *out,
                                 sp_error *error)
 {
     out->measured = true;
     return sp_bench_linear(bench->device, self->dtype, LINEAR_ROWS, &out->value, error);
 }
 
-static sp_status measure_attention(const bench_run *bench, const bench_case *self, bench_figure *out,
+static sp_status measure_attention(const sp_bench_machine *bench, const bench_case *self, bench_figure *out,
                                    sp_error *error)
 {
     sp_bench_attend_result result = {0};
@@ -62,8 +50,8 @@ static sp_status measure_attention(const bench_run *bench, const bench_case *sel
 }
 
 /* Time of the case and of its base: dense softmax over the same keys and scores. */
-static sp_status measure_pair(const bench_run *bench, const bench_case *self, double *seconds, double *base,
-                              sp_error *error)
+static sp_status measure_pair(const sp_bench_machine *bench, const bench_case *self, double *seconds,
+                              double *base, sp_error *error)
 {
     sp_bench_attend_case dense = self->attend;
     sp_bench_attend_result result;
@@ -77,7 +65,7 @@ static sp_status measure_pair(const bench_run *bench, const bench_case *self, do
     return status;
 }
 
-static sp_status measure_slowdown(const bench_run *bench, const bench_case *self, bench_figure *out,
+static sp_status measure_slowdown(const sp_bench_machine *bench, const bench_case *self, bench_figure *out,
                                   sp_error *error)
 {
     double seconds = 0, base = 1;
@@ -87,7 +75,7 @@ static sp_status measure_slowdown(const bench_run *bench, const bench_case *self
     return status;
 }
 
-static sp_status measure_speedup(const bench_run *bench, const bench_case *self, bench_figure *out,
+static sp_status measure_speedup(const sp_bench_machine *bench, const bench_case *self, bench_figure *out,
                                  sp_error *error)
 {
     double seconds = 1, base = 0;
@@ -146,50 +134,21 @@ static const bench_case cases[] = {
 };
 #define N_CASES (sizeof cases / sizeof cases[0])
 
-/* "model name" of /proc/cpuinfo. */
-static void read_cpu_name(char *out, size_t room)
-{
-    snprintf(out, room, "unknown");
-    FILE *file = fopen("/proc/cpuinfo", "r");
-    char line[256];
-    while (file && fgets(line, sizeof line, file)) {
-        char *colon = strchr(line, ':');
-        if (strncmp(line, "model name", 10) || !colon) continue;
-        colon += 1 + strspn(colon + 1, " \t");
-        snprintf(out, room, "%.*s", (int)strcspn(colon, "\n"), colon);
-        break;
-    }
-    if (file) fclose(file);
-}
-
-/* Raises the peaks to what is measured now. */
-static sp_status measure_peaks(bench_run *bench, sp_error *error)
-{
-    sp_peaks now;
-    sp_status status = sp_peak_measure(bench->device, &now, error);
-    if (status) return status;
-    bench->peaks.fp32_gflops = fmax(bench->peaks.fp32_gflops, now.fp32_gflops);
-    bench->peaks.bf16_gflops = fmax(bench->peaks.bf16_gflops, now.bf16_gflops);
-    bench->peaks.memory_gbps = fmax(bench->peaks.memory_gbps, now.memory_gbps);
-    bench->last_gflops = now.fp32_gflops;
-    return SP_OK;
-}
-
 /* A case that is compared with a peak is measured in rounds, each behind a measurement of the peaks, so that
  * a moment in which something else ran spoils neither. The best of either counts. */
-static sp_status run_case(bench_run *bench, const bench_case *self, bench_figure *out, sp_error *error)
+static sp_status run_case(sp_bench_machine *bench, const bench_case *self, bench_figure *out, sp_error *error)
 {
     bench_figure now = {0};
     sp_status status = SP_OK;
     for (int round = 0; round < (self->of_peak ? ROUNDS : 1) && !status; round++) {
-        if (self->of_peak) status = measure_peaks(bench, error);
+        if (self->of_peak) status = sp_bench_peaks(bench, error);
         if (!status) status = self->measure(bench, self, &now, error);
         if (now.value > out->value) *out = now;
     }
     return status;
 }
 
-static sp_status run_cases(bench_run *bench, bench_figure *figures, sp_error *error)
+static sp_status run_cases(sp_bench_machine *bench, bench_figure *figures, sp_error *error)
 {
     sp_progress progress;
     sp_progress_init(&progress, "measuring");
@@ -199,110 +158,32 @@ static sp_status run_cases(bench_run *bench, bench_figure *figures, sp_error *er
         if (cases[i].dtype == SP_BF16 && !bench->device->has_bf16) continue;
         status = run_case(bench, &cases[i], &figures[i], error);
     }
-    if (!status) status = measure_peaks(bench, error);
+    if (!status) status = sp_bench_peaks(bench, error);
     sp_progress_clear(&progress);
-    if (!status && bench->last_gflops < 0.9 * bench->peaks.fp32_gflops)
-        fputs("sparsed: the peak moved by more than 10 % meanwhile: something else uses this CPU, repeat "
-              "when it is "
-              "quiet\n",
-              stderr);
+    if (!status) sp_bench_warn(bench);
     return status;
-}
-
-static void number_or_null(sp_json_writer *json, const char *key, double value)
-{
-    sp_json_key(json, key);
-    if (value > 0)
-        sp_json_number(json, value);
-    else
-        sp_json_null(json);
-}
-
-static void write_json(const bench_run *bench, const bench_figure *figures, sp_buffer *out)
-{
-    sp_json_writer json;
-    sp_json_writer_init(&json, out);
-    sp_json_open(&json, '{');
-    sp_json_key(&json, "machine");
-    sp_json_open(&json, '{');
-    sp_json_key(&json, "cpu");
-    sp_json_cstring(&json, bench->cpu);
-    sp_json_key(&json, "threads");
-    sp_json_uint(&json, sp_threads_count(bench->device->threads));
-    number_or_null(&json, "fp32_gflops", bench->peaks.fp32_gflops);
-    number_or_null(&json, "bf16_gflops", bench->peaks.bf16_gflops);
-    number_or_null(&json, "memory_gbps", bench->peaks.memory_gbps);
-    sp_json_close(&json, '}');
-    sp_json_key(&json, "results");
-    sp_json_open(&json, '[');
-    for (size_t i = 0; i < N_CASES; i++) {
-        sp_json_open(&json, '{');
-        sp_json_key(&json, "name");
-        sp_json_cstring(&json, cases[i].name);
-        number_or_null(&json, "value", figures[i].measured ? figures[i].value : 0);
-        sp_json_key(&json, "unit");
-        sp_json_cstring(&json, cases[i].unit);
-        number_or_null(&json, "share", share_of_peak(bench, &cases[i], &figures[i]));
-        sp_json_close(&json, '}');
-    }
-    sp_json_close(&json, ']');
-    sp_json_close(&json, '}');
-    sp_buffer_text(out, "\n");
-}
-
-static void write_row(const bench_run *bench, const bench_case *row, const bench_figure *figure,
-                      sp_buffer *out)
-{
-    char bar[16] = "", text[16] = "";
-    double share = share_of_peak(bench, row, figure);
-    if (share > 0) {
-        sp_share_bar(share, bar);
-        snprintf(text, sizeof text, "%.2f", share);
-    }
-    sp_buffer_format(out, "%-22s ", row->name);
-    if (figure->measured)
-        sp_buffer_format(out, "%9.2f", figure->value);
-    else
-        sp_buffer_format(out, "%9s", "n/a");
-    sp_buffer_format(out, "  %-8s  %4s %-10s  %s\n", row->unit, text, bar, row->meaning);
-}
-
-static void write_table(const bench_run *bench, const bench_figure *figures, sp_buffer *out)
-{
-    sp_buffer_format(out, "%s, %zu threads, level %s\n", bench->cpu, sp_threads_count(bench->device->threads),
-                     bench->device->level);
-    sp_buffer_format(out, "peaks: float32 %.1f GFLOP/s, bf16 ", bench->peaks.fp32_gflops);
-    if (bench->peaks.bf16_gflops > 0)
-        sp_buffer_format(out, "%.1f GFLOP/s", bench->peaks.bf16_gflops);
-    else
-        sp_buffer_text(out, "n/a");
-    sp_buffer_format(out, ", memory %.1f GB/s\n\n", bench->peaks.memory_gbps);
-    sp_buffer_format(out, "%-22s %9s  %-8s  %-15s  %s\n", "name", "value", "unit", "share of peak", "what");
-    for (size_t i = 0; i < N_CASES; i++) write_row(bench, &cases[i], &figures[i], out);
 }
 
 int sp_command_bench(const sp_options *options)
 {
     sp_error error = {0};
-    bench_run bench = {0};
+    sp_bench_machine machine;
     bench_figure figures[N_CASES] = {0};
-    sp_device_options device_options = {.n_threads = (size_t)options->threads};
-    if (sp_device_open("cpu", &device_options, &bench.device, &error)) return sp_command_fail(&error);
-    read_cpu_name(bench.cpu, sizeof bench.cpu);
-    int code = SP_EXIT_OK;
-    if (run_cases(&bench, figures, &error)) {
+    sp_bench_line lines[N_CASES];
+    if (options->model) return sp_bench_model(options);
+    if (sp_bench_open(options, &machine, &error)) return sp_command_fail(&error);
+    int code;
+    if (run_cases(&machine, figures, &error)) {
         code = sp_command_fail(&error);
     } else {
-        sp_buffer out;
-        sp_buffer_init(&out, 1 << 20);
-        if (options->json)
-            write_json(&bench, figures, &out);
-        else
-            write_table(&bench, figures, &out);
-        if (out.failed || fwrite(out.data, 1, out.size, stdout) != out.size || fflush(stdout))
-            code = SP_EXIT_INTERNAL;
-        sp_buffer_fini(&out);
+        for (size_t i = 0; i < N_CASES; i++)
+            lines[i] = (sp_bench_line){.name = cases[i].name,
+                                       .unit = cases[i].unit,
+                                       .meaning = cases[i].meaning,
+                                       .value = figures[i].measured ? figures[i].value : 0,
+                                       .share = share_of_peak(&machine, &cases[i], &figures[i])};
+        code = sp_bench_write(&machine, NULL, lines, N_CASES, options->json);
     }
-    sp_device_close(bench.device);
+    sp_bench_close(&machine);
     return code;
 }

@@ -356,6 +356,8 @@ static sp_status finish_options(sp_options *options, unsigned command, sp_error 
         return sp_fail_param(error, SP_USAGE, "prompt",
                              "--prompt: which text shall be continued? - reads it from "
                              "standard input");
+    if ((command & SP_FOR_BENCH) && !options->model && (options->context || options->attention))
+        return sp_fail_param(error, SP_USAGE, "model", "--ctx and --attention need --model: which model?");
     if ((command & SP_FOR_SCORE) && !options->text)
         return sp_fail_param(error, SP_USAGE, "text",
                              "--text: which file shall be scored? - reads standard input");

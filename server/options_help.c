@@ -45,13 +45,19 @@ static const command_text command_texts[] = {
      "file whose metadata names the attention. The file format is in engine/README.md, section \"attend\".",
      "    sparsed attend --in case.safetensors --out result.safetensors\n"
      "    sparsed attend --in case.safetensors --out - --metrics > result.safetensors\n"},
-    {SP_FOR_BENCH, "sparsed bench [options]",
-     "Measures this machine's peaks (float32, bf16, memory) and our kernels against them: best of five "
+    {SP_FOR_BENCH, "sparsed bench [--model DIR] [options]",
+     "With --model: how fast the model reads prompts of 512, 2,048 and 8,192 tokens, and writes behind none, "
+     "4,096 and 16,384 tokens and for 8 requests at once, through the engine as serving uses it; the "
+     "share is that of the compute peak (reading) or of the memory bandwidth over weights and cached keys "
+     "and "
+     "values (writing). Without: measures this machine's peaks (float32, bf16, memory) and our kernels "
+     "against them: best of five "
      "runs, peak and kernels in the same run. Lines for bf16 say n/a where the CPU has no bf16 dot "
      "product. SPARSED_CPU=reference, avx2, avx512 or avx512vnni in the environment forces lower instruction "
      "sets, "
      "for every command.",
      "    sparsed bench\n"
+     "    sparsed bench --model models/austen\n"
      "    sparsed bench --threads 1 --json > bench.json\n"},
 };
 

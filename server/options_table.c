@@ -30,24 +30,24 @@ const sp_option sp_option_table[] = {
      "required."},
     {"threads", SP_OPTION_INT, AT(threads), ENGINE | ATTEND | BENCH, 1, 1024, NULL, "N",
      "Threads that compute. Without it: every CPU this process may use. Results do not depend on it."},
-    {"ctx", SP_OPTION_INT, AT(context), ENGINE, 1, 16777216, NULL, "N",
+    {"ctx", SP_OPTION_INT, AT(context), ENGINE | BENCH, 1, 16777216, NULL, "N",
      "Context in tokens: prompt and answer together. Without it: the model's own, or what the KV memory "
      "holds if that is less."},
-    {"attention", SP_OPTION_TEXT, AT(attention), ENGINE, 0, 0, NULL, "A",
+    {"attention", SP_OPTION_TEXT, AT(attention), ENGINE | BENCH, 0, 0, NULL, "A",
      "Attention of requests that name none: a backend's name, or the JSON object of a request, such as "
      "'{\"backend\":\"strided\",\"params\":{\"stride\":64}}'. Without it: the pattern the model was "
      "trained with, else dense."},
-    {"normalizer", SP_OPTION_TEXT, AT(normalizer), ENGINE, 0, 0, "model", "A",
+    {"normalizer", SP_OPTION_TEXT, AT(normalizer), ENGINE | BENCH, 0, 0, "model", "A",
      "What turns scores into weights: model (as it was trained), softmax, entmax15, sparsemax or "
      "'{\"alpha\":1.33}' with 1 < alpha <= 2. Anything but model overrides the model's and is noted in "
      "every report."},
-    {"kv", SP_OPTION_TEXT, AT(kv), ENGINE, 0, 0, "bf16", "bf16|f32",
+    {"kv", SP_OPTION_TEXT, AT(kv), ENGINE | BENCH, 0, 0, "bf16", "bf16|f32",
      "Type of cached keys and values. f32 also means float32 arithmetic throughout: slower, for reference "
      "figures."},
-    {"weights", SP_OPTION_TEXT, AT(weights), ENGINE, 0, 0, "stored", "stored|bf16|f32",
+    {"weights", SP_OPTION_TEXT, AT(weights), ENGINE | BENCH, 0, 0, "stored", "stored|bf16|f32",
      "Type of weight matrices in memory. stored keeps what the file has: quantized weights stay quantized "
      "and meet activations rounded to 8 bits. bf16 and f32 convert at load."},
-    {"gemm", SP_OPTION_TEXT, AT(gemm), ENGINE, 0, 0, "own", "own|openblas",
+    {"gemm", SP_OPTION_TEXT, AT(gemm), ENGINE | BENCH, 0, 0, "own", "own|openblas",
      "Who computes linear layers. With openblas the bits of an answer depend on what else is in the batch; "
      "reports say \"batch_invariant\": false."},
     {"mmap", SP_OPTION_FLAG, AT(mmap), LIMIT | GENERATE | SCORE, 0, 0, "false", NULL,
@@ -91,7 +91,7 @@ const sp_option sp_option_table[] = {
      "Largest JSON body; a larger one is answered 413."},
     {"max-tensor-bytes", SP_OPTION_BYTES, AT(max_tensor_bytes), LIMIT, KIB, 16 * GIB, "64M", "BYTES",
      "Largest body and largest answer of /v1/attention/apply."},
-    {"step-ms", SP_OPTION_INT, AT(step_ms), LIMIT, 1, 10000, "20", "MS",
+    {"step-ms", SP_OPTION_INT, AT(step_ms), LIMIT | BENCH, 1, 10000, "20", "MS",
      "How long one step of the engine should take: bounds how long others wait for a long prompt."},
 
     /* --- connections --- */

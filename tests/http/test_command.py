@@ -211,7 +211,7 @@ class Command(unittest.TestCase):
         result = run("bench", "--json", "--threads", "1")
         self.assert_exit(0, result)
         report = json.loads(result.stdout)
-        self.assertEqual({"cpu", "threads", "fp32_gflops", "bf16_gflops", "memory_gbps"}, set(report["machine"]))
+        self.assertEqual({"cpu", "threads", "fp32_gflops", "bf16_gflops", "int8_gops", "memory_gbps"}, set(report["machine"]))
         self.assertEqual(BENCH_NAMES, [entry["name"] for entry in report["results"]])
         for entry in report["results"]:
             self.assertEqual({"name", "value", "unit", "share"}, set(entry))
