@@ -118,25 +118,6 @@ static const char *finish_name(sp_finish finish)
 }
 
 /* --- a plain reply --- */
-/* An engine error as the client sees it: the engine names the limit that ran out, which is no field of the
- * request. */
-static bool took_too_long(sp_error *error)
-{
-    bool took = strcmp(error->param, "request_timeout") == 0;
-    if (error->status == SP_UNAVAILABLE) error->param[0] = 0;
-    return took;
-}
-
-/* The same as the reply. A request that ran too long would run too long again: no retry. */
-static void fail(sp_exchange *exchange, sp_error *error)
-{
-    bool again = !took_too_long(error);
-    sp_exchange_fail(exchange, error);
-    if (again) return;
-    sp_exchange_reply(exchange)->no_retry = true;
-    sp_exchange_reply(exchange)->retry_after = 0;
-}
-
 static void reply_whole(sp_exchange *exchange, const completion *c, const sp_event *event)
 {
     sp_json_writer writer;
@@ -160,7 +141,7 @@ static void poll_completion(sp_exchange *exchange)
         sp_stream_read(c->stream, &event);
         if (event.type == SP_EVENT_NONE) break;
         if (event.type == SP_EVENT_ERROR) {
-            fail(exchange, &event.error);
+            sp_exchange_fail(exchange, &event.error);
             return;
         }
         if (event.type == SP_EVENT_PROGRESS) continue;
@@ -179,7 +160,9 @@ static void write_error_frames(const sp_error *error, sp_buffer *out)
     sp_json_writer writer;
     unsigned status = sp_error_http_status(error->status);
     size_t begin = sp_sse_begin(out, &writer);
-    sp_error_write(&writer, status, NULL, error->param, error->message);
+    /* SP_UNAVAILABLE names a limit of ours, no member of the request. */
+    sp_error_write(&writer, status, NULL, error->status == SP_UNAVAILABLE ? "" : error->param,
+                   error->message);
     sp_sse_end(out, begin);
     sp_sse_done(out);
 }
@@ -226,7 +209,6 @@ static sp_pull pull_completion(sp_exchange *exchange, sp_buffer *out)
         event.error = error;
     }
     if (event.type == SP_EVENT_ERROR) {
-        took_too_long(&event.error);
         write_error_frames(&event.error, out);
         return SP_PULL_END;
     }
@@ -244,7 +226,7 @@ static void poll_first(sp_exchange *exchange)
     sp_error error;
     sp_stream_read(c->stream, &c->first);
     if (c->first.type == SP_EVENT_ERROR) {
-        fail(exchange, &c->first.error);
+        sp_exchange_fail(exchange, &c->first.error);
     } else if (c->first.type != SP_EVENT_NONE) {
         c->has_first = true;
         sp_exchange_stream(exchange, "text/event-stream", pull_completion);

@@ -129,23 +129,13 @@ static void free_scorer(void *state)
     sp_scorer_close(state);
 }
 
-static void fail(sp_exchange *exchange, sp_error *error)
-{
-    bool again = strcmp(error->param, "request_timeout") != 0;
-    if (error->status == SP_UNAVAILABLE) error->param[0] = 0; /* a limit of ours, no member of the request */
-    sp_exchange_fail(exchange, error);
-    if (again) return;
-    sp_exchange_reply(exchange)->no_retry = true;
-    sp_exchange_reply(exchange)->retry_after = 0;
-}
-
 static void poll_score(sp_exchange *exchange)
 {
     sp_scorer *scorer = sp_exchange_state(exchange);
     sp_error error = {0};
     bool done = false;
     if (sp_scorer_step(scorer, &done, &error)) {
-        fail(exchange, &error);
+        sp_exchange_fail(exchange, &error);
     } else if (done) {
         sp_json_writer writer;
         sp_exchange_json(exchange, 200, &writer);

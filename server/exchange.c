@@ -199,10 +199,14 @@ void sp_exchange_refuse(sp_exchange *exchange, unsigned status, const char *para
 void sp_exchange_fail(sp_exchange *exchange, const sp_error *error)
 {
     unsigned status = sp_error_http_status(error->status);
+    const char *param = error->status == SP_UNAVAILABLE ? "" : error->param; /* then a limit of ours */
     sp_json_writer writer;
     sp_exchange_json(exchange, status, &writer);
-    sp_error_write(&writer, status, NULL, error->param, error->message);
+    sp_error_write(&writer, status, NULL, param, error->message);
     set_status_headers(exchange, status);
+    if (error->status != SP_UNAVAILABLE || strcmp(error->param, "request_timeout") != 0) return;
+    exchange->reply.no_retry = true; /* it would run too long again */
+    exchange->reply.retry_after = 0;
 }
 
 /* --- the request head --- */

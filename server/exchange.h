@@ -66,7 +66,8 @@ bool sp_exchange_left(const sp_exchange *exchange);
 sp_reply *sp_exchange_reply(sp_exchange *exchange);
 /* The reply's JSON body is begun: write one value to *writer; the reply has this status. */
 void sp_exchange_json(sp_exchange *exchange, unsigned status, sp_json_writer *writer);
-/* The error envelope as the reply, with the headers its status asks for. */
+/* The error envelope as the reply, with the headers its status asks for. SP_UNAVAILABLE names a limit of
+ * ours, no field: param is null then, and there is no retry after request_timeout. */
 void sp_exchange_fail(sp_exchange *exchange, const sp_error *error);
 /* The same for a refusal that has a status of its own (404, 405, 411, 413, 415). param NULL: null. */
 void sp_exchange_refuse(sp_exchange *exchange, unsigned status, const char *param, const char *format, ...)

@@ -11,6 +11,7 @@ typedef struct job {
     sp_exchange *exchange; /* NULL: it has left */
     sp_buffer in, out;
     bool metrics, running, done, holds;
+    bool late; /* it ran into the request timeout */
     double queued;
     sp_status status;
     sp_error error;
@@ -24,6 +25,7 @@ struct sp_jobs {
     pthread_cond_t changed;
     job *head;
     size_t held; /* answers made and not yet freed */
+    bool runs;   /* a job runs */
     bool closing;
 };
 
@@ -43,10 +45,35 @@ static void finish(job *item, sp_status status)
     if (item->exchange) sp_exchange_wake(item->exchange);
 }
 
+/* Whether a job has been here too long; the error says what ran out. */
+static sp_status check_age(const job *item, bool waits, sp_error *error)
+{
+    const sp_options *options = item->jobs->server->options;
+    double age = sp_now() - item->queued;
+    if (age > options->request_timeout)
+        return sp_fail_param(error, SP_UNAVAILABLE, "request_timeout",
+                             "the request took longer than %g seconds", options->request_timeout);
+    if (waits && age > options->queue_timeout)
+        return sp_fail_param(error, SP_UNAVAILABLE, "queue_timeout",
+                             "the request waited longer than %g seconds", options->queue_timeout);
+    return SP_OK;
+}
+
+/* With the lock held: ends what waits too long, the oldest first. */
+static void drop_old(sp_jobs *jobs)
+{
+    sp_error error;
+    while (jobs->head && check_age(jobs->head, true, &error)) {
+        job *old = jobs->head;
+        jobs->head = old->next;
+        old->error = error;
+        finish(old, error.status);
+    }
+}
+
 /* Takes the next job that may run, or NULL after a second or when there is none; old ones time out. */
 static job *next_job(sp_jobs *jobs)
 {
-    double limit = jobs->server->options->queue_timeout;
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += 1;
@@ -54,15 +81,12 @@ static job *next_job(sp_jobs *jobs)
         pthread_cond_wait(&jobs->changed, &jobs->lock);
     else if (jobs->held >= SP_TENSOR_BODIES)
         pthread_cond_timedwait(&jobs->changed, &jobs->lock, &until);
-    while (jobs->head && sp_now() - jobs->head->queued > limit) {
-        job *old = jobs->head;
-        jobs->head = old->next;
-        finish(old, sp_fail(&old->error, SP_UNAVAILABLE, "waited longer than queue_timeout (%g s)", limit));
-    }
+    drop_old(jobs);
     job *item = jobs->head;
     if (!item || jobs->held >= SP_TENSOR_BODIES) return NULL;
     jobs->head = item->next;
     jobs->held++;
+    jobs->runs = true;
     item->running = item->holds = true;
     return item;
 }
@@ -74,12 +98,16 @@ static void let_go(job *item)
     free_job(item);
 }
 
-/* Between the steps of a job: nobody waits for its answer any more. */
-static bool is_over(const void *context)
+/* Between the steps of a job: nobody waits for its answer any more, or not longer. Looks at the queue too,
+ * whose jobs time out while this one runs. */
+static bool is_over(void *context)
 {
-    const job *item = context;
+    job *item = context;
+    sp_error error;
     pthread_mutex_lock(&item->jobs->lock);
-    bool over = !item->exchange || item->jobs->closing;
+    drop_old(item->jobs);
+    item->late = check_age(item, false, &error) != SP_OK;
+    bool over = !item->exchange || item->jobs->closing || item->late;
     pthread_mutex_unlock(&item->jobs->lock);
     return over;
 }
@@ -100,7 +128,8 @@ static void *work(void *context)
         sp_status status =
             sp_engine_apply(engine, item->in.data, item->in.size, &options, &item->out, &item->error);
         pthread_mutex_lock(&jobs->lock);
-        item->running = false;
+        item->running = jobs->runs = false;
+        if (status && item->late) status = check_age(item, false, &item->error);
         if (item->exchange)
             finish(item, status);
         else
@@ -180,8 +209,29 @@ static void poll_apply(sp_exchange *exchange)
     sp_buffer_init(&item->out, 0);
 }
 
+/* With the lock held. */
+static size_t count_waiting(const sp_jobs *jobs)
+{
+    size_t n = 0;
+    for (const job *item = jobs->head; item; item = item->next) n++;
+    return n;
+}
+
+void sp_jobs_count(sp_jobs *jobs, size_t *running, size_t *waiting)
+{
+    pthread_mutex_lock(&jobs->lock);
+    *running = jobs->runs;
+    *waiting = count_waiting(jobs);
+    pthread_mutex_unlock(&jobs->lock);
+}
+
 sp_status sp_jobs_apply(sp_jobs *jobs, sp_exchange *exchange, bool metrics, sp_error *error)
 {
+    size_t most = (size_t)jobs->server->options->max_queue;
+    pthread_mutex_lock(&jobs->lock);
+    bool full = count_waiting(jobs) >= most + !jobs->runs;
+    pthread_mutex_unlock(&jobs->lock);
+    if (full) return sp_fail(error, SP_BUSY, "the queue is full (%zu requests)", most);
     job *item = sp_alloc_zero(1, sizeof *item);
     if (!item) return sp_fail(error, SP_NO_MEMORY, "no memory for the job");
     sp_buffer *body = sp_exchange_body(exchange);

@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "server/jobs.h"
 #include "server/routes.h"
 #include "server/state.h"
 
@@ -106,7 +107,11 @@ void sp_metrics_write(sp_server *server, sp_buffer *out)
         const sp_engine_info *info = sp_engine_get_info(engine);
         sp_buffer label;
         sp_stats stats;
+        size_t running, waiting;
         sp_engine_stats(engine, &stats);
+        sp_jobs_count(server->jobs, &running, &waiting);
+        stats.running += (uint32_t)running;
+        stats.waiting += (uint32_t)waiting;
         sp_buffer_init(&label, 4096);
         escape_label(info->model_name, &label);
         p.model = label.failed ? "" : label.data;

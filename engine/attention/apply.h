@@ -14,9 +14,8 @@ typedef struct sp_apply_options {
     bool metrics;
     size_t max_bytes; /* of the answer; what is held while computing stays below four times that. 0: no limit
                          of ours */
-    bool (*stop)(
-        const void *context); /* asked before every step: true ends the job as SP_CANCELLED; or NULL */
-    const void *stop_context;
+    bool (*stop)(void *context); /* asked before every step: true ends the job as SP_CANCELLED; or NULL */
+    void *stop_context;
 } sp_apply_options;
 
 /* in: safetensors bytes (stay the caller's). out: bytes appended. SP_INVALID or SP_DATA name the field or

@@ -8,9 +8,9 @@
 #include "engine/attention/apply.h"
 #include "models/weights.h"
 
-static bool stop_late(const void *context)
+static bool stop_late(void *context)
 {
-    return --*(int *)(uintptr_t)context < 0;
+    return --*(int *)context < 0;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -182,5 +182,49 @@ def test_stalled_readers_give_way(server):
             link.close()
 
 
+def test_limits_of_time_and_queue(server):
+    """A long job ends at the request timeout; those behind it wait no longer than theirs; the queue is bounded."""
+    n, heads, d = 3000, 16, 64
+    tensors = {"q": ([heads, n, d], [0.0] * (heads * n * d)), "k": ([1, n, d], [0.0] * (n * d)),
+               "v": ([1, n, d], [0.0] * (n * d))}
+    long = pack(tensors, {"attention": json.dumps({"backend": "dense", "normalizer": "entmax15"}), "edges": "none"})
+    _, short = case({"backend": "dense"})
+    replies = {}
+    with harness.Server("--request-timeout", "2", "--queue-timeout", "0.8", "--max-queue", "2", "--threads", "1") as strict:
+        def client(name, body, query):
+            begin = time.time()
+            replies[name] = (apply(strict, body, query), time.time() - begin)
+
+        def begin(name, body, query=""):
+            threads.append(threading.Thread(target=client, args=(name, body, query)))
+            threads[-1].start()
+
+        def wait(gauge, value):
+            deadline = time.time() + 4
+            while strict.gauge(gauge) != value:
+                assert time.time() < deadline, gauge
+                time.sleep(0.01)
+
+        threads = []
+        begin("long", long, "?metrics=true")
+        wait("sparsed_num_requests_running", 1)
+        begin("second", short)
+        begin("third", short)
+        wait("sparsed_num_requests_waiting", 2)
+        reply = apply(strict, short)
+        assert reply.status == 429 and int(reply.headers["retry-after"]) >= 1, reply
+        for thread in threads:
+            thread.join()
+        for name in ("second", "third"):
+            reply, seconds = replies[name]
+            assert reply.status == 503 and "retry-after" in reply.headers and reply.error()["param"] is None, reply
+            assert seconds < 3, seconds
+        reply, seconds = replies["long"]
+        assert reply.status == 503 and reply.headers["x-should-retry"] == "false", (reply, seconds)
+        assert "retry-after" not in reply.headers and reply.error()["param"] is None and seconds < 8, (reply, seconds)
+        assert apply(strict, short).status == 200
+        strict.until_idle()
+
+
 with harness.Server() as shared:
     harness.main({n: (lambda f=f: f(shared)) for n, f in list(globals().items()) if n.startswith("test_")})
