@@ -70,12 +70,18 @@ struct sp_ops {
     /* y = x / sqrt(mean(x^2) + eps) * weight, row by row.  x, y (rows, n); y may be x */
     void (*rms_norm)(sp_device *device, size_t rows, size_t n, float eps, const float *weight, const float *x,
                      float *y);
+    /* y = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * weight + bias, row by row.  x, y (rows, n); y
+     * may be x */
+    void (*layer_norm)(sp_device *device, size_t rows, size_t n, float eps, const float *weight,
+                       const float *bias, const float *x, float *y);
     /* Rotates pairs (i, i + head_dim / 2) of every head in place: x (rows, n_heads, head_dim), cos and sin
      * (rows, head_dim / 2), made in double and rounded once. */
     void (*rope)(sp_device *device, size_t rows, size_t n_heads, size_t head_dim, const float *cos,
                  const float *sin, float *x);
     /* y = silu(gate) * up, n numbers; y may be gate. silu(x) = x / (1 + exp(-x)) */
     void (*silu_mul)(sp_device *device, size_t n, const float *gate, const float *up, float *y);
+    /* y = gelu(x), n numbers; y may be x. The tanh form: x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) */
+    void (*gelu)(sp_device *device, size_t n, const float *x, float *y);
     /* y += x, n numbers */
     void (*add)(sp_device *device, size_t n, const float *x, float *y);
     /* y[r][i] += bias[i].  bias (n), y (rows, n) */

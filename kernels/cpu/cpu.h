@@ -74,8 +74,10 @@ typedef struct sp_cpu_slots {
     void (*quant_product)(const sp_quant_product *product);
     /* --- elementwise, one row or run of numbers; contracts as in ops.h --- */
     void (*rms_norm)(size_t n, float eps, const float *weight, const float *x, float *y);
+    void (*layer_norm)(size_t n, float eps, const float *weight, const float *bias, const float *x, float *y);
     void (*rope)(size_t n_heads, size_t head_dim, const float *cos, const float *sin, float *x);
     void (*silu_mul)(size_t n, const float *gate, const float *up, float *y);
+    void (*gelu)(size_t n, const float *x, float *y);
     void (*add)(size_t n, const float *x, float *y);
     void (*to_bf16)(size_t n, const float *x, uint16_t *y);
     /* --- what the machine can do at most (peak.c): registers only; return the operations done --- */
@@ -131,9 +133,12 @@ sp_status sp_cpu_pack(sp_device *device, const sp_tensor *w, bool round_rows, sp
 void sp_cpu_linear(sp_device *device, const sp_matrix *w, size_t rows, const float *x, float *y);
 void sp_cpu_rms_norm(sp_device *device, size_t rows, size_t n, float eps, const float *weight, const float *x,
                      float *y);
+void sp_cpu_layer_norm(sp_device *device, size_t rows, size_t n, float eps, const float *weight,
+                       const float *bias, const float *x, float *y);
 void sp_cpu_rope(sp_device *device, size_t rows, size_t n_heads, size_t head_dim, const float *cos,
                  const float *sin, float *x);
 void sp_cpu_silu_mul(sp_device *device, size_t n, const float *gate, const float *up, float *y);
+void sp_cpu_gelu(sp_device *device, size_t n, const float *x, float *y);
 void sp_cpu_add(sp_device *device, size_t n, const float *x, float *y);
 void sp_cpu_add_bias(sp_device *device, size_t rows, size_t n, const float *bias, float *y);
 void sp_cpu_to_bf16(sp_device *device, size_t n, const float *x, uint16_t *y);

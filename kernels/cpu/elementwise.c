@@ -12,7 +12,7 @@ typedef struct job {
     size_t piece; /* rows or numbers a task */
     size_t n, n_heads;
     float eps;
-    const float *a, *b;
+    const float *a, *b, *c;
     float *y;
     uint16_t *half;
 } job;
@@ -51,6 +51,24 @@ void sp_cpu_rms_norm(sp_device *device, size_t rows, size_t n, float eps, const 
     run(device, &work, n, rms_norm_task);
 }
 
+static void layer_norm_task(void *context, size_t task, size_t worker)
+{
+    const job *work = context;
+    (void)worker;
+    size_t begin = task * work->piece, end = piece_end(work, begin);
+    for (size_t row = begin; row < end; row++) {
+        work->slots->layer_norm(work->n, work->eps, work->b, work->c, work->a + row * work->n,
+                                work->y + row * work->n);
+    }
+}
+
+void sp_cpu_layer_norm(sp_device *device, size_t rows, size_t n, float eps, const float *weight,
+                       const float *bias, const float *x, float *y)
+{
+    job work = {.count = rows, .n = n, .eps = eps, .a = x, .b = weight, .c = bias, .y = y};
+    run(device, &work, n, layer_norm_task);
+}
+
 static void rope_task(void *context, size_t task, size_t worker)
 {
     const job *work = context;
@@ -81,6 +99,20 @@ void sp_cpu_silu_mul(sp_device *device, size_t n, const float *gate, const float
 {
     job work = {.count = n, .a = gate, .b = up, .y = y};
     run(device, &work, 4, silu_mul_task);
+}
+
+static void gelu_task(void *context, size_t task, size_t worker)
+{
+    const job *work = context;
+    (void)worker;
+    size_t begin = task * work->piece, end = piece_end(work, begin);
+    work->slots->gelu(end - begin, work->a + begin, work->y + begin);
+}
+
+void sp_cpu_gelu(sp_device *device, size_t n, const float *x, float *y)
+{
+    job work = {.count = n, .a = x, .y = y};
+    run(device, &work, 4, gelu_task);
 }
 
 static void add_task(void *context, size_t task, size_t worker)

@@ -37,6 +37,40 @@ static void rms_norm(size_t n, float eps, const float *weight, const float *x, f
     for (; i < n; i++) y[i] = x[i] * factor * weight[i];
 }
 
+/* Sums x - mean, or its squares, in 16 lanes. */
+static inline float sum_lanes(size_t n, const float *x, float mean, bool squared)
+{
+    const __m256 means = _mm256_set1_ps(mean);
+    __m256 low = _mm256_setzero_ps(), high = low;
+    for (size_t i = 0; i < n; i += 16) {
+        float padded[16];
+        const float *from = x + i;
+        if (n - i < 16) {
+            for (size_t k = 0; k < 16; k++) padded[k] = mean; /* adds nothing */
+            from = memcpy(padded, from, (n - i) * sizeof *x);
+        }
+        __m256 a = _mm256_sub_ps(_mm256_loadu_ps(from), means);
+        __m256 b = _mm256_sub_ps(_mm256_loadu_ps(from + 8), means);
+        low = squared ? _mm256_fmadd_ps(a, a, low) : _mm256_add_ps(low, a);
+        high = squared ? _mm256_fmadd_ps(b, b, high) : _mm256_add_ps(high, b);
+    }
+    return fold(low, high);
+}
+
+static void layer_norm(size_t n, float eps, const float *weight, const float *bias, const float *x, float *y)
+{
+    float mean = sum_lanes(n, x, 0.0f, false) / (float)n;
+    float factor = 1.0f / sqrtf(sum_lanes(n, x, mean, true) / (float)n + eps);
+    const __m256 means = _mm256_set1_ps(mean), factors = _mm256_set1_ps(factor);
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256 value = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(x + i), means), factors);
+        value = _mm256_fmadd_ps(value, _mm256_loadu_ps(weight + i), _mm256_loadu_ps(bias + i));
+        _mm256_storeu_ps(y + i, value);
+    }
+    for (; i < n; i++) y[i] = fmaf((x[i] - mean) * factor, weight[i], bias[i]);
+}
+
 static void rope(size_t n_heads, size_t head_dim, const float *cos, const float *sin, float *x)
 {
     size_t half = head_dim / 2;
@@ -95,6 +129,25 @@ static void silu_mul(size_t n, const float *gate, const float *up, float *y)
     memcpy(y + i, product, (n - i) * sizeof *y);
 }
 
+static inline void gelu_8(const float *x, float *y)
+{
+    __m256 value = _mm256_loadu_ps(x), cube = _mm256_mul_ps(_mm256_mul_ps(value, value), value);
+    __m256 cubic = _mm256_fmadd_ps(cube, _mm256_set1_ps(SP_GELU_B), value);
+    __m256 power = exp_clamped(_mm256_mul_ps(cubic, _mm256_set1_ps(SP_GELU_A)));
+    _mm256_storeu_ps(y, _mm256_div_ps(value, _mm256_add_ps(_mm256_set1_ps(1.0f), power)));
+}
+
+static void gelu(size_t n, const float *x, float *y)
+{
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) gelu_8(x + i, y + i);
+    if (i == n) return;
+    float tail[8] = {0};
+    memcpy(tail, x + i, (n - i) * sizeof *x);
+    gelu_8(tail, tail);
+    memcpy(y + i, tail, (n - i) * sizeof *y);
+}
+
 static void add(size_t n, const float *x, float *y)
 {
     size_t i = 0;
@@ -123,8 +176,10 @@ static void to_bf16(size_t n, const float *x, uint16_t *y)
 void sp_cpu_elementwise_avx2(sp_cpu_slots *slots)
 {
     slots->rms_norm = rms_norm;
+    slots->layer_norm = layer_norm;
     slots->rope = rope;
     slots->silu_mul = silu_mul;
+    slots->gelu = gelu;
     slots->add = add;
     slots->to_bf16 = to_bf16;
 }

@@ -36,6 +36,27 @@ static void rms_norm(size_t n, float eps, const float *weight, const float *x, f
     }
 }
 
+static void layer_norm(size_t n, float eps, const float *weight, const float *bias, const float *x, float *y)
+{
+    __m512 sum = _mm512_setzero_ps(), squares = sum;
+    for (size_t i = 0; i < n; i += 16)
+        sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(first_lanes(n - i), x + i));
+    const __m512 mean = _mm512_set1_ps(fold(sum) / (float)n);
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 mask = first_lanes(n - i);
+        __m512 value = _mm512_maskz_sub_ps(mask, _mm512_maskz_loadu_ps(mask, x + i), mean);
+        squares = _mm512_fmadd_ps(value, value, squares);
+    }
+    const __m512 factor = _mm512_set1_ps(1.0f / sqrtf(fold(squares) / (float)n + eps));
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 mask = first_lanes(n - i);
+        __m512 value = _mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + i), mean), factor);
+        value = _mm512_fmadd_ps(value, _mm512_maskz_loadu_ps(mask, weight + i),
+                                _mm512_maskz_loadu_ps(mask, bias + i));
+        _mm512_mask_storeu_ps(y + i, mask, value);
+    }
+}
+
 static void rope(size_t n_heads, size_t head_dim, const float *cos, const float *sin, float *x)
 {
     size_t half = head_dim / 2;
@@ -80,6 +101,18 @@ static void silu_mul(size_t n, const float *gate, const float *up, float *y)
     }
 }
 
+static void gelu(size_t n, const float *x, float *y)
+{
+    const __m512 one = _mm512_set1_ps(1.0f), a = _mm512_set1_ps(SP_GELU_A), b = _mm512_set1_ps(SP_GELU_B);
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 mask = first_lanes(n - i);
+        __m512 value = _mm512_maskz_loadu_ps(mask, x + i);
+        __m512 cube = _mm512_mul_ps(_mm512_mul_ps(value, value), value);
+        __m512 power = exp_clamped(_mm512_mul_ps(_mm512_fmadd_ps(cube, b, value), a));
+        _mm512_mask_storeu_ps(y + i, mask, _mm512_div_ps(value, _mm512_add_ps(one, power)));
+    }
+}
+
 static void add(size_t n, const float *x, float *y)
 {
     for (size_t i = 0; i < n; i += 16) {
@@ -107,8 +140,10 @@ static void to_bf16(size_t n, const float *x, uint16_t *y)
 void sp_cpu_elementwise_avx512(sp_cpu_slots *slots)
 {
     slots->rms_norm = rms_norm;
+    slots->layer_norm = layer_norm;
     slots->rope = rope;
     slots->silu_mul = silu_mul;
+    slots->gelu = gelu;
     slots->add = add;
     slots->to_bf16 = to_bf16;
 }

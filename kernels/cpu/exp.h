@@ -1,5 +1,5 @@
-/* Constants of exp, shared by every level (elementwise_*.c), so that all of them give the same bits. The
- * method is in elementwise_reference.c. */
+/* Constants of exp and of gelu's argument, shared by every level (elementwise_*.c), so that all of them give
+ * the same bits. The method is in elementwise_reference.c. */
 #ifndef SPARSED_KERNELS_CPU_EXP_H
 #define SPARSED_KERNELS_CPU_EXP_H
 
@@ -14,5 +14,8 @@
 #define SP_EXP_C2 0x1.5558f2p-5f
 #define SP_EXP_C3 0x1.123a20p-7f
 #define SP_EXP_C4 0x1.6a23d0p-10f
+
+#define SP_GELU_A (-0x1.988454p+0f) /* -2 sqrt(2 / pi) */
+#define SP_GELU_B 0x1.6e4e26p-5f    /* 0.044715 */
 
 #endif

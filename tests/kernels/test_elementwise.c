@@ -104,6 +104,57 @@ static void test_rms_norm(void **state)
     check_rms_norm(200, 576, 30.0f);
 }
 
+/* mean: of the rows, beside a deviation of 1. */
+static void check_layer_norm(size_t rows, size_t n, float scale, float mean)
+{
+    test_random random = {.state = n + 1};
+    size_t all = rows * n;
+    float *x = random_new(&random, all, scale), *weight = random_new(&random, n, 1.0f);
+    float *bias = random_new(&random, n, 1.0f), *first = malloc(all * sizeof *first);
+    for (size_t i = 0; i < all; i++) x[i] += mean;
+    for (sp_cpu_isa level = 0; level <= sp_cpu_level(); level++) {
+        sp_device *device = open_level(level, 2);
+        float *y = guarded_new(all * sizeof *y);
+        device->ops->layer_norm(device, rows, n, 1e-5f, weight, bias, x, y);
+        for (size_t r = 0; r < rows; r++) {
+            double sum = 0, squares = 0;
+            for (size_t i = 0; i < n; i++) sum += (double)x[r * n + i];
+            double middle = sum / (double)n;
+            for (size_t i = 0; i < n; i++) squares += pow((double)x[r * n + i] - middle, 2);
+            double factor = 1.0 / sqrt(squares / (double)n + (double)1e-5f);
+            for (size_t i = 0; i < n; i++) {
+                double size = fabs((double)x[r * n + i] - middle) + 0.2 * fabs((double)mean);
+                double expected =
+                    ((double)x[r * n + i] - middle) * factor * (double)weight[i] + (double)bias[i];
+                assert_close((double)y[r * n + i], expected,
+                             2e-6 * (size * factor * fabs((double)weight[i]) + fabs((double)bias[i])) +
+                                 1e-30);
+            }
+        }
+        assert_same_bits(level, y, first, all * sizeof *y);
+        float *in_place = random_new(&random, all, 1.0f);
+        memcpy(in_place, x, all * sizeof *x);
+        device->ops->layer_norm(device, rows, n, 1e-5f, weight, bias, in_place, in_place);
+        assert_memory_equal(in_place, y, all * sizeof *y);
+        guarded_free(in_place, all * sizeof *y);
+        guarded_free(y, all * sizeof *y);
+        sp_device_close(device);
+    }
+    free(first);
+    guarded_free(x, all * sizeof *x);
+    guarded_free(weight, n * sizeof *weight);
+    guarded_free(bias, n * sizeof *bias);
+}
+
+static void test_layer_norm(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(lengths); i++) check_layer_norm(3, lengths[i], 1.0f, 0.3f);
+    check_layer_norm(2, 64, 1e-4f, 0.0f);  /* eps counts */
+    check_layer_norm(4, 768, 1.0f, 30.0f); /* a variance that mean(x^2) - mean(x)^2 would lose */
+    check_layer_norm(200, 576, 30.0f, -3.0f);
+}
+
 static void check_rope(size_t rows, size_t n_heads, size_t head_dim)
 {
     test_random random = {.state = rows + head_dim};
@@ -178,6 +229,43 @@ static void test_silu_mul(void **state)
     for (size_t i = 0; i < COUNT_OF(lengths); i++) check_silu(lengths[i], 2.0f);
     check_silu(1000, 80.0f);
     check_silu(50001, 10.0f);
+}
+
+static void check_gelu(size_t n, float scale)
+{
+    test_random random = {.state = n + 2};
+    size_t bytes = n * sizeof(float);
+    float *x = random_new(&random, n, scale), *first = malloc(bytes);
+    for (sp_cpu_isa level = 0; level <= sp_cpu_level(); level++) {
+        sp_device *device = open_level(level, 2);
+        float *y = guarded_new(bytes);
+        device->ops->gelu(device, n, x, y);
+        for (size_t i = 0; i < n; i++) {
+            double t = (double)x[i], u = sqrt(2 / 3.14159265358979323846) * (t + 0.044715 * t * t * t);
+            /* 1 + tanh(u) loses every digit where u is far below zero */
+            double expected = t / (1 + exp(-2 * u)), steep = u < 0 ? fmin(fabs(2 * u), 100) : 0;
+            if (fabs(u) < 5) assert_close(expected, 0.5 * t * (1 + tanh(u)), 1e-12);
+            assert_close((double)y[i], expected, (5e-7 + 4e-7 * steep) * fabs(expected) + 1e-33);
+        }
+        assert_same_bits(level, y, first, bytes);
+        float *in_place = guarded_new(bytes);
+        memcpy(in_place, x, bytes);
+        device->ops->gelu(device, n, in_place, in_place);
+        assert_memory_equal(in_place, y, bytes);
+        guarded_free(in_place, bytes);
+        guarded_free(y, bytes);
+        sp_device_close(device);
+    }
+    free(first);
+    guarded_free(x, bytes);
+}
+
+static void test_gelu(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(lengths); i++) check_gelu(lengths[i], 2.0f);
+    check_gelu(1000, 20.0f);
+    check_gelu(50001, 5.0f);
 }
 
 /* exp itself, from silu: exp(-x) = x / silu(x) - 1 is well conditioned where exp(-x) is large. */
@@ -313,18 +401,22 @@ static void test_batch_invariant(void **state)
     enum { ROWS = 130, N = 576 };
     test_random random = {.state = 5};
     float *x = random_new(&random, ROWS * N, 1.0f), *weight = random_new(&random, N, 1.0f);
-    float *norm = malloc(ROWS * N * 4), *silu = malloc(ROWS * N * 4), *y = malloc(ROWS * N * 4);
+    float *norm = malloc(ROWS * N * 4), *layer = malloc(ROWS * N * 4), *silu = malloc(ROWS * N * 4),
+          *y = malloc(ROWS * N * 4);
     for (sp_cpu_isa level = 0; level <= sp_cpu_level(); level++) {
         for (size_t threads = 1; threads <= 3; threads++) {
             sp_device *device = open_level(level, threads);
             for (size_t row = 0; threads == 1 && row < ROWS; row++) {
                 device->ops->rms_norm(device, 1, N, 1e-6f, weight, x + row * N, norm + row * N);
+                device->ops->layer_norm(device, 1, N, 1e-6f, weight, x, x + row * N, layer + row * N);
                 device->ops->silu_mul(device, N, x + row * N, x + row * N, silu + row * N);
             }
             for (size_t rows = 1; rows <= ROWS; rows++) {
                 size_t first = test_random_below(&random, ROWS - rows + 1);
                 device->ops->rms_norm(device, rows, N, 1e-6f, weight, x + first * N, y);
                 assert_memory_equal(y, norm + first * N, rows * N * 4);
+                device->ops->layer_norm(device, rows, N, 1e-6f, weight, x, x + first * N, y);
+                assert_memory_equal(y, layer + first * N, rows * N * 4);
                 device->ops->silu_mul(device, rows * N, x + first * N, x + first * N, y);
                 assert_memory_equal(y, silu + first * N, rows * N * 4);
             }
@@ -332,6 +424,7 @@ static void test_batch_invariant(void **state)
         }
     }
     free(norm);
+    free(layer);
     free(silu);
     free(y);
     guarded_free(x, ROWS * N * 4);
@@ -340,8 +433,10 @@ static void test_batch_invariant(void **state)
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_rms_norm),
+    cmocka_unit_test(test_layer_norm),
     cmocka_unit_test(test_rope),
     cmocka_unit_test(test_silu_mul),
+    cmocka_unit_test(test_gelu),
     cmocka_unit_test(test_exp_error),
     cmocka_unit_test(test_add),
     cmocka_unit_test(test_add_bias),
