@@ -212,12 +212,26 @@ static void test_refused(void **state)
     }
 }
 
-static const char *const folders[] = {"tiny-llama",           "tiny-llama-tied",     "tiny-llama-linear",
-                                      "tiny-llama-dynamic",   "tiny-llama-yarn",     "tiny-llama-llama3",
-                                      "tiny-llama-newstyle",  "tiny-llama-sharded",  "tiny-llama-bf16",
-                                      "tiny-llama-f16",       "tiny-llama-entmax15", "tiny-llama-alpha133",
-                                      "tiny-llama-sparsemax", "tiny-qwen2",          "tiny-qwen3",
-                                      "tiny-mistral",         "tiny-phi3",           "tiny-phi3-longrope"};
+static const char *const folders[] = {"tiny-llama",
+                                      "tiny-llama-tied",
+                                      "tiny-llama-linear",
+                                      "tiny-llama-dynamic",
+                                      "tiny-llama-yarn",
+                                      "tiny-llama-llama3",
+                                      "tiny-llama-newstyle",
+                                      "tiny-llama-sharded",
+                                      "tiny-llama-bf16",
+                                      "tiny-llama-f16",
+                                      "tiny-llama-entmax15",
+                                      "tiny-llama-alpha133",
+                                      "tiny-llama-sparsemax",
+                                      "tiny-qwen2",
+                                      "tiny-qwen3",
+                                      "tiny-mistral",
+                                      "tiny-phi3",
+                                      "tiny-phi3-longrope",
+                                      "tiny-gpt2",
+                                      "tiny-gpt2-hub"};
 
 enum { FOLDERS = sizeof folders / sizeof *folders };
 

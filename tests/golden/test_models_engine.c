@@ -31,6 +31,7 @@ static const folder folders[] = {
     {"tiny-llama-yarn", 0, false, NULL},
     {"tiny-qwen2", 0, false, NULL},
     {"tiny-qwen3", 0, false, NULL},
+    {"tiny-gpt2-hub", 0, false, NULL},
     {"tiny-phi3-longrope", 64, true, "rotary factors: long"},
 };
 
