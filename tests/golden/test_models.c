@@ -3,8 +3,8 @@
  * softmax (tests/golden/models/NAME/golden.json).
  *
  * The attention here is a plain double loop over every earlier key with float32 keys and values, so this
- * tests models/ apart from engine/. Every case runs in one batch and in chunks of 7 rows. A folder that holds
- * model.gguf is read from there too.
+ * tests models/ apart from engine/. Every case runs in one batch and in chunks of 7 rows. GGUF files hold
+ * the values of the folders that they lie in.
  *
  * argv: another model folder to test instead (to try models that are not kept here). */
 #include "tests/support/test.h"
@@ -13,7 +13,6 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "models/model.h"
 
@@ -167,15 +166,14 @@ static void check_model(const char *path, const char *golden)
 
 #define MODELS SPARSED_ROOT "/tests/golden/models/"
 
-/* *state: the folder's name. */
-static void test_folder(void **state)
+/* *state: the path below MODELS of a folder or file. */
+static void test_one(void **state)
 {
     char path[512], golden[512];
-    snprintf(path, sizeof path, MODELS "%s", (const char *)*state);
-    snprintf(golden, sizeof golden, MODELS "%s/golden.json", (const char *)*state);
+    const char *name = *state;
+    snprintf(path, sizeof path, MODELS "%s", name);
+    snprintf(golden, sizeof golden, MODELS "%.*s/golden.json", (int)strcspn(name, "/"), name);
     check_model(path, golden);
-    snprintf(path, sizeof path, MODELS "%s/model.gguf", (const char *)*state);
-    if (access(path, F_OK) == 0) check_model(path, golden);
 }
 
 static void test_other(void **state)
@@ -212,38 +210,29 @@ static void test_refused(void **state)
     }
 }
 
-static const char *const folders[] = {"tiny-llama",
-                                      "tiny-llama-tied",
-                                      "tiny-llama-linear",
-                                      "tiny-llama-dynamic",
-                                      "tiny-llama-yarn",
-                                      "tiny-llama-llama3",
-                                      "tiny-llama-newstyle",
-                                      "tiny-llama-sharded",
-                                      "tiny-llama-bf16",
-                                      "tiny-llama-f16",
-                                      "tiny-llama-entmax15",
-                                      "tiny-llama-alpha133",
-                                      "tiny-llama-sparsemax",
-                                      "tiny-qwen2",
-                                      "tiny-qwen3",
-                                      "tiny-mistral",
-                                      "tiny-phi3",
-                                      "tiny-phi3-longrope",
-                                      "tiny-gpt2",
-                                      "tiny-gpt2-hub"};
+/* clang-format off */
+static const char *const models[] = {
+    "tiny-llama", "tiny-llama-tied", "tiny-llama-linear", "tiny-llama-dynamic", "tiny-llama-yarn",
+    "tiny-llama-llama3", "tiny-llama-newstyle", "tiny-llama-sharded", "tiny-llama-bf16", "tiny-llama-f16",
+    "tiny-llama-entmax15", "tiny-llama-alpha133", "tiny-llama-sparsemax", "tiny-qwen2", "tiny-qwen3",
+    "tiny-mistral", "tiny-phi3", "tiny-phi3-longrope", "tiny-gpt2", "tiny-gpt2-hub",
+    "tiny-llama/model.gguf", "tiny-llama-linear/model.gguf", "tiny-llama-yarn/model.gguf",
+    "tiny-llama-llama3/model.gguf", "tiny-llama-bf16/model.gguf", "tiny-llama-f16/model.gguf",
+    "tiny-llama-entmax15/model.gguf", "tiny-qwen2/model.gguf", "tiny-qwen3/model.gguf",
+    "tiny-phi3/model.gguf", "tiny-gpt2/model.gguf"};
+/* clang-format on */
 
-enum { FOLDERS = sizeof folders / sizeof *folders };
+enum { N_MODELS = sizeof models / sizeof *models };
 
 int main(int argc, char **argv)
 {
-    struct CMUnitTest tests[FOLDERS + 1];
+    struct CMUnitTest tests[N_MODELS + 1];
     sp_error error = {0};
     sp_device_options options = {.n_threads = 1};
     if (sp_device_open("cpu", &options, &device, &error) != SP_OK) return 1;
-    for (size_t i = 0; i < FOLDERS; i++)
-        tests[i] = (struct CMUnitTest){folders[i], test_folder, NULL, NULL, (void *)(uintptr_t)folders[i]};
-    tests[FOLDERS] = (struct CMUnitTest)cmocka_unit_test(test_refused);
+    for (size_t i = 0; i < N_MODELS; i++)
+        tests[i] = (struct CMUnitTest){models[i], test_one, NULL, NULL, (void *)(uintptr_t)models[i]};
+    tests[N_MODELS] = (struct CMUnitTest)cmocka_unit_test(test_refused);
     const struct CMUnitTest others[] = {cmocka_unit_test_prestate(test_other, argc > 1 ? argv[1] : NULL)};
     int failed =
         argc > 1 ? cmocka_run_group_tests(others, NULL, NULL) : cmocka_run_group_tests(tests, NULL, NULL);
