@@ -40,6 +40,15 @@ static const command_text command_texts[] = {
      "    sparsed score --text models/austen/heldout.txt --length 1024\n"
      "    sparsed score --text letter.txt --attention window --min-context 64\n"
      "    sparsed score --text letter.txt --json | python3 -m json.tool\n"},
+    {SP_FOR_TOKENIZE, "sparsed tokenize [--model DIR|FILE] [options] < texts.json",
+     "Turns texts into token ids, or with --decode ids into texts; needs the tokenizer of a model, not its "
+     "weights. Standard input holds a JSON array of texts; standard output gets an array of objects with "
+     "ids, "
+     "tokens (as the model's file spells them) and offsets (byte ranges of the text). Special tokens written "
+     "in "
+     "a text are recognised and nothing is added to it, unless an option says so.",
+     "    echo '[\"Emma was\"]' | sparsed tokenize --model models/austen\n"
+     "    echo '[[1810, 305]]' | sparsed tokenize --decode\n"},
     {SP_FOR_ATTEND, "sparsed attend --in FILE --out FILE|- [options]",
      "Runs one attention layer on given tensors: q [H,n,d], k [Hkv,m,d], v [Hkv,m,dv] in a safetensors "
      "file whose metadata names the attention. The file format is in engine/README.md, section \"attend\".",
@@ -175,7 +184,7 @@ void sp_options_help(unsigned command, sp_buffer *out)
             "\nOptions, also as --name=value; the last one wins. BYTES take K, M, G (powers of 1024).\n");
         for (size_t i = 0; i < sp_option_count; i++)
             if (sp_option_table[i].flags & command) write_option(out, &sp_option_table[i]);
-        if (command != SP_FOR_BENCH) write_backends(out);
+        if (command & (SP_FOR_SERVE | SP_FOR_GENERATE | SP_FOR_SCORE | SP_FOR_ATTEND)) write_backends(out);
         sp_buffer_format(out, "\nExamples:\n%s\n%s", text->examples, SP_EXIT_TEXT);
     }
 }

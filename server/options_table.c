@@ -139,6 +139,15 @@ const sp_option sp_option_table[] = {
     {"min-context", SP_OPTION_INT, AT(min_context), SCORE, 0, 16777216, "0", "N",
      "Count only tokens with at least N tokens before them in their window."},
 
+    /* --- tokenize --- */
+    {"plain", SP_OPTION_FLAG, AT(plain), TOKENIZE, 0, 0, "false", NULL,
+     "Special tokens written in a text are ordinary characters, as in the text of users; with --decode they "
+     "are left out."},
+    {"special", SP_OPTION_FLAG, AT(special), TOKENIZE, 0, 0, "false", NULL,
+     "Add the tokens that the model wants around a text, such as a begin of sequence."},
+    {"decode", SP_OPTION_FLAG, AT(decode), TOKENIZE, 0, 0, "false", NULL,
+     "The way back: an array of arrays of ids in, an array of texts out."},
+
     /* --- attend --- */
     {"in", SP_OPTION_TEXT, AT(in), ATTEND, 0, 0, NULL, "FILE", "safetensors file with q, k, v; required."},
     {"out", SP_OPTION_TEXT, AT(out), ATTEND, 0, 0, NULL, "FILE",
