@@ -71,11 +71,11 @@ static size_t answer_limit(const sp_apply_options *options)
     return options->max_bytes && options->max_bytes < most ? options->max_bytes : most;
 }
 
-/* The answer fits max_bytes; copies of keys, values and a chunk fit four times that. */
+/* The answer fits max_bytes; copies of keys, values and a chunk fit three times that. */
 static sp_status check_sizes(const sp_apply_job *run, sp_error *error)
 {
     const sp_apply_case *input = &run->input;
-    size_t limit = answer_limit(&run->options), answer = limit, held = 4 * limit;
+    size_t limit = answer_limit(&run->options), answer = limit, held = 3 * limit;
     size_t edges = input->wants_edges ? (size_t)run->n_edges : 0,
            wide = (size_t)input->head_dim + input->value_dim;
     size_t rows = (size_t)input->n_kv_heads * (((size_t)input->m + SP_TILE - 1) / SP_TILE * SP_TILE);
@@ -438,7 +438,7 @@ sp_status sp_apply_open(sp_device *device, const char *name, const void *in, siz
     if (!run) return sp_fail(error, SP_NO_MEMORY, "out of memory");
     run->device = device;
     run->options = *options;
-    sp_plan_init(&run->plan, 4 * answer_limit(options));
+    sp_plan_init(&run->plan, answer_limit(options) + SP_APPLY_PLAN_BYTES);
     sp_status status = sp_apply_case_open(name, in, in_size, &run->input, error);
     if (!status && options->metrics && sp_is_softmax(run->input.attention.normalizer)) {
         status =

@@ -10,10 +10,14 @@
 
 #include "kernels/device.h"
 
+/* A job holds at most so many times max_bytes, and SP_APPLY_PLAN_BYTES, beside its input and its answer's
+ * bytes: one for the answer's arrays, one for the plan, three for copies of keys, values and a chunk. */
+#define SP_APPLY_WORK 5
+#define SP_APPLY_PLAN_BYTES ((size_t)1 << 20)
+
 typedef struct sp_apply_options {
     bool metrics;
-    size_t max_bytes; /* of the answer; what is held while computing stays below four times that. 0: no limit
-                         of ours */
+    size_t max_bytes;            /* of the answer; 0: no limit of ours. See SP_APPLY_WORK */
     bool (*stop)(void *context); /* asked before every step: true ends the job as SP_CANCELLED; or NULL */
     void *stop_context;
 } sp_apply_options;
