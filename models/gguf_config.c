@@ -208,7 +208,7 @@ static void write_head(maker *m)
     if (!gpt2 && has(m, "attention.key_length")) write_int(m, "head_dim", m->head_dim);
 }
 
-/* A tensor of head_dim / 2 positive numbers as a JSON array. */
+/* A tensor of head_dim / 2 divisors as a JSON array. */
 static void write_factors(maker *m, const char *name, const char *tensor_name)
 {
     double values[MAX_HALF_HEAD];
@@ -227,10 +227,10 @@ static void write_factors(maker *m, const char *name, const char *tensor_name)
     sp_json_open(&m->json, '[');
     for (size_t i = 0; i < half; i++) {
         sp_json_number(&m->json, values[i]);
-        if (!(values[i] > 0) && m->status == SP_OK)
-            m->status = sp_fail_param(m->error, SP_DATA, tensor_name,
-                                      "%s: tensor '%s' holds %g, which is not positive", m->gguf->name,
-                                      tensor_name, values[i]);
+        if (!(values[i] >= 1e-6 && values[i] <= 1e9) && m->status == SP_OK)
+            m->status =
+                sp_fail_param(m->error, SP_DATA, tensor_name, "%s: tensor '%s' holds %g, not in 1e-06..1e+09",
+                              m->gguf->name, tensor_name, values[i]);
     }
     sp_json_close(&m->json, ']');
 }

@@ -204,12 +204,14 @@ static const char *const keys[][2] = {
 static bool rename_word(const sp_gguf *gguf, const sp_gguf_arch *arch, const char *word, bool quoted,
                         char *out)
 {
+    static const char *const files[] = {"config.json", "tokenizer_config.json", "model.safetensors"};
     if (arch && translate(arch->names, 1, word, out)) return true;
     if (quoted) return false; /* a value */
-    if (strcmp(word, "config.json") == 0 || strcmp(word, "tokenizer_config.json") == 0) {
-        snprintf(out, 256, "%s", gguf->name);
-        return true;
-    }
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        if (strcmp(word, files[i]) == 0) {
+            snprintf(out, 256, "%s", gguf->name);
+            return true;
+        }
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         if (strcmp(word, keys[i][0]) == 0) {
             bool within = keys[i][1][0] == '.';

@@ -1,4 +1,4 @@
-"""Writes the corpora of the fuzz targets for models/: tests/fuzz/corpus/fuzz_{safetensors,config,tokenizer,tokenize}.
+"""Writes the corpora of the fuzz targets for models/: tests/fuzz/corpus/fuzz_{safetensors,gguf,config,tokenizer,tokenize}.
 
 usage: make_model_corpus.py ROOT
 
@@ -42,6 +42,108 @@ def safetensors():
     yield "twice", safetensors_file(b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"a":{}}')
     yield "five-dimensions", safetensors_file({"a": entry("U8", [1, 1, 1, 1, 1], 0, 1)}, b"x")
     yield "unknown-type", safetensors_file({"a": entry("F8_E4M3", [1], 0, 1)}, b"x")
+
+
+def gguf_text(text):
+    data = text if isinstance(text, bytes) else text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+# Value types of GGUF by name: number and packing.
+GGUF_TYPES = {"u8": (0, "B"), "i32": (5, "i"), "u16": (2, "H"), "u32": (4, "I"), "f32": (6, "f"), "bool": (7, "B"),
+              "u64": (10, "Q"), "f64": (12, "d")}  # fmt: skip
+
+
+def gguf_value(kind, value):
+    if kind == "text":
+        return struct.pack("<I", 8) + gguf_text(value)
+    if kind == "texts":
+        return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(gguf_text, value))
+    if isinstance(value, list):
+        number, code = GGUF_TYPES[kind]
+        return struct.pack("<IIQ", 9, number, len(value)) + struct.pack("<%d%s" % (len(value), code), *value)
+    number, code = GGUF_TYPES[kind]
+    return struct.pack("<I" + code, number, value)
+
+
+def gguf_file(keys, tensors=(), data=0, version=3, align=32):
+    """keys: name -> (type, value); tensors: (name, shape innermost first, type, offset)."""
+    out = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(keys))
+    for name, (kind, value) in keys.items():
+        out += gguf_text(name) + gguf_value(kind, value)
+    for name, shape, kind, offset in tensors:
+        out += gguf_text(name) + struct.pack("<I%dQIQ" % len(shape), len(shape), *shape, kind, offset)
+    out += bytes(-len(out) % align)
+    return out + bytes(i * 37 % 251 for i in range(data))
+
+
+def gguf_model(arch="llama", heads=2, **more):
+    """Metadata of a model of one layer, hidden 8, and three tokens."""
+    keys = {
+        "general.architecture": ("text", arch),
+        "block_count": ("u32", 1),
+        "context_length": ("u32", 64),
+        "embedding_length": ("u32", 8),
+        "feed_forward_length": ("u32", 8),
+        "attention.head_count": ("u32", heads),
+        "attention.head_count_kv": ("u32", 1),
+        "attention.layer_norm_rms_epsilon": ("f32", 1e-5),
+        "tokenizer.ggml.model": ("text", "gpt2"),
+        "tokenizer.ggml.pre": ("text", "gpt-2"),
+        "tokenizer.ggml.tokens": ("texts", ["<|end|>", "a", "b", "ab"]),
+        "tokenizer.ggml.token_type": ("i32", [3, 1, 1, 1]),
+        "tokenizer.ggml.merges": ("texts", ["a b"]),
+        "tokenizer.ggml.eos_token_id": ("u32", 0),
+    }
+    keys.update({name.replace("__", "."): value for name, value in more.items()})
+    inside = ("general.", "tokenizer.", "split.")
+    return {name if name.startswith(inside) else arch + "." + name: value for name, value in keys.items()}
+
+
+def gguf():
+    tensors = [
+        ("token_embd.weight", [8, 4], 0, 0),
+        ("blk.0.attn_q.weight", [8, 8], 1, 128),
+        ("blk.0.attn_k.weight", [8, 4], 30, 256),
+        ("blk.0.attn_q.bias", [8], 0, 320),
+    ]
+    yield "llama", gguf_file(gguf_model(), tensors, 352)
+    yield "version-2", gguf_file(gguf_model(), tensors, 352, version=2)
+    yield "quantized", gguf_file(gguf_model(), [("blk.0.attn_q.weight", [32, 8], 8, 0), ("output.weight", [256, 1], 14, 288)], 512)
+    yield "qwen2", gguf_file(gguf_model("qwen2", attention__key_length=("u32", 4)), tensors, 352)
+    gpt2 = gguf_model("gpt2", attention__head_count_kv=("u32", 2), attention__layer_norm_epsilon=("f32", 1e-5))
+    yield "gpt2", gguf_file(gpt2, [("blk.0.attn_qkv.weight", [8, 24], 0, 0), ("position_embd.weight", [8, 64], 1, 768)], 1792)
+    yarn = {"rope__scaling__type": ("text", "yarn"), "rope__scaling__factor": ("f32", 4.0)}
+    yield "yarn", gguf_file(gguf_model(rope__freq_base=("f32", 5e5), **yarn))
+    yield "linear", gguf_file(gguf_model(rope__scale_linear=("f32", 2.0)))
+    yield "divisors", gguf_file(gguf_model(), [("rope_freqs.weight", [2], 0, 0)], 8)
+    rows = [("rope_factors_short.weight", [2], 0, 0), ("rope_factors_long.weight", [2], 0, 32)]
+    yield "longrope", gguf_file(gguf_model("phi3", rope__scaling__original_context_length=("u32", 32)), rows, 40)
+    for name in ("softmax", "entmax15", "entmax", "softpick"):
+        yield "normalizer-" + name, gguf_file(gguf_model(attention__normalizer=("text", name)))
+    entmax = {"attention__normalizer": ("text", "entmax"), "attention__entmax_alpha": ("f32", 1.33)}
+    yield "alpha", gguf_file(gguf_model(**entmax))
+    yield "types", gguf_file({k: (k, 1) for k in GGUF_TYPES})
+    yield "arrays", gguf_file({k: (k, [1, 0]) for k in GGUF_TYPES})
+    yield "split", gguf_file(gguf_model(split__count=("u16", 2)))
+    yield "experts", gguf_file(gguf_model(expert_count=("u32", 4)))
+    yield "window", gguf_file(gguf_model(attention__sliding_window=("u32", 32)))
+    yield "no-heads", gguf_file(gguf_model(heads=0))
+    yield "odd-heads", gguf_file(gguf_model(heads=3), tensors, 352)
+    yield "alignment", gguf_file(gguf_model(general__alignment=("u32", 8)), [("output_norm.weight", [1], 0, 8)], 12, align=8)
+    yield "alignment-0", gguf_file(gguf_model(general__alignment=("u32", 0)))
+    yield "bool", gguf_file({"b": ("bool", 2)})
+    yield "overlap", gguf_file(gguf_model(), [("a", [8], 0, 0), ("b", [8], 0, 0)], 32)
+    yield "short", gguf_file(gguf_model(), tensors, 351)
+    yield "wide", gguf_file({}, [("a", [1 << 42, 1 << 42], 0, 0)])
+    yield "unknown-type", gguf_file(gguf_model(), [("a", [256], 10, 0)], 84)
+    yield "token-types", gguf_file(gguf_model(tokenizer__ggml__token_type=("f32", [3.0, 1.0, 1.0, 1.0])))
+    yield "token-number", gguf_file(gguf_model(tokenizer__ggml__tokens=("u32", [1, 2])))
+    yield "token-bytes", gguf_file(gguf_model(tokenizer__ggml__tokens=("texts", [b"\xff", b"a", b"b", b"ab"])))
+    yield "merge-unknown", gguf_file(gguf_model(tokenizer__ggml__merges=("texts", ["a c"])))
+    yield "bos", gguf_file(gguf_model(tokenizer__ggml__bos_token_id=("u32", 1), tokenizer__ggml__add_bos_token=("bool", 1)))
+    yield "nested", gguf_file({})[:16] + struct.pack("<Q", 1) + gguf_text("k") + struct.pack("<IIQIQB", 9, 9, 1, 0, 1, 0)
+    yield "count", b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 1 << 60)
 
 
 def config():
@@ -98,7 +200,7 @@ def tokenize():
 
 
 def main(root):
-    for target in (safetensors, config, tokenizer, tokenize):
+    for target in (safetensors, gguf, config, tokenizer, tokenize):
         folder = os.path.join(root, "tests", "fuzz", "corpus", "fuzz_" + target.__name__)
         os.makedirs(folder, exist_ok=True)
         for name, data in target():
