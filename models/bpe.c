@@ -25,6 +25,31 @@ typedef struct sp_bpe_symbol {
     int32_t merged;      /* what that pair makes */
 } symbol;
 
+const char *sp_bpe_find_merge(const sp_vocab *vocab, const char *left, size_t n_left, const char *right,
+                              size_t n_right, size_t rank, sp_merge *out)
+{
+    char joined[2 * SP_MAX_PIECE];
+    if (n_left == 0 || n_right == 0 || n_left > SP_MAX_PIECE || n_right > SP_MAX_PIECE)
+        return "has an empty or overlong half";
+    memcpy(joined, left, n_left);
+    memcpy(joined + n_left, right, n_right);
+    *out = (sp_merge){.left = sp_vocab_find(vocab, left, n_left),
+                      .right = sp_vocab_find(vocab, right, n_right),
+                      .rank = (uint32_t)rank,
+                      .result = sp_vocab_find(vocab, joined, n_left + n_right)};
+    if (out->left < 0 || out->right < 0) return "joins what is no token";
+    return out->result < 0 ? "makes what is no token" : NULL;
+}
+
+const char *sp_bpe_read_merge(const sp_vocab *vocab, const char *text, size_t size, size_t rank,
+                              sp_merge *out)
+{
+    const char *space = memchr(text, ' ', size);
+    if (!space) return "has no space between its halves";
+    size_t n_left = (size_t)(space - text);
+    return sp_bpe_find_merge(vocab, text, n_left, space + 1, size - n_left - 1, rank, out);
+}
+
 static int by_pair(const void *left, const void *right)
 {
     const sp_merge *a = left, *b = right;

@@ -12,6 +12,12 @@ typedef struct sp_merge {
     int32_t result;
 } sp_merge;
 
+/* Finds the tokens of a merge given by its halves, or by "left right". NULL, or what is wrong with it. */
+const char *sp_bpe_find_merge(const sp_vocab *vocab, const char *left, size_t n_left, const char *right,
+                              size_t n_right, size_t rank, sp_merge *out) SP_MUST_CHECK;
+const char *sp_bpe_read_merge(const sp_vocab *vocab, const char *text, size_t size, size_t rank,
+                              sp_merge *out) SP_MUST_CHECK;
+
 /* Merges sorted by left, then right; first[l] .. first[l + 1] are those of left l: a lookup is a binary
  * search among the partners of one token. */
 typedef struct sp_bpe {

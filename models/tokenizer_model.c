@@ -182,52 +182,24 @@ static const char *borrow_text(sp_loader *l, const sp_json *reader, size_t *size
     return reader->raw;
 }
 
-static sp_status fail_merge(const sp_loader *l, size_t rank, const char *reason)
-{
-    return sp_fail_param(l->error, SP_DATA, "merges", "%s: merges: entry %zu %s", l->name, rank, reason);
-}
-
-/* Resolves the two halves of a merge to ids. */
-static sp_status resolve_merge(sp_loader *l, size_t rank, const char *left, size_t n_left, const char *right,
-                               size_t n_right, sp_merge *out)
-{
-    char joined[2 * SP_MAX_PIECE];
-    const sp_vocab *vocab = &l->tokenizer->vocab;
-    if (n_left == 0 || n_right == 0 || n_left > SP_MAX_PIECE || n_right > SP_MAX_PIECE)
-        return fail_merge(l, rank, "has an empty or overlong half");
-    memcpy(joined, left, n_left);
-    memcpy(joined + n_left, right, n_right);
-    *out = (sp_merge){.left = sp_vocab_find(vocab, left, n_left),
-                      .right = sp_vocab_find(vocab, right, n_right),
-                      .rank = (uint32_t)rank,
-                      .result = sp_vocab_find(vocab, joined, n_left + n_right)};
-    if (out->left < 0 || out->right < 0) return fail_merge(l, rank, "joins what is no token");
-    if (out->result < 0) return fail_merge(l, rank, "makes what is no token");
-    return SP_OK;
-}
-
 /* One merge, "left right" or ["left", "right"]; type: of the event just read. */
 static sp_status read_merge(sp_loader *l, sp_json *reader, sp_json_type type, size_t rank, sp_merge *out)
 {
+    const sp_vocab *vocab = &l->tokenizer->vocab;
+    const char *left, *right = NULL, *reason = "is no pair";
     size_t n_left, n_right;
-    const char *left, *right;
     if (type == SP_JSON_STRING) {
         left = borrow_text(l, reader, &n_left);
         if (!left) return sp_load_fail_memory(l);
-        const char *space = memchr(left, ' ', n_left);
-        if (!space) return fail_merge(l, rank, "has no space between its halves");
-        right = space + 1;
-        n_right = n_left - (size_t)(right - left);
-        n_left = (size_t)(space - left);
-        return resolve_merge(l, rank, left, n_left, right, n_right, out);
+        reason = sp_bpe_read_merge(vocab, left, n_left, rank, out);
+    } else if (type == SP_JSON_ARRAY && sp_json_next(reader) == SP_JSON_STRING) {
+        left = borrow_text(l, reader, &n_left);
+        if (sp_json_next(reader) == SP_JSON_STRING) right = borrow_text(l, reader, &n_right);
+        if (right && left && sp_json_next(reader) == SP_JSON_ARRAY_END)
+            reason = sp_bpe_find_merge(vocab, left, n_left, right, n_right, rank, out);
     }
-    if (type != SP_JSON_ARRAY || sp_json_next(reader) != SP_JSON_STRING)
-        return fail_merge(l, rank, "is no pair");
-    left = borrow_text(l, reader, &n_left);
-    if (sp_json_next(reader) != SP_JSON_STRING) return fail_merge(l, rank, "is no pair");
-    right = borrow_text(l, reader, &n_right);
-    if (sp_json_next(reader) != SP_JSON_ARRAY_END) return fail_merge(l, rank, "is no pair");
-    return left && right ? resolve_merge(l, rank, left, n_left, right, n_right, out) : sp_load_fail_memory(l);
+    if (!reason) return SP_OK;
+    return sp_fail_param(l->error, SP_DATA, "merges", "%s: merges: entry %zu %s", l->name, rank, reason);
 }
 
 static sp_status count_items(sp_loader *l, const sp_member *list, size_t *count)

@@ -50,6 +50,7 @@ static uint32_t *find_slot(const sp_vocab *vocab, const char *piece, size_t n)
 
 int32_t sp_vocab_find(const sp_vocab *vocab, const char *piece, size_t n)
 {
+    if (n > vocab->longest || memchr(piece, 0, n)) return -1;
     const uint32_t *slot = find_slot(vocab, piece, n);
     return slot && *slot ? (int32_t)*slot - 1 : -1;
 }

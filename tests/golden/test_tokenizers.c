@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "kernels/json.h"
+#include "models/gguf.h"
 #include "models/tokenizer.h"
 
 #define MAX_IDS 4096
@@ -23,6 +24,7 @@ typedef struct golden {
     size_t text_size, decoded_size, skip_size;
     ids base, special, plain, offsets;
     bool has_special, has_plain, has_offsets;
+    bool not_gguf; /* vocab.gguf can't say what this case needs */
     char *tokens[MAX_IDS];
     size_t n_tokens;
 } golden;
@@ -70,6 +72,8 @@ static void read_case(sp_json *reader, golden *g)
             read_ids(reader, &g->plain), g->has_plain = true;
         else if (sp_json_is(reader, "offsets"))
             read_ids(reader, &g->offsets), g->has_offsets = true;
+        else if (sp_json_is(reader, "gguf"))
+            g->not_gguf = sp_json_next(reader) == SP_JSON_FALSE;
         else if (sp_json_is(reader, "tokens")) {
             assert_int_equal(sp_json_next(reader), SP_JSON_ARRAY);
             while (sp_json_next(reader) == SP_JSON_STRING)
@@ -145,7 +149,20 @@ static void check_decoded(const golden *g, bool skip, const char *wanted, size_t
     sp_buffer_fini(&text);
 }
 
-static size_t check_file(const char *path, bool tiles)
+static void check_case(const golden *g, bool tiles)
+{
+    sp_tokens tokens = {0};
+    check_ids(g, "ids", SP_ENCODE_SPECIAL, &g->base, &tokens);
+    check_tokens(g, &tokens, tiles);
+    check_ids(g, "ids_with_special", SP_ENCODE_SPECIAL | SP_ENCODE_ADD, &g->special, &tokens);
+    check_ids(g, "ids_plain", 0, &g->plain, &tokens);
+    check_decoded(g, false, g->decoded, g->decoded_size);
+    check_decoded(g, true, g->decoded_skip, g->skip_size);
+    sp_tokens_fini(&tokens);
+}
+
+/* Returns how many cases there are; from_gguf: leaves out those that GGUF can't say. */
+static size_t check_file(const char *path, bool tiles, bool from_gguf)
 {
     char *text;
     size_t size, n_cases = 0;
@@ -164,15 +181,8 @@ static size_t check_file(const char *path, bool tiles)
         for (; sp_json_next(&reader) == SP_JSON_OBJECT; n_cases++) {
             static golden g;
             memset(&g, 0, sizeof g);
-            sp_tokens tokens = {0};
             read_case(&reader, &g);
-            check_ids(&g, "ids", SP_ENCODE_SPECIAL, &g.base, &tokens);
-            check_tokens(&g, &tokens, tiles);
-            check_ids(&g, "ids_with_special", SP_ENCODE_SPECIAL | SP_ENCODE_ADD, &g.special, &tokens);
-            check_ids(&g, "ids_plain", 0, &g.plain, &tokens);
-            check_decoded(&g, false, g.decoded, g.decoded_size);
-            check_decoded(&g, true, g.decoded_skip, g.skip_size);
-            sp_tokens_fini(&tokens);
+            if (!from_gguf || !g.not_gguf) check_case(&g, tiles);
             sp_arena_fini(&g.arena);
         }
     }
@@ -185,21 +195,22 @@ static size_t check_file(const char *path, bool tiles)
 typedef struct family {
     const char *name, *folder;
     bool tiles; /* tokens leave no holes */
+    bool has_gguf;
 } family;
 
 static const family families[] = {
-    {"gpt2", GOLDEN "gpt2", true},
-    {"llama3", GOLDEN "llama3", true},
-    {"qwen2", GOLDEN "qwen2", true},
-    {"deepseek-coder", GOLDEN "deepseek-coder", true},
-    {"deepseek-v3", GOLDEN "deepseek-v3", true},
-    {"starcoder", GOLDEN "starcoder", true},
-    {"smollm2", GOLDEN "smollm2", true},
-    {"austen", SPARSED_ROOT "/models/austen", true},
-    {"llama2", GOLDEN "llama2", true},
-    {"mistral", GOLDEN "mistral", true},
-    {"unigram", GOLDEN "unigram", false},
-    {"wordpiece", GOLDEN "wordpiece", false},
+    {"gpt2", GOLDEN "gpt2", true, true},
+    {"llama3", GOLDEN "llama3", true, true},
+    {"qwen2", GOLDEN "qwen2", true, true},
+    {"deepseek-coder", GOLDEN "deepseek-coder", true, true},
+    {"deepseek-v3", GOLDEN "deepseek-v3", true, true},
+    {"starcoder", GOLDEN "starcoder", true, true},
+    {"smollm2", GOLDEN "smollm2", true, false},
+    {"austen", SPARSED_ROOT "/models/austen", true, false},
+    {"llama2", GOLDEN "llama2", true, true},
+    {"mistral", GOLDEN "mistral", true, false},
+    {"unigram", GOLDEN "unigram", false, false},
+    {"wordpiece", GOLDEN "wordpiece", false, false},
 };
 
 static void test_family(void **state)
@@ -209,16 +220,36 @@ static void test_family(void **state)
     sp_error error = {0};
     snprintf(cases, sizeof cases, GOLDEN "%s/cases.json", f->name);
     assert_ok(sp_tokenizer_open(f->folder, &tokenizer, &error), error);
-    size_t n = check_file(cases, f->tiles);
+    size_t n = check_file(cases, f->tiles, false);
     sp_tokenizer_close(tokenizer);
     assert_int_equal(n, 70);
 }
 
+static void test_gguf(void **state)
+{
+    const family *f = *state;
+    char path[4096];
+    sp_gguf *gguf;
+    sp_error error = {0};
+    snprintf(path, sizeof path, "%s/vocab.gguf", f->folder);
+    assert_ok(sp_gguf_open(path, &gguf, &error), error);
+    assert_ok(sp_tokenizer_from_gguf(gguf, &tokenizer, &error), error);
+    sp_gguf_close(gguf);
+    snprintf(path, sizeof path, "%s/cases.json", f->folder);
+    assert_int_equal(check_file(path, f->tiles, true), 70);
+    sp_tokenizer_close(tokenizer);
+}
+
 int main(void)
 {
-    struct CMUnitTest tests[COUNT_OF(families)];
+    struct CMUnitTest tests[2 * COUNT_OF(families)];
+    size_t n = COUNT_OF(families);
     for (size_t i = 0; i < COUNT_OF(families); i++)
         tests[i] = (struct CMUnitTest){
             .name = families[i].name, .test_func = test_family, .initial_state = (void *)&families[i]};
-    return cmocka_run_group_tests(tests, NULL, NULL) == 0 ? 0 : 1;
+    for (size_t i = 0; i < COUNT_OF(families); i++)
+        if (families[i].has_gguf)
+            tests[n++] = (struct CMUnitTest){
+                .name = families[i].name, .test_func = test_gguf, .initial_state = (void *)&families[i]};
+    return _cmocka_run_group_tests("tokenizers", tests, n, NULL, NULL) == 0 ? 0 : 1;
 }
