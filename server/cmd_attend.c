@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine/attention/apply.h"
@@ -21,17 +22,28 @@ static sp_status write_all(FILE *file, const sp_buffer *bytes, const char *path,
     return SP_OK;
 }
 
+/* A device or a pipe is written to, never replaced. */
+static bool is_special(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 && !S_ISREG(info.st_mode);
+}
+
 static sp_status write_result(const char *path, const sp_buffer *bytes, sp_error *error)
 {
     if (strcmp(path, "-") == 0) return write_all(stdout, bytes, "standard output", error);
     char fresh[4096];
-    if ((size_t)snprintf(fresh, sizeof fresh, "%s.part", path) >= sizeof fresh)
+    bool special = is_special(path);
+    if ((size_t)snprintf(fresh, sizeof fresh, "%s%s", path, special ? "" : ".part") >= sizeof fresh)
         return sp_fail_param(error, SP_USAGE, "out", "--out: name too long");
     FILE *file = fopen(fresh, "wb");
-    if (!file) return sp_fail(error, SP_IO, "%s: cannot create: %s", fresh, strerror(errno));
+    if (!file)
+        return sp_fail(error, errno == ENOENT ? SP_NOT_FOUND : SP_IO, "%s: cannot create: %s", fresh,
+                       strerror(errno));
     sp_status status = write_all(file, bytes, fresh, error);
     if (fclose(file) && !status)
         status = sp_fail(error, SP_IO, "%s: cannot write: %s", fresh, strerror(errno));
+    if (special) return status;
     if (!status && rename(fresh, path))
         status = sp_fail(error, SP_IO, "%s: cannot create: %s", path, strerror(errno));
     if (status) unlink(fresh);

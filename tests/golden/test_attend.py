@@ -4,6 +4,7 @@
 
 Edges equal, `out` within 2e-5 of its largest value, metrics with the slack of float32; exit codes of what is refused."""
 import json
+import os
 import pathlib
 import struct
 import subprocess
@@ -92,8 +93,24 @@ def test_refusals(folder):
     assert not out.exists()
 
 
+def test_special_files(folder):
+    """A pipe (or /dev/null) named by --out is written to, not replaced by a file."""
+    pipe, case = folder / "pipe", CASES / "017-dense.in.safetensors"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        done = attend("--in", case, "--out", pipe)
+        if not pipe.is_fifo():
+            reader.kill()
+        got = reader.communicate(timeout=60)[0]
+    assert done.returncode == 0 and pipe.is_fifo(), done
+    assert attend("--in", case, "--out", folder / "file").returncode == 0
+    assert len(got) > 8 and got[:8] == (folder / "file").read_bytes()[:8]
+    missing = attend("--in", case, "--out", folder / "no/such")
+    assert missing.returncode == 66 and "no/such" in missing.stderr, missing
+
+
 failed = 0
-for test in (test_cases, test_refusals):
+for test in (test_cases, test_refusals, test_special_files):
     with tempfile.TemporaryDirectory() as temporary:
         try:
             test(pathlib.Path(temporary))
