@@ -5,7 +5,7 @@
  * as (in, out) and q, k, v as one: they are turned and cut here. Tensor names come with or without
  * "transformer.". Buffers attn.bias and attn.masked_bias are causal masks, no biases: passed over. The
  * embedding is the output matrix unless tie_word_embeddings is false. The forward pass is in gpt2_forward.c.
- * Tests: tests/unit/models/test_model_gpt2.c, tests/golden/test_models.c */
+ * Tests: tests/unit/models/test_families.c, tests/golden/test_models.c */
 #include <stdio.h>
 #include <string.h>
 

@@ -93,8 +93,8 @@ static sp_status refuse_keys(const sp_model *model, sp_error *error)
     static const char *const absent[] = {"num_experts",         "num_local_experts",   "n_routed_experts",
                                          "num_experts_per_tok", "quantization_config", "compression_config",
                                          "kv_lora_rank"};
-    static const char *const off[] = {"attention_bias", "mlp_bias", "is_encoder_decoder",
-                                      "add_cross_attention", "use_qk_norm"};
+    static const char *const off[] = {"attention_bias",      "mlp_bias",    "is_encoder_decoder",
+                                      "add_cross_attention", "use_qk_norm", "rope_interleaved"};
     const sp_config *config = model->config;
     for (size_t i = 0; i < sizeof absent / sizeof *absent; i++)
         if (sp_config_has(config, absent[i]))
@@ -118,7 +118,7 @@ static sp_status refuse_keys(const sp_model *model, sp_error *error)
 sp_status sp_llama_configure(sp_model *model, const sp_llama_family *family, sp_error *error)
 {
     sp_hparams *h = &model->hparams;
-    double eps, usual = 1e-6;
+    double eps, usual = family->epsilon;
     sp_status status = read_sizes(model, error);
     if (status == SP_OK) status = read_heads(model, error);
     if (status == SP_OK) status = read_rope(model, error);
@@ -364,7 +364,7 @@ void sp_llama_unload(sp_model *model)
 
 /* --- the plain one --- */
 
-static const sp_llama_family family = {.fused = false};
+static const sp_llama_family family = {.epsilon = 1e-6};
 
 static sp_status configure(sp_model *model, sp_error *error)
 {

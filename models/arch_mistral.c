@@ -1,9 +1,10 @@
 /* Mistral (Jiang et al. 2023; MistralForCausalLM): llama with a sliding window, which is served where it is
  * absent, null or at least as long as the context, and refused where it is shorter. Tests:
- * tests/golden/test_models.c */
+ * tests/golden/test_models.c,
+ * tests/unit/models/test_families.c */
 #include "models/llama.h"
 
-static const sp_llama_family family = {.fused = false};
+static const sp_llama_family family = {.epsilon = 1e-6};
 
 static sp_status configure(sp_model *model, sp_error *error)
 {

@@ -8,6 +8,7 @@
 
 /* How a family differs. */
 typedef struct sp_llama_family {
+    double epsilon;        /* of norms, where config.json has no rms_norm_eps */
     bool qkv_bias;         /* q_proj, k_proj and v_proj have biases */
     bool qk_norm;          /* every head of q and k is normalized before it is rotated */
     bool fused;            /* qkv_proj and gate_up_proj in one matrix each: q, k, v; gate, up */

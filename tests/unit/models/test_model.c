@@ -2,6 +2,7 @@
  * that a forward pass gives the same bits for a row in any batch. The folder is a copy of
  * tests/golden/models/tiny-llama-tied with changes made to its texts or to its weights. */
 #include "tests/support/test.h"
+#include "tests/support/model_folder.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -11,100 +12,6 @@
 #include <unistd.h>
 
 #include "models/model.h"
-
-#define SOURCE SPARSED_ROOT "/tests/golden/models/tiny-llama-tied"
-#define ENTRIES 64
-
-static sp_device *device;
-static char folder[64];
-
-static const char *inside(const char *name)
-{
-    static char path[256];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    return path;
-}
-
-static void write_file(const char *name, const void *bytes, size_t size)
-{
-    FILE *file = fopen(inside(name), "wb");
-    assert_non_null(file);
-    assert_int_equal(fwrite(bytes, 1, size, file), size);
-    fclose(file);
-}
-
-static void copy_file(const char *name)
-{
-    char path[512], *bytes;
-    size_t size;
-    sp_error error = {0};
-    snprintf(path, sizeof path, "%s/%s", SOURCE, name);
-    assert_ok(sp_read_file(path, (size_t)1 << 24, &bytes, &size, &error), error);
-    write_file(name, bytes, size);
-    sp_free(bytes);
-}
-
-static void copy_all(void)
-{
-    copy_file("config.json");
-    copy_file("tokenizer.json");
-    copy_file("tokenizer_config.json");
-    copy_file("model.safetensors");
-}
-
-static int make_folder(void **state)
-{
-    (void)state;
-    snprintf(folder, sizeof folder, "/tmp/sparsed-test-XXXXXX");
-    if (!mkdtemp(folder)) return -1;
-    copy_all();
-    return 0;
-}
-
-static int remove_folder(void **state)
-{
-    (void)state;
-    static const char *const names[] = {"config.json", "tokenizer.json", "tokenizer_config.json",
-                                        "model.safetensors"};
-    for (size_t i = 0; i < COUNT_OF(names); i++) unlink(inside(names[i]));
-    return rmdir(folder);
-}
-
-/* config.json with a key set to a JSON value (NULL: taken out). */
-static void set_key(const char *key, const char *value)
-{
-    char path[512], *text, out[4096];
-    size_t size;
-    sp_error error = {0};
-    snprintf(path, sizeof path, "%s/config.json", SOURCE);
-    assert_ok(sp_read_file(path, 4096, &text, &size, &error), error);
-    char quoted[64];
-    snprintf(quoted, sizeof quoted, "\"%s\":", key);
-    char *place = strstr(text, quoted);
-    if (place) memcpy(place, "\"_", 2); /* renamed: unknown keys are accepted */
-    char *brace = strchr(text, '{');
-    if (value)
-        snprintf(out, sizeof out, "{\"%s\":%s,%s", key, value, brace + 1);
-    else
-        snprintf(out, sizeof out, "%s", text);
-    write_file("config.json", out, strlen(out));
-    sp_free(text);
-}
-
-static sp_status open_model(sp_model **model, sp_error *error)
-{
-    memset(error, 0, sizeof *error);
-    return sp_model_open(folder, device, NULL, model, error);
-}
-
-static void check_refused(const char *param, const char *says)
-{
-    sp_model *model;
-    sp_error error;
-    sp_status status = open_model(&model, &error);
-    if (status != SP_DATA || model || strcmp(error.param, param) != 0 || !strstr(error.message, says))
-        fail_msg("[%s] wanted: %s [%s] %s", param, sp_status_name(status), error.param, error.message);
-}
 
 static void test_opens(void **state)
 {
@@ -268,34 +175,6 @@ static void test_refuses_missing_files(void **state)
 }
 
 /* --- changed weights --- */
-
-typedef struct edited {
-    sp_weights *weights;
-    sp_tensor_entry entries[ENTRIES];
-    size_t n;
-} edited;
-
-static void begin_edit(edited *e)
-{
-    sp_error error = {0};
-    assert_ok(sp_weights_open(SOURCE, NULL, &e->weights, &error), error);
-    for (e->n = 0; e->n < sp_weights_count(e->weights); e->n++) {
-        assert_true(e->n + 2 < ENTRIES);
-        e->entries[e->n].name = sp_weights_name(e->weights, e->n);
-        e->entries[e->n].tensor = *sp_weights_at(e->weights, e->n);
-    }
-}
-
-static void end_edit(edited *e)
-{
-    sp_buffer out;
-    sp_error error = {0};
-    sp_buffer_init(&out, (size_t)1 << 24);
-    assert_ok(sp_safetensors_write(e->entries, e->n, NULL, 0, &out, &error), error);
-    write_file("model.safetensors", out.data, out.size);
-    sp_buffer_fini(&out);
-    sp_weights_close(e->weights);
-}
 
 static void test_missing_and_swapped_tensors(void **state)
 {
