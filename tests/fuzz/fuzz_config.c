@@ -1,9 +1,11 @@
-/* Bytes as config.json, through every getter with the keys that the loaders use. A refusal names the file.
- * Corpus: tests/support/make_model_corpus.py. */
+/* Bytes as config.json, through every getter with the keys that the loaders use, and through every
+ * architecture: what one takes must be within its limits, with angles that are numbers. A refusal names the
+ * file or the key. Corpus: tests/support/make_model_corpus.py. */
 #include <assert.h>
+#include <math.h>
 #include <string.h>
 
-#include "models/config.h"
+#include "models/model.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -52,14 +54,47 @@ static void read_all(sp_config *config)
     }
 }
 
+static void turn(const sp_rope *rope, uint32_t position, uint32_t length)
+{
+    float cosines[SP_MAX_HEAD_DIM / 2], sines[SP_MAX_HEAD_DIM / 2];
+    char note[16];
+    sp_rope_fill(rope, 1, &position, &length, cosines, sines);
+    for (uint32_t i = 0; i < rope->head_dim / 2; i++) {
+        double radius = hypot((double)cosines[i], (double)sines[i]) / rope->scale;
+        assert(fabs(radius - 1) < 1e-5);
+    }
+    sp_rope_note(rope, length, note, sizeof note);
+    assert(memchr(note, '\0', sizeof note));
+}
+
+static void configure(const sp_arch *arch, sp_config *config)
+{
+    sp_model model = {.arch = arch, .config = config};
+    sp_error error = {0};
+    sp_status status = arch->configure(&model, &error);
+    const sp_hparams *h = &model.hparams;
+    assert(status == SP_OK || (status == SP_DATA && error.param[0]));
+    if (status == SP_OK) {
+        assert(h->context > 0 && h->hidden > 0 && h->n_layers > 0 && h->vocab > 0 && h->intermediate > 0);
+        assert(h->n_kv_heads > 0 && h->n_heads % h->n_kv_heads == 0 && h->head_dim % 2 == 0);
+        assert(h->norm_eps > 0);
+    }
+    if (status == SP_OK && model.rope) {
+        turn(model.rope, 0, 1);
+        turn(model.rope, h->context - 1, h->context);
+    }
+    sp_rope_close(model.rope);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     sp_config *config;
     sp_error error = {0};
     sp_status status = sp_config_parse("fuzz.json", (const char *)data, size, &config, &error);
-    if (status == SP_OK)
+    if (status == SP_OK) {
         read_all(config);
-    else
+        for (size_t i = 0; sp_archs[i]; i++) configure(sp_archs[i], config);
+    } else
         assert(status == SP_DATA && strstr(error.message, "fuzz.json"));
     sp_config_close(config);
     return 0;

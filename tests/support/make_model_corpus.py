@@ -150,6 +150,19 @@ def config():
     yield "tiny", json.dumps(tiny_model.CONFIG).encode()
     nested = {"rope_scaling": {"type": "yarn", "factor": 4.0}, "attention_normalizer": {"alpha": 1.33}}
     yield "nested", json.dumps(dict(nested, eos_token_id=[1, 2], attention_pattern={"backend": "strided"})).encode()
+    one, sizes = [1.0] * 8, dict(tiny_model.CONFIG, original_max_position_embeddings=64)
+    scalings = {
+        "linear": {"factor": 4},
+        "dynamic": {"factor": 8},
+        "yarn": {"factor": 4, "beta_fast": 32, "beta_slow": 1, "attention_factor": 1.2, "truncate": False},
+        "llama3": {"factor": 8, "low_freq_factor": 1, "high_freq_factor": 4},
+        "longrope": {"short_factor": one, "long_factor": one[:7] + [9.5]},
+    }
+    for name, scaling in scalings.items():
+        yield "rope-" + name, json.dumps(dict(sizes, rope_scaling=dict(scaling, type=name))).encode()
+    yield "rope-new", json.dumps(dict(sizes, rope_parameters={"rope_type": "default", "rope_theta": 5e5})).encode()
+    gpt2 = {"model_type": "gpt2", "vocab_size": 257, "n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 64, "n_inner": None}
+    yield "gpt2", json.dumps(dict(gpt2, activation_function="gelu_new", layer_norm_epsilon=1e-5)).encode()
     yield "types", json.dumps({"hidden_size": "32", "rope_theta": None, "eos_token_id": [-1], "a": True}).encode()
     yield "ranges", b'{"hidden_size":9007199254740993,"rope_theta":1e308,"factor":-0.0,"bos_token_id":2147483648}'
     yield "escapes", b'{"a":"\\u0000\\ud83d\\ude00\\\\u0000","model_type":"\\"\\/"}'
