@@ -131,6 +131,13 @@ bool sp_item_is_number(sp_item *item)
     return cJSON_IsNumber(item);
 }
 
+bool sp_item_is_between(sp_item *item, double min, double max, double *value)
+{
+    if (!cJSON_IsNumber(item) || !(item->valuedouble >= min && item->valuedouble <= max)) return false;
+    *value = item->valuedouble;
+    return true;
+}
+
 bool sp_item_is_integer(sp_item *item, double min, double max, double *value)
 {
     if (!cJSON_IsNumber(item)) return false;

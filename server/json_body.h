@@ -42,6 +42,8 @@ bool sp_item_is_object(sp_item *item);
 bool sp_item_is_array(sp_item *item);
 bool sp_item_is_text(sp_item *item);
 bool sp_item_is_number(sp_item *item);
+/* A number in [min, max]. */
+bool sp_item_is_between(sp_item *item, double min, double max, double *value);
 bool sp_item_is_integer(sp_item *item, double min, double max, double *value);
 
 /* Members of the outermost object. */

@@ -19,14 +19,26 @@ static void require(bool condition, const char *what)
     abort();
 }
 
-static void check(const sp_completion *asked, const sp_engine_info *info)
+static void check(const sp_asked *asked, const sp_engine_info *info)
 {
     const sp_request *r = &asked->request;
     const sp_sampling *s = &r->sampling;
-    require((r->prompt != NULL) != (r->ids != NULL), "text or ids");
-    require(!r->prompt || sp_utf8_valid(r->prompt, r->prompt_size), "ill-formed prompt");
-    for (size_t i = 0; i < r->n_ids; i++)
-        require(r->ids[i] >= 0 && r->ids[i] < (int32_t)info->hparams.vocab, "id");
+    require(asked->n_prompts >= 1 && asked->n_prompts * asked->n <= SP_MAX_CHOICES, "choices");
+    for (size_t i = 0; i < asked->n_prompts; i++) {
+        const sp_prompt *p = &asked->prompts[i];
+        require((p->text != NULL) != (p->ids != NULL), "text or ids");
+        require(!p->text || sp_utf8_valid(p->text, p->text_size), "ill-formed prompt");
+        for (size_t j = 0; j < p->n_ids; j++)
+            require(p->ids[j] >= 0 && p->ids[j] < (int32_t)info->hparams.vocab, "id");
+    }
+    require(r->n_biases <= SP_MAX_BIASES && r->n_stop_ids <= SP_MAX_STOP_IDS, "biases, stop ids");
+    for (size_t i = 0; i < r->n_biases; i++)
+        require(r->biases[i].token >= 0 && r->biases[i].token < (int32_t)info->hparams.vocab &&
+                    fabsf(r->biases[i].value) <= 100,
+                "bias");
+    require(r->min_tokens <= r->max_tokens && r->logprobs <= SP_MAX_LOGPROBS, "min_tokens, logprobs");
+    require(fabs(s->presence_penalty) <= 2 && fabs(s->frequency_penalty) <= 2, "penalties");
+    require(s->repetition_penalty > 0 && s->repetition_penalty <= 100, "repetition_penalty");
     require(r->max_tokens <= info->context, "max_tokens");
     require(s->temperature >= 0.0 && s->temperature <= 100.0, "temperature");
     require(s->top_p > 0.0 && s->top_p <= 1.0 && s->min_p >= 0.0 && s->min_p <= 1.0, "top_p, min_p");
@@ -46,7 +58,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     const sp_engine_info info = {.model_name = "m", .context = 2048, .hparams = {.vocab = 257}};
     char *text = malloc(size + 1);
-    sp_completion asked;
+    sp_asked asked;
     sp_error error = {0};
     sp_arena arena;
     sp_body body;

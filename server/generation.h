@@ -1,0 +1,72 @@
+/* Answers to one request for text: one or several choices, in one reply or as a stream. Completions and chat
+ * differ only in how a choice is written (sp_format).
+ *
+ * All prompts are encoded and checked before anything goes out. Choice i of prompt p has index p * n + i and
+ * the seed seed + i, so it is what a request for it alone gives. Each choice is an engine request of its own;
+ * the next one is submitted when the one before has left the queue, so that a request has at most one in it
+ * (engine.h, follows) and they run side by side. Owner: the exchange; freeing it cancels what runs. Tests:
+ * tests/http/test_completions.py, test_completions_full.py, test_chat.py */
+#ifndef SPARSED_SERVER_GENERATION_H
+#define SPARSED_SERVER_GENERATION_H
+
+#include "server/asked.h"
+#include "server/exchange.h"
+#include "server/logprobs.h"
+
+typedef struct sp_choice {
+    uint32_t index;
+    const sp_prompt *prompt; /* with ids */
+    sp_stream *stream;       /* NULL: not submitted yet */
+    bool moved;              /* an event has come: it has left the queue */
+    bool began;              /* its first chunk is written */
+    bool done;
+    sp_event last;       /* DONE; its memory is the stream's */
+    uint32_t n_written;  /* tokens so far */
+    sp_buffer text;      /* of a plain reply, so far */
+    sp_token_rows rows;  /* of a plain reply, where logprobs or ids are wanted; else of the event at hand */
+    sp_text_place place; /* where the next token's text begins */
+} sp_choice;
+
+typedef struct sp_generation sp_generation;
+
+/* How a route writes. All write members of an open object. */
+typedef struct sp_format {
+    const char *id_prefix, *object, *chunk_object;
+    /* A finished choice: all members but index, logprobs' key included. */
+    void (*choice)(const sp_generation *generation, sp_choice *choice, sp_json_writer *out);
+    /* A piece of a stream's choice: the same members; text (size) is new, rows are the tokens it came with.
+     * last: the event was DONE. */
+    void (*piece)(const sp_generation *generation, sp_choice *choice, const char *text, size_t size,
+                  bool last, sp_json_writer *out);
+    bool opens; /* a piece without text or tokens comes first for every choice */
+} sp_format;
+
+struct sp_generation {
+    const sp_format *format;
+    sp_asked asked;   /* in arena */
+    sp_arena arena;   /* the body's */
+    int32_t **owned;  /* (n_prompts) ids */
+    sp_buffer *texts; /* (n_prompts) under echo: the prompt's text */
+    const char *model;
+    const sp_tokenizer *tokenizer;
+    char id[40];
+    int64_t created;
+    double begun;
+    sp_choice *choices; /* (n_choices) */
+    size_t n_choices, n_started, n_done, turn;
+    uint32_t place; /* of poll_first: the choice whose first event was read */
+    bool has_first;
+    sp_event first;
+};
+
+/* Takes over *asked and *arena, whatever comes of it, and answers the exchange: with an error now, or later.
+ */
+void sp_generation_start(sp_exchange *exchange, const sp_format *format, const sp_asked *asked,
+                         sp_arena *arena);
+
+/* "stop" or "length". */
+const char *sp_finish_name(sp_finish finish);
+/* usage, as a member. */
+void sp_usage_write(const sp_usage *usage, sp_json_writer *out);
+
+#endif
