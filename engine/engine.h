@@ -27,6 +27,7 @@ typedef struct sp_engine_options {
     sp_normalizer normalizer;
     sp_dtype kv_type;       /* SP_BF16 (default) or SP_F32; SP_F32 means float32 arithmetic throughout */
     size_t kv_bytes;        /* 0: half of the memory that is free at start */
+    size_t kv_tokens;       /* the pool holds no more than these; 0: max_sequences whole contexts */
     size_t attend_scratch;  /* 0: 64 MiB */
     uint32_t max_sequences; /* decoding or prefilling at once; 16 */
     uint32_t max_queue;     /* requests waiting; 64 */
