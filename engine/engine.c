@@ -108,6 +108,8 @@ static sp_status size_pool(sp_engine *engine, uint32_t *n_pages, sp_error *error
                              options->context, hparams->context);
 
     uint64_t held = budget / page_bytes, context = options->context > 0 ? options->context : hparams->context;
+    if (options->context == 0 && options->context_enough > 0 && context > options->context_enough)
+        context = options->context_enough;
     if (pages_of(context) > held) {
         if (options->context > 0)
             return sp_fail_param(

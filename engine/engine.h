@@ -18,9 +18,10 @@ typedef struct sp_stream sp_stream;
 
 typedef struct sp_engine_options {
     const char *model_path;
-    size_t n_threads; /* 0: all CPUs */
-    uint32_t context; /* 0: the model's, or what the KV budget holds if that is less */
-    bool beyond;      /* context may exceed the model's where positions are not learned: for benchmarks */
+    size_t n_threads;        /* 0: all CPUs */
+    uint32_t context;        /* 0: the model's, or what the KV budget holds if that is less */
+    uint32_t context_enough; /* where context is 0: no more than this is taken; 0: no such bound */
+    bool beyond; /* context may exceed the model's where positions are not learned: for benchmarks */
     const char *attention; /* JSON: the default of requests without one; NULL: the model's attention_pattern,
                               else dense */
     bool override_normalizer; /* --normalizer: what "model" resolves to; noted in every report */
