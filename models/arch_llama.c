@@ -331,6 +331,7 @@ sp_status sp_llama_load(sp_model *model, const sp_llama_family *family, const sp
     sp_llama *llama = model->state = sp_alloc_zero(1, sizeof *llama);
     if (llama) llama->layers = sp_alloc_zero(h->n_layers, sizeof *llama->layers);
     if (!llama || !llama->layers) return sp_fail(error, SP_NO_MEMORY, "out of memory for layers");
+    llama->fused = family->fused;
     sp_status status = sp_loader_check_unknown(&l, "model.layers.", is_known, family);
     if (status == SP_OK) status = load_ends(&l, llama);
     for (uint32_t i = 0; i < h->n_layers && status == SP_OK; i++) {
@@ -339,6 +340,27 @@ sp_status sp_llama_load(sp_model *model, const sp_llama_family *family, const sp
         status = load_layer(&l, family, i, &llama->layers[i]);
     }
     return status;
+}
+
+size_t sp_llama_modules(const sp_model *model, struct sp_adapter_module *out)
+{
+    const sp_hparams *h = &model->hparams;
+    size_t wide = (size_t)h->n_heads * h->head_dim, narrow = (size_t)h->n_kv_heads * h->head_dim, n = 0;
+    size_t hidden = h->hidden, inner = h->intermediate;
+    if (((const sp_llama *)model->state)->fused) {
+        out[n++] =
+            (struct sp_adapter_module){"self_attn.qkv_proj", hidden, SP_LLAMA_Q, 3, {wide, narrow, narrow}};
+        out[n++] = (struct sp_adapter_module){"mlp.gate_up_proj", hidden, SP_LLAMA_GATE, 2, {inner, inner}};
+    } else {
+        out[n++] = (struct sp_adapter_module){"self_attn.q_proj", hidden, SP_LLAMA_Q, 1, {wide}};
+        out[n++] = (struct sp_adapter_module){"self_attn.k_proj", hidden, SP_LLAMA_K, 1, {narrow}};
+        out[n++] = (struct sp_adapter_module){"self_attn.v_proj", hidden, SP_LLAMA_V, 1, {narrow}};
+        out[n++] = (struct sp_adapter_module){"mlp.gate_proj", hidden, SP_LLAMA_GATE, 1, {inner}};
+        out[n++] = (struct sp_adapter_module){"mlp.up_proj", hidden, SP_LLAMA_UP, 1, {inner}};
+    }
+    out[n++] = (struct sp_adapter_module){"self_attn.o_proj", wide, SP_LLAMA_O, 1, {hidden}};
+    out[n++] = (struct sp_adapter_module){"mlp.down_proj", inner, SP_LLAMA_DOWN, 1, {hidden}};
+    return n;
 }
 
 void sp_llama_unload(sp_model *model)
@@ -384,5 +406,6 @@ const sp_arch sp_arch_llama = {.name = "llama",
                                .configure = configure,
                                .load = load,
                                .unload = sp_llama_unload,
+                               .modules = sp_llama_modules,
                                .scratch = sp_llama_scratch,
                                .forward = sp_llama_forward};

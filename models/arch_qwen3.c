@@ -24,5 +24,6 @@ const sp_arch sp_arch_qwen3 = {.name = "qwen3",
                                .configure = configure,
                                .load = load,
                                .unload = sp_llama_unload,
+                               .modules = sp_llama_modules,
                                .scratch = sp_llama_scratch,
                                .forward = sp_llama_forward};

@@ -194,6 +194,47 @@ sp_status sp_config_numbers(const sp_config *config, const char *key, size_t n, 
     return SP_OK;
 }
 
+sp_status sp_config_texts(const sp_config *config, const char *key, size_t max, const char **texts,
+                          size_t *count, sp_error *error)
+{
+    const cJSON *array = find(config, key);
+    *count = 0;
+    if (!array) return fail_key(config, key, "is missing", error);
+    if (!cJSON_IsArray(array) || !array->child) return fail_key(config, key, "must list texts", error);
+    for (const cJSON *item = array->child; item; item = item->next) {
+        if (!cJSON_IsString(item)) return fail_key(config, key, "must list texts", error);
+        if (*count == max)
+            return sp_fail_param(error, SP_DATA, key, "%s: %s lists more than %zu texts", config->name, key,
+                                 max);
+        texts[(*count)++] = item->valuestring;
+    }
+    return SP_OK;
+}
+
+static bool says_nothing(const cJSON *item)
+{
+    bool container = cJSON_IsArray(item) || cJSON_IsObject(item);
+    return cJSON_IsNull(item) || cJSON_IsFalse(item) || (container && !item->child);
+}
+
+bool sp_config_is_off(const sp_config *config, const char *key)
+{
+    const cJSON *item = find(config, key);
+    return !item || says_nothing(item);
+}
+
+sp_status sp_config_check_keys(const sp_config *config, const char *const *known, sp_error *error)
+{
+    for (const cJSON *item = config->object->child; item; item = item->next) {
+        const char *const *name = known;
+        while (*name && strcmp(*name, item->string) != 0) name++;
+        if (!*name && !says_nothing(item))
+            return sp_fail_param(error, SP_DATA, item->string, "%s: %.80s is not supported", config->name,
+                                 item->string);
+    }
+    return SP_OK;
+}
+
 bool sp_config_repeats(const sp_config *config, const char *key, const char *text)
 {
     const cJSON *array = find(config, key);

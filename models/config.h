@@ -1,8 +1,8 @@
 /* Typed, range-checked reading of config.json and tokenizer_config.json (the cJSON door of this folder).
  *
  * Every getter takes the key's name; a wrong type or a value out of range is SP_DATA that names file, key and
- * range. null counts as absent. Unknown keys are accepted. Tests: tests/unit/models/test_config.c,
- * tests/fuzz/fuzz_config.c */
+ * range. null counts as absent. Unknown keys are accepted unless sp_config_check_keys is asked. Tests:
+ * tests/unit/models/test_config.c, tests/fuzz/fuzz_config.c, tests/fuzz/fuzz_adapter.c */
 #ifndef SPARSED_MODELS_CONFIG_H
 #define SPARSED_MODELS_CONFIG_H
 
@@ -34,6 +34,15 @@ sp_status sp_config_ids(const sp_config *config, const char *key, int32_t *ids, 
 /* An array of exactly n numbers within min..max. Required. */
 sp_status sp_config_numbers(const sp_config *config, const char *key, size_t n, double min, double max,
                             double *out, sp_error *error) SP_MUST_CHECK;
+/* An array of 1 to max texts, which live as long as config. Required. */
+sp_status sp_config_texts(const sp_config *config, const char *key, size_t max, const char **texts,
+                          size_t *count, sp_error *error) SP_MUST_CHECK;
+/* Refuses, by name, a key that is not among known (NULL terminated), unless its value says nothing: null,
+ * false, {}, []. For files where an unknown key would change the result. */
+sp_status sp_config_check_keys(const sp_config *config, const char *const *known,
+                               sp_error *error) SP_MUST_CHECK;
+/* Whether a key is absent, null, false, {} or []. */
+bool sp_config_is_off(const sp_config *config, const char *key);
 /* Whether a key holds an array of which every element is this text. */
 bool sp_config_repeats(const sp_config *config, const char *key, const char *text);
 /* "softmax" | "entmax15" | "sparsemax" | {"alpha": a}, 1 < a <= 2; *present false when the key is absent. */

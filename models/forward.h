@@ -16,6 +16,7 @@ typedef struct sp_batch {
     const uint8_t *wants_logits; /* (n_rows) 1: this row's logits are needed */
     const uint32_t *lengths;     /* (n_rows) tokens that the row's sequence is planned for, constant over its
                                   * life: prompt and max_tokens. NULL: short ones. See models/rope.h */
+    const uint32_t *adapters;    /* (n_rows) 0: the base alone, i: the model's adapter i - 1. NULL: all 0 */
     float *hidden;               /* written: (n_rows, hidden) states after the last norm; NULL: not wanted */
 } sp_batch;
 

@@ -4,6 +4,7 @@
 #ifndef SPARSED_MODELS_LLAMA_H
 #define SPARSED_MODELS_LLAMA_H
 
+#include "models/adapter.h"
 #include "models/loading.h"
 
 /* How a family differs. */
@@ -15,6 +16,9 @@ typedef struct sp_llama_family {
     bool window_is_opt_in; /* sliding_window means nothing unless use_sliding_window is true */
 } sp_llama_family;
 
+/* Numbers of a layer's matrices for adapters. */
+enum { SP_LLAMA_Q, SP_LLAMA_K, SP_LLAMA_V, SP_LLAMA_O, SP_LLAMA_GATE, SP_LLAMA_UP, SP_LLAMA_DOWN };
+
 typedef struct sp_llama_layer {
     float *attention_norm, *mlp_norm; /* (hidden) */
     sp_matrix q, k, v, o;             /* (n_heads * head_dim, hidden), (n_kv_heads * head_dim, hidden) twice,
@@ -25,6 +29,7 @@ typedef struct sp_llama_layer {
 } sp_llama_layer;
 
 typedef struct sp_llama {
+    bool fused;             /* the family's: adapters speak of the matrices as they were stored */
     sp_llama_layer *layers; /* (n_layers) */
     float *norm;            /* (hidden) */
     sp_matrix head;         /* (vocab, hidden); tied: the embedding too */
@@ -37,6 +42,7 @@ sp_status sp_llama_configure(sp_model *model, const sp_llama_family *family, sp_
 sp_status sp_llama_load(sp_model *model, const sp_llama_family *family, const sp_weights *weights,
                         const sp_model_options *options, sp_error *error) SP_MUST_CHECK;
 void sp_llama_unload(sp_model *model);
+size_t sp_llama_modules(const sp_model *model, struct sp_adapter_module *out);
 bool sp_llama_scratch(const sp_model *model, size_t max_rows, size_t max_logits, size_t *bytes);
 sp_status sp_llama_forward(sp_model *model, const sp_batch *batch, sp_attend_fn attend, void *context,
                            void *scratch, float *logits, sp_error *error);

@@ -16,16 +16,21 @@ typedef struct buffers {
     float *q, *k, *v, *attended; /* (rows, n_heads * head_dim), (rows, n_kv_heads * head_dim) twice, as q */
     float *gate, *up;            /* (rows, intermediate) in the place of q .. attended */
     float *last;                 /* (logit rows, hidden) */
+    sp_adapt adapt;
 } buffers;
 
-static bool lay_out(const sp_hparams *h, size_t rows, size_t logits, uint8_t *base, buffers *b, size_t *bytes)
+static bool lay_out(const sp_model *model, size_t rows, size_t logits, uint8_t *base, buffers *b,
+                    size_t *bytes)
 {
+    const sp_hparams *h = &model->hparams;
     size_t place = 0, wide = (size_t)h->n_heads * h->head_dim, narrow = (size_t)h->n_kv_heads * h->head_dim;
     bool fits = sp_lay(base, &place, rows, h->hidden, &b->x) &&
                 sp_lay(base, &place, rows, h->hidden, &b->normed) &&
                 sp_lay(base, &place, rows, h->head_dim / 2, &b->cos) &&
                 sp_lay(base, &place, rows, h->head_dim / 2, &b->sin) &&
                 sp_lay(base, &place, logits, h->hidden, &b->last);
+    size_t width = h->hidden > h->intermediate ? h->hidden : h->intermediate;
+    fits = fits && sp_adapt_lay(model, base, &place, rows, width > wide ? width : wide, &b->adapt);
     size_t shared = place;
     fits = fits && sp_lay(base, &place, rows, wide, &b->q) && sp_lay(base, &place, rows, narrow, &b->k) &&
            sp_lay(base, &place, rows, narrow, &b->v) && sp_lay(base, &place, rows, wide, &b->attended);
@@ -38,19 +43,23 @@ static bool lay_out(const sp_hparams *h, size_t rows, size_t logits, uint8_t *ba
 bool sp_llama_scratch(const sp_model *model, size_t max_rows, size_t max_logits, size_t *bytes)
 {
     buffers unused;
-    return lay_out(&model->hparams, max_rows, max_logits, NULL, &unused, bytes);
+    return lay_out(model, max_rows, max_logits, NULL, &unused, bytes);
 }
 
 /* q, k and v of the normalized rows, not rotated yet. */
-static void project(sp_model *model, const sp_llama_layer *layer, size_t rows, buffers *b)
+static void project(sp_model *model, uint32_t index, size_t rows, buffers *b)
 {
     const sp_hparams *h = &model->hparams;
+    const sp_llama_layer *layer = &((const sp_llama *)model->state)->layers[index];
     sp_device *device = model->device;
     const sp_ops *ops = device->ops;
     size_t wide = (size_t)h->n_heads * h->head_dim, narrow = (size_t)h->n_kv_heads * h->head_dim;
     ops->linear(device, &layer->q, rows, b->normed, b->q);
     ops->linear(device, &layer->k, rows, b->normed, b->k);
     ops->linear(device, &layer->v, rows, b->normed, b->v);
+    sp_adapt_add(&b->adapt, index, SP_LLAMA_Q, b->normed, b->q);
+    sp_adapt_add(&b->adapt, index, SP_LLAMA_K, b->normed, b->k);
+    sp_adapt_add(&b->adapt, index, SP_LLAMA_V, b->normed, b->v);
     if (layer->q_bias) ops->add_bias(device, rows, wide, layer->q_bias, b->q);
     if (layer->k_bias) ops->add_bias(device, rows, narrow, layer->k_bias, b->k);
     if (layer->v_bias) ops->add_bias(device, rows, narrow, layer->v_bias, b->v);
@@ -69,7 +78,7 @@ static sp_status attend_layer(sp_model *model, uint32_t index, const sp_batch *b
     const sp_ops *ops = device->ops;
     size_t rows = batch->n_rows;
     ops->rms_norm(device, rows, h->hidden, h->norm_eps, layer->attention_norm, b->x, b->normed);
-    project(model, layer, rows, b);
+    project(model, index, rows, b);
     ops->rope(device, rows, h->n_heads, h->head_dim, b->cos, b->sin, b->q);
     ops->rope(device, rows, h->n_kv_heads, h->head_dim, b->cos, b->sin, b->k);
     const sp_attend_call call = {.kind = SP_ATTEND_SELF,
@@ -83,6 +92,7 @@ static sp_status attend_layer(sp_model *model, uint32_t index, const sp_batch *b
     sp_status status = attend(context, &call, error);
     if (status != SP_OK) return status;
     ops->linear(device, &layer->o, rows, b->attended, b->normed);
+    sp_adapt_add(&b->adapt, index, SP_LLAMA_O, b->attended, b->normed);
     ops->add(device, rows * h->hidden, b->normed, b->x);
     return SP_OK;
 }
@@ -96,8 +106,11 @@ static void feed_forward(sp_model *model, uint32_t index, size_t rows, buffers *
     ops->rms_norm(device, rows, h->hidden, h->norm_eps, layer->mlp_norm, b->x, b->normed);
     ops->linear(device, &layer->gate, rows, b->normed, b->gate);
     ops->linear(device, &layer->up, rows, b->normed, b->up);
+    sp_adapt_add(&b->adapt, index, SP_LLAMA_GATE, b->normed, b->gate);
+    sp_adapt_add(&b->adapt, index, SP_LLAMA_UP, b->normed, b->up);
     ops->silu_mul(device, rows * h->intermediate, b->gate, b->up, b->gate);
     ops->linear(device, &layer->down, rows, b->gate, b->normed);
+    sp_adapt_add(&b->adapt, index, SP_LLAMA_DOWN, b->gate, b->normed);
     ops->add(device, rows * h->hidden, b->normed, b->x);
 }
 
@@ -115,10 +128,11 @@ sp_status sp_llama_forward(sp_model *model, const sp_batch *batch, sp_attend_fn 
     const sp_llama *llama = model->state;
     size_t rows = batch->n_rows, bytes;
     buffers b;
-    if (!lay_out(h, rows, sp_count_wanted(batch), scratch, &b, &bytes))
+    if (!lay_out(model, rows, sp_count_wanted(batch), scratch, &b, &bytes))
         return sp_fail(error, SP_INTERNAL, "a batch of %zu rows does not fit into an address", rows);
     sp_status status = sp_embed_tokens(model, batch, &llama->embed, &llama->head, b.x, error);
     if (status != SP_OK) return status;
+    sp_adapt_begin(&b.adapt, batch);
     sp_rope_fill(model->rope, rows, batch->positions, batch->lengths, b.cos, b.sin);
     for (uint32_t i = 0; i < h->n_layers; i++) {
         status = attend_layer(model, i, batch, attend, context, &b, error);

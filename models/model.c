@@ -5,7 +5,7 @@
  * gigabytes are read. The model owns its config, tokenizer and packed weights; the files' bytes are dropped
  * when loading ends. Tests: tests/unit/models/test_model.c, tests/golden/test_models.c,
  * tests/golden/test_hostile.py */
-#include "models/model.h"
+#include "models/adapter.h"
 
 #include <errno.h>
 #include <string.h>
@@ -154,6 +154,25 @@ static sp_status open_gguf(sp_model *model, const char *path, const sp_model_opt
     return status;
 }
 
+static sp_status load_adapters(sp_model *model, const sp_model_options *options, sp_error *error)
+{
+    sp_status status = SP_OK;
+    if (options->n_adapters == 0) return SP_OK;
+    if (options->n_adapters > SP_MAX_ADAPTERS)
+        return sp_fail_param(error, SP_USAGE, "adapter", "--adapter: more than %u", SP_MAX_ADAPTERS);
+    model->adapters = sp_alloc_zero(options->n_adapters, sizeof(sp_adapter *));
+    if (!model->adapters) return sp_fail(error, SP_NO_MEMORY, "no memory for adapters");
+    for (size_t i = 0; i < options->n_adapters && status == SP_OK; i++) {
+        const sp_adapter_option *wanted = &options->adapters[i];
+        sp_adapter **adapter = &model->adapters[i];
+        status = sp_adapter_open(model, wanted->name, wanted->path, options, adapter, error);
+        if (status != SP_OK) break;
+        model->weight_bytes += (*adapter)->bytes;
+        model->n_adapters++;
+    }
+    return status;
+}
+
 sp_status sp_model_open(const char *path, sp_device *device, const sp_model_options *options, sp_model **out,
                         sp_error *error)
 {
@@ -173,6 +192,7 @@ sp_status sp_model_open(const char *path, sp_device *device, const sp_model_opti
     if (!model->name) status = sp_fail(error, SP_NO_MEMORY, "%s: out of memory", path);
     if (status == SP_OK)
         status = file ? open_gguf(model, path, options, error) : open_folder(model, path, options, error);
+    if (status == SP_OK) status = load_adapters(model, options, error);
     if (status == SP_OK)
         *out = model;
     else
@@ -184,6 +204,8 @@ void sp_model_close(sp_model *model)
 {
     if (!model) return;
     if (model->arch) model->arch->unload(model);
+    for (size_t i = 0; i < model->n_adapters; i++) sp_adapter_close(model->adapters[i]);
+    sp_free(model->adapters);
     sp_tokenizer_close(model->tokenizer);
     sp_config_close(model->config);
     sp_rope_close(model->rope);

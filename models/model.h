@@ -14,6 +14,14 @@
 #include "models/weights.h"
 
 typedef struct sp_model sp_model;
+typedef struct sp_adapter sp_adapter;
+struct sp_adapter_module;
+
+#define SP_MAX_ADAPTERS 64u
+/* A LoRA adapter to load beside the model (models/adapter.h). */
+typedef struct sp_adapter_option {
+    const char *name, *path;
+} sp_adapter_option;
 
 typedef struct sp_hparams {
     uint32_t n_layers, hidden, n_heads, n_kv_heads, head_dim, intermediate, vocab, context;
@@ -34,6 +42,8 @@ typedef struct sp_model_options {
     sp_weights_as weights_as;
     bool exact; /* float32 activations with bf16 and quantized weights too (reference arithmetic, as --kv f32
                  * asks) */
+    const sp_adapter_option *adapters; /* (n_adapters, at most SP_MAX_ADAPTERS) */
+    size_t n_adapters;
     /* Progress: called with a fraction 0..1 while loading; may be NULL. */
     void (*progress)(void *context, double fraction);
     void *progress_context;
@@ -51,6 +61,9 @@ typedef struct sp_arch {
     void (*unload)(sp_model *model); /* also after a load that failed half way */
     /* Bytes of scratch a forward pass over at most max_rows rows and max_logits logit rows needs. */
     bool (*scratch)(const sp_model *model, size_t max_rows, size_t max_logits, size_t *bytes);
+    /* The matrices of a layer that adapters may change: at most SP_MAX_MODULES to out, their number returned.
+     * After load. NULL: takes no adapters. */
+    size_t (*modules)(const sp_model *model, struct sp_adapter_module *out);
     /* logits: (number of rows with wants_logits, vocab). */
     sp_status (*forward)(sp_model *model, const sp_batch *batch, sp_attend_fn attend, void *context,
                          void *scratch, float *logits, sp_error *error);
@@ -61,11 +74,13 @@ struct sp_model {
     sp_device *device;
     sp_hparams hparams;
     sp_tokenizer *tokenizer;
-    sp_config *config;       /* of a GGUF file: made from its metadata */
-    sp_gguf *gguf;           /* while it is opened; NULL for folders and afterwards */
-    char *name;              /* last part of the path */
-    char *attention_pattern; /* JSON of config.json's attention_pattern, or NULL */
-    size_t weight_bytes, n_params;
+    sp_config *config;             /* of a GGUF file: made from its metadata */
+    sp_gguf *gguf;                 /* while it is opened; NULL for folders and afterwards */
+    char *name;                    /* last part of the path */
+    char *attention_pattern;       /* JSON of config.json's attention_pattern, or NULL */
+    size_t weight_bytes, n_params; /* adapters included in weight_bytes */
+    sp_adapter **adapters;         /* (n_adapters) */
+    size_t n_adapters;
     sp_rope *rope; /* NULL where positions are learned */
     void *state;   /* the architecture's own */
 };
