@@ -9,6 +9,7 @@
 
 #include "engine/kv.h"
 #include "engine/scheduler.h"
+#include "models/adapter.h"
 
 #define MAX_SEQUENCES 1024u
 #define MAX_QUEUE (1u << 20)
@@ -21,7 +22,8 @@ struct sp_engine {
     sp_engine_info info;
     sp_sequence_host host;
     sp_attention pattern;
-    char *attention; /* JSON of the default attention, or NULL */
+    char *attention;  /* JSON of the default attention, or NULL */
+    char **model_ids; /* (1 + adapters) owned, as in info */
     pthread_t thread;
     bool started;
 };
@@ -61,6 +63,8 @@ static sp_status open_model(sp_engine *engine, sp_error *error)
     sp_model_options model = {.weights = options->weights,
                               .weights_as = options->weights_as,
                               .exact = options->kv_type == SP_F32,
+                              .adapters = options->adapters,
+                              .n_adapters = options->n_adapters,
                               .progress = options->progress,
                               .progress_context = options->progress_context};
     return sp_model_open(options->model_path, engine->device, &model, &engine->model, error);
@@ -108,8 +112,6 @@ static sp_status size_pool(sp_engine *engine, uint32_t *n_pages, sp_error *error
                              options->context, hparams->context);
 
     uint64_t held = budget / page_bytes, context = options->context > 0 ? options->context : hparams->context;
-    if (options->context == 0 && options->context_enough > 0 && context > options->context_enough)
-        context = options->context_enough;
     if (pages_of(context) > held) {
         if (options->context > 0)
             return sp_fail_param(
@@ -120,8 +122,6 @@ static sp_status size_pool(sp_engine *engine, uint32_t *n_pages, sp_error *error
         context = held * SP_PAGE_TOKENS;
     }
     uint64_t wanted = pages_of(context) * options->max_sequences;
-    if (options->kv_tokens > 0 && wanted > pages_of(options->kv_tokens))
-        wanted = pages_of(options->kv_tokens);
     if (wanted > held) wanted = held;
     *n_pages = wanted < UINT32_MAX ? (uint32_t)wanted : UINT32_MAX - 1;
     engine->info.context = (uint32_t)context;
@@ -156,6 +156,7 @@ static sp_status open_attention(sp_engine *engine, sp_error *error)
     }
     if (options->override_normalizer) {
         host->attention_host.model_normalizer = options->normalizer;
+        host->override_normalizer = true;
         host->note = "the server's --normalizer replaces the model's own";
     }
     const char *text = options->attention ? options->attention : pattern;
@@ -165,6 +166,27 @@ static sp_status open_attention(sp_engine *engine, sp_error *error)
     engine->attention = sp_copy_text(text, strlen(text));
     if (!engine->attention) return sp_fail(error, SP_NO_MEMORY, "no memory for the default attention");
     host->attention = engine->attention;
+    return SP_OK;
+}
+
+/* What requests may ask for: BASE and BASE:NAME. */
+static sp_status name_models(sp_engine *engine, sp_error *error)
+{
+    const sp_model *model = engine->model;
+    size_t base = strlen(model->name), n = 1 + model->n_adapters;
+    engine->model_ids = sp_alloc_zero(n, sizeof(char *));
+    for (size_t i = 0; engine->model_ids && i < n; i++) {
+        const char *name = i > 0 ? model->adapters[i - 1]->name : "";
+        size_t size = strlen(name);
+        char *id = engine->model_ids[i] = sp_alloc_zero(base + size + 2, 1);
+        if (!id) return sp_fail(error, SP_NO_MEMORY, "no memory for the names of models");
+        memcpy(id, model->name, base);
+        if (i > 0) id[base] = ':';
+        if (i > 0) memcpy(id + base + 1, name, size);
+    }
+    if (!engine->model_ids) return sp_fail(error, SP_NO_MEMORY, "no memory for the names of models");
+    engine->info.model_ids = (const char *const *)engine->model_ids;
+    engine->info.n_adapters = model->n_adapters;
     return SP_OK;
 }
 
@@ -241,6 +263,7 @@ sp_status sp_engine_open(const sp_engine_options *options, sp_engine **out, sp_e
     if (!engine) return sp_fail(error, SP_NO_MEMORY, "no memory for the engine");
     engine->options = *options;
     status = open_model(engine, error);
+    if (status == SP_OK) status = name_models(engine, error);
     if (status == SP_OK) status = open_attention(engine, error);
     if (status == SP_OK) status = open_scheduler(engine, error);
     if (status == SP_OK) {
@@ -263,6 +286,9 @@ void sp_engine_close(sp_engine *engine)
         pthread_join(engine->thread, NULL);
     }
     sp_scheduler_close(engine->scheduler);
+    for (size_t i = 0; engine->model_ids && i < 1 + engine->model->n_adapters; i++)
+        sp_free(engine->model_ids[i]);
+    sp_free(engine->model_ids);
     sp_model_close(engine->model);
     sp_device_close(engine->device);
     sp_free(engine->attention);
@@ -272,6 +298,19 @@ void sp_engine_close(sp_engine *engine)
 const sp_engine_info *sp_engine_get_info(const sp_engine *engine)
 {
     return &engine->info;
+}
+
+sp_status sp_engine_find_model(const sp_engine_info *info, const char *name, size_t size, uint32_t *adapter,
+                               sp_error *error)
+{
+    for (size_t i = 0; i <= info->n_adapters; i++) {
+        const char *id = info->model_ids[i];
+        if (strlen(id) != size || memcmp(id, name, size) != 0) continue;
+        *adapter = (uint32_t)i;
+        return SP_OK;
+    }
+    return sp_fail_param(error, SP_NOT_FOUND, "model", "the model \"%.*s\" is not loaded",
+                         size < 100 ? (int)size : 100, name);
 }
 
 /* --- requests --- */

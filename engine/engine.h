@@ -18,17 +18,15 @@ typedef struct sp_stream sp_stream;
 
 typedef struct sp_engine_options {
     const char *model_path;
-    size_t n_threads;        /* 0: all CPUs */
-    uint32_t context;        /* 0: the model's, or what the KV budget holds if that is less */
-    uint32_t context_enough; /* where context is 0: no more than this is taken; 0: no such bound */
-    bool beyond; /* context may exceed the model's where positions are not learned: for benchmarks */
+    size_t n_threads; /* 0: all CPUs */
+    uint32_t context; /* 0: the model's, or what the KV budget holds if that is less */
+    bool beyond;      /* context may exceed the model's where positions are not learned: for benchmarks */
     const char *attention; /* JSON: the default of requests without one; NULL: the model's attention_pattern,
                               else dense */
     bool override_normalizer; /* --normalizer: what "model" resolves to; noted in every report */
     sp_normalizer normalizer;
     sp_dtype kv_type;       /* SP_BF16 (default) or SP_F32; SP_F32 means float32 arithmetic throughout */
     size_t kv_bytes;        /* 0: half of the memory that is free at start */
-    size_t kv_tokens;       /* the pool holds no more than these; 0: max_sequences whole contexts */
     size_t attend_scratch;  /* 0: 64 MiB */
     uint32_t max_sequences; /* decoding or prefilling at once; 16 */
     uint32_t max_queue;     /* requests waiting; 64 */
@@ -37,7 +35,9 @@ typedef struct sp_engine_options {
     size_t max_tensor_bytes; /* answers of apply; 64 MiB */
     bool openblas;
     sp_weights_options weights;
-    sp_weights_as weights_as; /* --weights: what matrices become at load; SP_WEIGHTS_STORED */
+    sp_weights_as weights_as;          /* --weights: what matrices become at load; SP_WEIGHTS_STORED */
+    const sp_adapter_option *adapters; /* (n_adapters) */
+    size_t n_adapters;
     void (*progress)(void *context, double fraction); /* loading; may be NULL */
     void *progress_context;
 } sp_engine_options;
@@ -52,6 +52,8 @@ void sp_engine_close(sp_engine *engine);
 /* Constant after open; readable from any thread. */
 typedef struct sp_engine_info {
     const char *model_name, *arch;
+    size_t n_adapters;
+    const char *const *model_ids; /* (1 + n_adapters) what requests ask for: BASE, then BASE:NAME */
     sp_hparams hparams;
     uint32_t context;
     size_t kv_pages, page_tokens, kv_bytes, weight_bytes,
@@ -65,6 +67,9 @@ typedef struct sp_engine_info {
     int64_t created; /* unix seconds */
 } sp_engine_info;
 const sp_engine_info *sp_engine_get_info(const sp_engine *engine);
+/* The index among model_ids, which is sp_request.adapter. SP_NOT_FOUND naming "model". */
+sp_status sp_engine_find_model(const sp_engine_info *info, const char *name, size_t size, uint32_t *adapter,
+                               sp_error *error) SP_MUST_CHECK;
 
 /* --- requests --- */
 #define SP_MAX_LOGPROBS 20
@@ -96,6 +101,7 @@ typedef struct sp_request {
     size_t prompt_size;
     const int32_t *ids;
     size_t n_ids;
+    uint32_t adapter; /* 0: the base alone, i: adapter i - 1; an index of sp_engine_info.model_ids */
     uint32_t max_tokens;
     sp_sampling sampling;
     const char *stops[SP_MAX_STOPS];

@@ -1,6 +1,8 @@
 /* See sequence.h. */
 #include "engine/sequence.h"
 
+#include "models/adapter.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -106,22 +108,44 @@ static void add_note(sp_attention *attention, const char *note)
     memcpy(attention->notes + used + separator, note, n + 1);
 }
 
+/* The adapter a request asks for says what it was trained with; NULL: the model does. */
+static const sp_normalizer *adapter_normalizer(const sp_model *model, uint32_t adapter)
+{
+    const sp_adapter *chosen = adapter > 0 ? model->adapters[adapter - 1] : NULL;
+    return chosen && chosen->has_normalizer ? &chosen->normalizer : NULL;
+}
+
+/* Whether the attention is the one that the weights, those of the adapter included, were trained with. */
+static bool is_trained(const sp_sequence *s, const sp_normalizer *adapted)
+{
+    const sp_sequence_host *host = s->host;
+    sp_normalizer own = adapted ? *adapted : host->model->hparams.normalizer;
+    if (!host->pattern)
+        return strcmp(s->attention.backend->name, "dense") == 0 && s->attention.normalizer.alpha == own.alpha;
+    sp_attention pattern = *host->pattern;
+    if (adapted && pattern.normalizer_is_model) pattern.normalizer = own;
+    return same_attention(&s->attention, &pattern);
+}
+
 static sp_status resolve_attention(sp_sequence *s, const sp_request *request, sp_error *error)
 {
     const sp_sequence_host *host = s->host;
+    if (request->adapter > host->model->n_adapters)
+        return sp_fail_param(error, SP_INVALID, "model", "there is no adapter %u",
+                             (unsigned)request->adapter);
+    const sp_normalizer *adapted = adapter_normalizer(host->model, request->adapter);
+    sp_attention_host attention_host = host->attention_host;
+    if (adapted && !host->override_normalizer) attention_host.model_normalizer = *adapted;
     const char *text = request->attention ? request->attention : host->attention;
     size_t size = request->attention ? request->attention_size : text ? strlen(text) : 0;
-    sp_status status = sp_attention_parse(text, size, &host->attention_host, &s->attention, error);
+    sp_status status = sp_attention_parse(text, size, &attention_host, &s->attention, error);
     if (status != SP_OK) return status;
     if (!(s->attention.backend->caps & SP_CAP_STREAMING))
         return sp_fail_param(error, SP_INVALID, "attention",
                              "%s cannot generate: its rows change when tokens follow",
                              s->attention.backend->name);
-    if (host->pattern)
-        s->trained = same_attention(&s->attention, host->pattern);
-    else
-        s->trained = strcmp(s->attention.backend->name, "dense") == 0 &&
-                     s->attention.normalizer.alpha == host->model->hparams.normalizer.alpha;
+    s->adapter = request->adapter;
+    s->trained = is_trained(s, adapted);
     if (host->note) add_note(&s->attention, host->note);
     return SP_OK;
 }

@@ -20,7 +20,8 @@ typedef struct sp_sequence_host {
     const char *attention;       /* JSON: the default of requests without one; NULL: dense */
     const sp_attention *pattern; /* what the model was trained with; NULL: dense */
     sp_attention_host attention_host;
-    const char *note; /* for every report; or NULL */
+    bool override_normalizer; /* attention_host's holds for adapters too */
+    const char *note;         /* for every report; or NULL */
     void (*wake)(void *context);
     void *wake_context;
 } sp_sequence_host;
@@ -32,6 +33,7 @@ typedef struct sp_sequence {
 
     int32_t *tokens; /* (n_prompt + max_tokens): prompt, then what was generated */
     uint32_t n_prompt, n_tokens, max_tokens;
+    uint32_t adapter;  /* as in sp_request; part of what its keys and values depend on */
     uint32_t position; /* tokens whose keys and values are in the pages */
     uint32_t *pages;   /* (n_pages) page table; filled at admission */
     uint32_t n_pages;

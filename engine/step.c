@@ -25,7 +25,7 @@ static bool count_bytes(sp_step *step, size_t forward_bytes, size_t plan_bytes)
     const sp_model *model = step->options.model;
     size_t vocab = model->hparams.vocab, workers = sp_threads_count(model->device->threads);
     size_t logits, candidates, total;
-    size_t rows = sizeof(int32_t) + 3 * sizeof(uint32_t) + 1 + model->hparams.hidden * sizeof(float);
+    size_t rows = sizeof(int32_t) + 4 * sizeof(uint32_t) + 1 + model->hparams.hidden * sizeof(float);
     if (!sp_mul_size(step->max_logits, vocab * sizeof(float) + sizeof(sp_logits_row), &logits)) return false;
     if (!sp_mul_size(workers, vocab * sizeof(sp_candidate), &candidates)) return false;
     if (!sp_add_size(logits, candidates, &total) || !sp_add_size(total, forward_bytes, &total)) return false;
@@ -44,6 +44,7 @@ static bool allocate(sp_step *step, size_t forward_bytes)
     step->positions = sp_alloc(step->max_rows, sizeof *step->positions);
     step->slots = sp_alloc(step->max_rows, sizeof *step->slots);
     step->lengths = sp_alloc(step->max_rows, sizeof *step->lengths);
+    step->adapters = sp_alloc(step->max_rows, sizeof *step->adapters);
     step->wants = sp_alloc(step->max_rows, 1);
     step->logits_rows = sp_alloc(step->max_logits, sizeof *step->logits_rows);
     step->logits = sp_alloc(step->max_logits * vocab, sizeof *step->logits);
@@ -51,8 +52,8 @@ static bool allocate(sp_step *step, size_t forward_bytes)
     step->scratch = sp_alloc(forward_bytes > 0 ? forward_bytes : 1, 1);
     step->candidates = sp_alloc(sp_threads_count(model->device->threads) * vocab, sizeof *step->candidates);
     return step->entries && step->jobs && step->tokens && step->positions && step->slots && step->lengths &&
-           step->wants && step->logits_rows && step->logits && step->hidden && step->scratch &&
-           step->candidates;
+           step->adapters && step->wants && step->logits_rows && step->logits && step->hidden &&
+           step->scratch && step->candidates;
 }
 
 static sp_status open_attender(sp_step *step, size_t plan_bytes, sp_error *error)
@@ -100,6 +101,7 @@ void sp_step_close(sp_step *step)
     sp_free(step->positions);
     sp_free(step->slots);
     sp_free(step->lengths);
+    sp_free(step->adapters);
     sp_free(step->wants);
     sp_free(step->logits_rows);
     sp_free(step->logits);
@@ -155,6 +157,7 @@ void sp_step_add(sp_step *step, sp_sequence *s, uint32_t rows)
         step->positions[row] = position;
         step->slots[row] = slot;
         step->lengths[row] = sp_sequence_length(s);
+        step->adapters[row] = s->adapter;
         step->wants[row] = wants_logits(s, position);
         if (!step->wants[row]) continue;
         step->logits_rows[step->n_logits++] =
@@ -195,6 +198,7 @@ sp_status sp_step_run(sp_step *step, sp_error *error)
                       .slots = step->slots,
                       .wants_logits = step->wants,
                       .lengths = step->lengths,
+                      .adapters = step->adapters,
                       .hidden = step->pools ? step->hidden : NULL};
     sp_attender_begin(step->attender, step->jobs, step->n_entries);
     sp_status status = sp_model_forward(model, &batch, sp_attender_attend, step->attender, step->scratch,

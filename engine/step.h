@@ -33,8 +33,8 @@ typedef struct sp_step {
     sp_attend_job *jobs;    /* (max_sequences) */
     size_t n_entries;
     size_t n_rows, n_logits;
-    int32_t *tokens; /* (max_rows), as positions, slots, lengths, wants */
-    uint32_t *positions, *slots, *lengths;
+    int32_t *tokens; /* (max_rows), as positions, slots, lengths, adapters, wants */
+    uint32_t *positions, *slots, *lengths, *adapters;
     uint8_t *wants;
     struct sp_logits_row *logits_rows; /* (max_logits) */
     float *logits;                     /* (max_logits, vocab) */

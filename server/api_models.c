@@ -1,4 +1,5 @@
-/* GET /v1/models and /v1/models/{id}: the one loaded model. Tests: tests/http/test_completions.py */
+/* GET /v1/models and /v1/models/{id}: the loaded model, then its adapters. Tests:
+ * tests/http/test_completions.py */
 #include <string.h>
 
 #include "server/routes.h"
@@ -22,11 +23,12 @@ static void write_meta(const sp_engine_info *info, sp_json_writer *out)
     sp_json_close(out, '}');
 }
 
-static void write_model(const sp_engine_info *info, sp_json_writer *out)
+/* index: 0 the model, then its adapters. */
+static void write_model(const sp_engine_info *info, size_t index, sp_json_writer *out)
 {
     sp_json_open(out, '{');
     sp_json_key(out, "id");
-    sp_json_cstring(out, info->model_name);
+    sp_json_cstring(out, info->model_ids[index]);
     sp_json_key(out, "object");
     sp_json_cstring(out, "model");
     sp_json_key(out, "created");
@@ -36,7 +38,10 @@ static void write_model(const sp_engine_info *info, sp_json_writer *out)
     sp_json_key(out, "root");
     sp_json_cstring(out, info->model_name);
     sp_json_key(out, "parent");
-    sp_json_null(out);
+    if (index > 0)
+        sp_json_cstring(out, info->model_name);
+    else
+        sp_json_null(out);
     sp_json_key(out, "max_model_len");
     sp_json_uint(out, info->context);
     write_meta(info, out);
@@ -68,7 +73,8 @@ void sp_api_models(sp_exchange *exchange)
     sp_json_cstring(&writer, "list");
     sp_json_key(&writer, "data");
     sp_json_open(&writer, '[');
-    write_model(sp_engine_get_info(sp_exchange_engine(exchange)), &writer);
+    const sp_engine_info *info = sp_engine_get_info(sp_exchange_engine(exchange));
+    for (size_t i = 0; i <= info->n_adapters; i++) write_model(info, i, &writer);
     sp_json_close(&writer, ']');
     sp_json_close(&writer, '}');
 }
@@ -82,11 +88,12 @@ void sp_api_model(sp_exchange *exchange)
         return;
     }
     const sp_engine_info *info = sp_engine_get_info(sp_exchange_engine(exchange));
-    if (strcmp(sp_exchange_rest(exchange), info->model_name) != 0) {
-        sp_exchange_refuse(exchange, 404, "model", "the model \"%.100s\" is not loaded",
-                           sp_exchange_rest(exchange));
+    const char *name = sp_exchange_rest(exchange);
+    uint32_t index = 0;
+    if (sp_engine_find_model(info, name, strlen(name), &index, &error)) {
+        sp_exchange_fail(exchange, &error);
         return;
     }
     sp_exchange_json(exchange, 200, &writer);
-    write_model(info, &writer);
+    write_model(info, index, &writer);
 }

@@ -106,8 +106,7 @@ static sp_status read_request(const sp_body *body, const sp_engine_info *info, s
     int64_t min_context = 0;
     sp_status status = check_names(body, error);
     if (!status) status = sp_body_text(body, "model", &model, &size, error);
-    if (!status && model && (size != strlen(info->model_name) || memcmp(model, info->model_name, size) != 0))
-        return sp_fail_param(error, SP_NOT_FOUND, "model", "the model \"%.100s\" is not loaded", model);
+    if (!status && model) status = sp_engine_find_model(info, model, size, &out->options.adapter, error);
     if (!status) status = sp_body_int(body, "min_context", 0, info->context, &min_context, error);
     if (!status) status = read_inputs(body, info->hparams.vocab, out, error);
     if (status) return status;

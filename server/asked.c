@@ -15,14 +15,20 @@ static sp_status no_memory(const char *name, sp_error *error)
     return sp_fail_param(error, SP_NO_MEMORY, name, "%s does not fit the memory of a request", name);
 }
 
-sp_status sp_asked_model(const sp_body *body, const sp_engine_info *info, sp_error *error)
+sp_status sp_asked_adapter(const sp_body *body, const sp_engine_info *info, uint32_t *adapter,
+                           sp_error *error)
 {
     const char *model = NULL;
     size_t size = 0;
+    *adapter = 0;
     sp_status status = sp_body_text(body, "model", &model, &size, error);
-    if (status || !model) return status;
-    if (size == strlen(info->model_name) && memcmp(model, info->model_name, size) == 0) return SP_OK;
-    return sp_fail_param(error, SP_NOT_FOUND, "model", "the model \"%.100s\" is not loaded", model);
+    return status || !model ? status : sp_engine_find_model(info, model, size, adapter, error);
+}
+
+sp_status sp_asked_model(const sp_body *body, const sp_engine_info *info, sp_error *error)
+{
+    uint32_t adapter;
+    return sp_asked_adapter(body, info, &adapter, error);
 }
 
 /* --- texts and ids --- */
@@ -325,7 +331,7 @@ sp_status sp_asked_read(const sp_body *body, const sp_engine_info *info, sp_aske
     size_t size = 0;
     int64_t min_tokens = 0;
     sp_request *request = &out->request;
-    sp_status status = sp_asked_model(body, info, error);
+    sp_status status = sp_asked_adapter(body, info, &out->request.adapter, error);
     if (!status) status = read_sampling(body, info, out, error);
     if (!status) status = read_biases(body, info->hparams.vocab, request, error);
     if (!status) status = read_stop(body, request, error);

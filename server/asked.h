@@ -32,7 +32,11 @@ typedef struct sp_asked {
  * another model, SP_NO_MEMORY. */
 sp_status sp_asked_read(const sp_body *body, const sp_engine_info *info, sp_asked *out,
                         sp_error *error) SP_MUST_CHECK;
-/* `model`: absent, or the loaded one. Of every route. */
+/* `model`: absent, the loaded one, or one of its adapters, BASE:NAME; for sp_request.adapter. SP_NOT_FOUND.
+ */
+sp_status sp_asked_adapter(const sp_body *body, const sp_engine_info *info, uint32_t *adapter,
+                           sp_error *error) SP_MUST_CHECK;
+/* The same, where an adapter changes nothing. */
 sp_status sp_asked_model(const sp_body *body, const sp_engine_info *info, sp_error *error) SP_MUST_CHECK;
 /* A member that holds texts or ids in one of the four shapes: a string, strings, ids, lists of ids; 1 to max
  * of them. */

@@ -100,7 +100,8 @@ static int run_score(sp_engine *engine, const sp_options *options, const sp_buff
     sp_scorer *scorer = NULL;
     uint32_t context = sp_engine_get_info(engine)->context;
     const sp_score_input input = {.text = text->size ? text->data : "", .text_size = text->size};
-    const sp_score_options wanted = {.min_context = (uint32_t)options->min_context,
+    const sp_score_options wanted = {.adapter = (uint32_t)options->adapters.n,
+                                     .min_context = (uint32_t)options->min_context,
                                      .window = options->length ? (uint32_t)options->length : context};
     double begin = sp_now();
     sp_status status = sp_scorer_open(engine, &input, 1, &wanted, NULL, &scorer, &error);

@@ -431,7 +431,7 @@ static sp_status open_generation(sp_exchange *exchange, sp_generation *g, sp_err
 {
     const sp_engine_info *info = sp_engine_get_info(sp_exchange_engine(exchange));
     sp_buffer id;
-    g->model = info->model_name;
+    g->model = info->model_ids[g->asked.request.adapter];
     g->tokenizer = info->tokenizer;
     g->created = (int64_t)time(NULL);
     g->begun = sp_now();

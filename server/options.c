@@ -146,6 +146,26 @@ static sp_status set_text(sp_options *options, const sp_option *option, const ch
     return SP_OK;
 }
 
+/* NAME=DIR at the end of the list. */
+static sp_status add_adapter(sp_options *options, const sp_option *option, const char *label,
+                             const char *text, sp_error *error)
+{
+    sp_adapter_list *list = (sp_adapter_list *)(void *)((char *)options + option->offset);
+    size_t n = strcspn(text, "=");
+    if (n == 0 || !text[n] || !text[n + 1])
+        return sp_fail_param(error, SP_USAGE, option->name, "%s: \"%s\" is no NAME=DIR", label, text);
+    if (list->n == SP_MAX_ADAPTERS)
+        return sp_fail_param(error, SP_USAGE, option->name, "%s: more than %u adapters", label,
+                             SP_MAX_ADAPTERS);
+    sp_adapter_option *item = &list->items[list->n];
+    item->name = sp_arena_copy(&options->arena, text, n);
+    item->path = sp_arena_copy(&options->arena, text + n + 1, strlen(text + n + 1));
+    if (!item->name || !item->path)
+        return sp_fail_param(error, SP_USAGE, option->name, "%s: value too long", label);
+    list->n++;
+    return SP_OK;
+}
+
 static sp_status set_option(sp_options *options, const sp_option *option, const char *label, const char *text,
                             sp_error *error)
 {
@@ -156,6 +176,8 @@ static sp_status set_option(sp_options *options, const sp_option *option, const 
     switch (option->type) {
     case SP_OPTION_TEXT:
         return set_text(options, option, label, text, error);
+    case SP_OPTION_ADAPTERS:
+        return add_adapter(options, option, label, text, error);
     case SP_OPTION_FLAG:
         if (strcmp(text, "true") && strcmp(text, "false"))
             return sp_fail_param(error, SP_USAGE, option->name, "%s: \"%s\" is neither true nor false", label,
@@ -201,13 +223,17 @@ static const char *config_value(sp_options *options, const sp_option *option, sp
     int64_t integer;
     switch (type) {
     case SP_JSON_STRING:
-        if (option->type != SP_OPTION_TEXT && option->type != SP_OPTION_BYTES) return NULL;
+        if (option->type != SP_OPTION_TEXT && option->type != SP_OPTION_BYTES &&
+            option->type != SP_OPTION_ADAPTERS)
+            return NULL;
         {
             const char *text = sp_json_text(reader, &options->arena, &size);
             return text && strlen(text) == size ? text : NULL;
         }
     case SP_JSON_NUMBER:
-        if (option->type == SP_OPTION_TEXT || option->type == SP_OPTION_FLAG) return NULL;
+        if (option->type == SP_OPTION_TEXT || option->type == SP_OPTION_FLAG ||
+            option->type == SP_OPTION_ADAPTERS)
+            return NULL;
         if (option->type != SP_OPTION_NUMBER && sp_json_int64(reader, &integer)) { /* 1.0 is the integer 1 */
             char digits[32];
             int n = snprintf(digits, sizeof digits, "%lld", (long long)integer);
@@ -224,6 +250,20 @@ static const char *config_value(sp_options *options, const sp_option *option, sp
     default:
         return NULL;
     }
+}
+
+static sp_status set_from_config(sp_options *options, const sp_option *option, const char *label,
+                                 sp_json *reader, sp_json_type type, sp_error *error)
+{
+    static const char *const expected[] = {
+        [SP_OPTION_TEXT] = "a string",      [SP_OPTION_INT] = "a number",
+        [SP_OPTION_NUMBER] = "a number",    [SP_OPTION_BYTES] = "a number",
+        [SP_OPTION_FLAG] = "true or false", [SP_OPTION_ADAPTERS] = "\"NAME=DIR\" or an array of them"};
+    const char *value = config_value(options, option, reader, type);
+    if (!value)
+        return sp_fail_param(error, SP_USAGE, option->name, "%s: wrong type; expected %s", label,
+                             expected[option->type]);
+    return set_option(options, option, label, value, error);
 }
 
 static sp_status read_config(sp_options *options, const char *path, const char *text, size_t size,
@@ -246,14 +286,12 @@ static sp_status read_config(sp_options *options, const char *path, const char *
         if (!option || option->offset == AT(config)) return unknown_option(label, name, length, '_', error);
         sp_json_type type = sp_json_next(&reader);
         if (type == SP_JSON_NULL) continue;
-        const char *value = config_value(options, option, &reader, type);
-        if (!value)
-            return sp_fail_param(error, SP_USAGE, option->name, "%s: wrong type; expected %s", label,
-                                 option->type == SP_OPTION_TEXT   ? "a string"
-                                 : option->type == SP_OPTION_FLAG ? "true or false"
-                                                                  : "a number");
-        sp_status status = set_option(options, option, label, value, error);
-        if (status) return status;
+        bool list = option->type == SP_OPTION_ADAPTERS && type == SP_JSON_ARRAY;
+        while (!list || (type = sp_json_next(&reader)) != SP_JSON_ARRAY_END) {
+            sp_status status = set_from_config(options, option, label, &reader, type, error);
+            if (status) return status;
+            if (!list) break;
+        }
     }
     return SP_OK;
 }
@@ -431,6 +469,8 @@ sp_status sp_options_engine(const sp_options *options, sp_engine_options *out, s
     out->weights_as = strcmp(options->weights, "bf16") == 0  ? SP_WEIGHTS_BF16
                       : strcmp(options->weights, "f32") == 0 ? SP_WEIGHTS_F32
                                                              : SP_WEIGHTS_STORED;
+    out->adapters = options->adapters.items;
+    out->n_adapters = options->adapters.n;
     out->kv_bytes = (size_t)options->kv_bytes;
     out->attend_scratch = (size_t)options->attn_scratch;
     out->max_sequences = (uint32_t)options->max_sequences;

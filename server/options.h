@@ -10,6 +10,11 @@
 
 #include "engine/engine.h"
 
+typedef struct sp_adapter_list {
+    sp_adapter_option items[SP_MAX_ADAPTERS]; /* (n) */
+    size_t n;
+} sp_adapter_list;
+
 typedef struct sp_options {
     /* model and engine */
     const char *model, *normalizer, *kv, *weights, *gemm;
@@ -19,6 +24,7 @@ typedef struct sp_options {
     int64_t attn_scratch, max_sequences, max_queue, step_ms;
     double queue_timeout, request_timeout;
     bool mmap, allow_nonfinite;
+    sp_adapter_list adapters;
     /* server */
     const char *host, *config;
     int64_t port;
@@ -40,7 +46,8 @@ typedef enum sp_option_type {
     SP_OPTION_INT,
     SP_OPTION_NUMBER,
     SP_OPTION_BYTES,
-    SP_OPTION_FLAG
+    SP_OPTION_FLAG,
+    SP_OPTION_ADAPTERS /* NAME=DIR, several: adds to a list instead of replacing */
 } sp_option_type;
 #define SP_FOR_SERVE 1u
 #define SP_FOR_GENERATE 2u

@@ -23,6 +23,7 @@ static const command_text command_texts[] = {
      "    sparsed serve\n"
      "    sparsed serve --model models/austen --port 0 --attention strided\n"
      "    sparsed serve --config deploy/sparsed.json --max-queue 16\n"
+     "    sparsed serve --model SmolLM2-135M-Instruct --adapter entmax=models/smollm2-entmax\n"
      "    curl -N http://127.0.0.1:8080/v1/completions -H 'Content-Type: application/json' \\\n"
      "         -d '{\"prompt\":\"It was a truth\",\"max_tokens\":40,\"stream\":true}'\n"},
     {SP_FOR_GENERATE, "sparsed generate --prompt TEXT|- [--model DIR] [options]",
@@ -40,12 +41,6 @@ static const command_text command_texts[] = {
      "    sparsed score --text models/austen/heldout.txt --length 1024\n"
      "    sparsed score --text letter.txt --attention window --min-context 64\n"
      "    sparsed score --text letter.txt --json | python3 -m json.tool\n"},
-    {SP_FOR_INSPECT, "sparsed inspect [--model DIR|FILE] [options]",
-     "Says what a model is: sizes, memory, tokenizer, the attention it was trained with, every tensor of its "
-     "files; and whether it can be served. A model that is refused ends with exit code 65 and the reason, "
-     "which names the file and the key or tensor.",
-     "    sparsed inspect --model models/austen\n"
-     "    sparsed inspect --model model.gguf --json\n"},
     {SP_FOR_TOKENIZE, "sparsed tokenize [--model DIR|FILE] [options] < texts.json",
      "Turns texts into token ids, or with --decode ids into texts; needs the tokenizer of a model, not its "
      "weights. Standard input holds a JSON array of texts; standard output gets an array of objects with "
@@ -199,6 +194,9 @@ static void write_value(const sp_options *options, const sp_option *option, sp_j
 {
     const void *field = (const char *)options + option->offset;
     switch (option->type) {
+    case SP_OPTION_ADAPTERS:
+        sp_json_uint(out, ((const sp_adapter_list *)field)->n);
+        return;
     case SP_OPTION_TEXT:
         sp_json_cstring(out, *(const char *const *)field);
         return;

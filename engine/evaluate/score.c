@@ -180,6 +180,7 @@ static sp_status submit(sp_scorer *scorer, sp_error *error)
     request.max_tokens = 0;
     request.prompt_logprobs = true;
     request.prompt_logits = goes_on(scorer);
+    request.adapter = scorer->options.adapter;
     request.attention = scorer->options.attention;
     request.attention_size = scorer->options.attention_size;
     request.follows = scorer->report != NULL;
@@ -412,7 +413,7 @@ void sp_scorer_write(const sp_scorer *scorer, sp_json_writer *out)
     sp_json_key(out, "object");
     sp_json_cstring(out, "score");
     sp_json_key(out, "model");
-    sp_json_cstring(out, sp_engine_get_info(scorer->engine)->model_name);
+    sp_json_cstring(out, sp_engine_get_info(scorer->engine)->model_ids[scorer->options.adapter]);
     sp_json_key(out, "data");
     sp_json_open(out, '[');
     for (size_t i = 0; i < scorer->n_inputs; i++) write_input(scorer, i, out);

@@ -35,6 +35,7 @@ typedef struct sp_score_options {
     uint32_t min_context;  /* predecessors a token needs to be counted */
     uint32_t window;       /* T; 0: every input is one window */
     size_t max_tokens;     /* of all inputs together; 0: any number */
+    uint32_t adapter;      /* as in sp_request */
     const char *attention; /* JSON; NULL: the engine's default */
     size_t attention_size;
     void (*notify)(void *context); /* called from the engine thread when step() may get on; or NULL */
