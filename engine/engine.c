@@ -112,6 +112,8 @@ static sp_status size_pool(sp_engine *engine, uint32_t *n_pages, sp_error *error
                              options->context, hparams->context);
 
     uint64_t held = budget / page_bytes, context = options->context > 0 ? options->context : hparams->context;
+    if (options->context == 0 && options->context_enough > 0 && context > options->context_enough)
+        context = options->context_enough;
     if (pages_of(context) > held) {
         if (options->context > 0)
             return sp_fail_param(
@@ -122,6 +124,8 @@ static sp_status size_pool(sp_engine *engine, uint32_t *n_pages, sp_error *error
         context = held * SP_PAGE_TOKENS;
     }
     uint64_t wanted = pages_of(context) * options->max_sequences;
+    if (options->kv_tokens > 0 && wanted > pages_of(options->kv_tokens))
+        wanted = pages_of(options->kv_tokens);
     if (wanted > held) wanted = held;
     *n_pages = wanted < UINT32_MAX ? (uint32_t)wanted : UINT32_MAX - 1;
     engine->info.context = (uint32_t)context;

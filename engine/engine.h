@@ -18,15 +18,17 @@ typedef struct sp_stream sp_stream;
 
 typedef struct sp_engine_options {
     const char *model_path;
-    size_t n_threads; /* 0: all CPUs */
-    uint32_t context; /* 0: the model's, or what the KV budget holds if that is less */
-    bool beyond;      /* context may exceed the model's where positions are not learned: for benchmarks */
+    size_t n_threads;        /* 0: all CPUs */
+    uint32_t context;        /* 0: the model's, or what the KV budget holds if that is less */
+    uint32_t context_enough; /* where context is 0: no more than this is taken; 0: no such bound */
+    bool beyond; /* context may exceed the model's where positions are not learned: for benchmarks */
     const char *attention; /* JSON: the default of requests without one; NULL: the model's attention_pattern,
                               else dense */
     bool override_normalizer; /* --normalizer: what "model" resolves to; noted in every report */
     sp_normalizer normalizer;
     sp_dtype kv_type;       /* SP_BF16 (default) or SP_F32; SP_F32 means float32 arithmetic throughout */
     size_t kv_bytes;        /* 0: half of the memory that is free at start */
+    size_t kv_tokens;       /* the pool holds no more than these; 0: max_sequences whole contexts */
     size_t attend_scratch;  /* 0: 64 MiB */
     uint32_t max_sequences; /* decoding or prefilling at once; 16 */
     uint32_t max_queue;     /* requests waiting; 64 */

@@ -3,8 +3,12 @@
 
 #include <assert.h>
 #include <math.h>
+#include <string.h>
 
 #include "engine/adjust.h"
+
+#define LANES 16u            /* logits that are treated at once */
+#define EXPONENT 0x7f800000u /* all ones: infinite or no number */
 
 sp_status sp_vocab_mask_open(sp_vocab_mask *mask, const sp_tokenizer *tokenizer, uint32_t n_vocab,
                              sp_error *error)
@@ -64,25 +68,61 @@ double sp_draw_uniform(int64_t seed, uint32_t position)
     return (double)(splitmix(splitmix((uint64_t)seed) ^ position) >> 11) * 0x1p-53;
 }
 
+/* LANES logits: raises best (LANES), marks what is not finite in bad (LANES). */
+static inline void meet(const float *logits, float *best, uint32_t *bad)
+{
+    uint32_t bits[LANES];
+    memcpy(bits, logits, sizeof bits);
+    for (uint32_t j = 0; j < LANES; j++) bad[j] |= (bits[j] & EXPONENT) == EXPONENT;
+    for (uint32_t j = 0; j < LANES; j++) best[j] = logits[j] > best[j] ? logits[j] : best[j];
+}
+
 /* Largest of n logits, and whether all are finite. */
 static bool find_max(const float *logits, uint32_t n, float *max)
 {
-    float best = logits[0];
-    bool finite = true;
-    for (uint32_t i = 0; i < n; i++) {
-        finite &= isfinite(logits[i]) != 0;
-        if (logits[i] > best) best = logits[i];
+    float best[LANES], rest[LANES];
+    uint32_t bad[LANES] = {0}, whole = n / LANES * LANES;
+    for (uint32_t j = 0; j < LANES; j++) best[j] = rest[j] = logits[0];
+    for (uint32_t i = 0; i < whole; i += LANES) meet(logits + i, best, bad);
+    memcpy(rest, logits + whole, (n - whole) * sizeof *rest);
+    meet(rest, best, bad);
+    for (uint32_t j = 1; j < LANES; j++) {
+        best[0] = best[j] > best[0] ? best[j] : best[0];
+        bad[0] |= bad[j];
     }
-    *max = best;
-    return finite;
+    *max = best[0];
+    return !bad[0];
 }
 
-/* log sum exp of n finite logits with maximum max, in double, ascending. */
+/* e^x for x <= 0: 2^n e^r with n = round(x log2 e) and |r| <= ln(2) / 2, e^r by its series; 2e-7 of it is
+ * off. Below -87 it stays at e^-87, nothing beside the 1 of the largest logit. Plain arithmetic, so that the
+ * compiler computes several at once. */
+static inline float exp_below(float x)
+{
+    x = x < -87.0f ? -87.0f : x;
+    float n = (x * 0x1.715476p+0f + 0x1.8p+23f) - 0x1.8p+23f; /* rounds to a whole number */
+    float r = (x - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;   /* ln 2 in two parts */
+    float p = 1 + r * (1 + r * (0.5f + r * (1 / 6.0f + r * (1 / 24.0f + r * (1 / 120.0f + r / 720.0f)))));
+    union {
+        uint32_t bits;
+        float value;
+    } power = {.bits = (uint32_t)((int32_t)n + 127) << 23};
+    return p * power.value;
+}
+
+/* log sum exp of n finite logits with maximum max; summed in double, LANES sums side by side. */
 static double log_sum_exp(const float *logits, uint32_t n, float max)
 {
-    double sum = 0;
-    for (uint32_t i = 0; i < n; i++) sum += exp((double)logits[i] - (double)max);
-    return (double)max + log(sum);
+    double sums[LANES] = {0};
+    float e[LANES];
+    uint32_t whole = n / LANES * LANES;
+    for (uint32_t i = 0; i < whole; i += LANES) {
+        for (uint32_t j = 0; j < LANES; j++) e[j] = exp_below(logits[i + j] - max);
+        for (uint32_t j = 0; j < LANES; j++) sums[j] += (double)e[j];
+    }
+    for (uint32_t i = whole; i < n; i++) sums[i - whole] += (double)exp_below(logits[i] - max);
+    for (uint32_t j = 1; j < LANES; j++) sums[0] += sums[j];
+    return (double)max + log(sums[0]);
 }
 
 bool sp_logprob(const float *logits, uint32_t n_vocab, int32_t token, float *logprob)

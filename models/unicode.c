@@ -1,5 +1,5 @@
 /* Looks code points up in the tables made at build; Hangul syllables by the arithmetic of the Unicode
- * Standard, section 3.12. Tests: tests/unit/models/test_unicode.c, tests/unit/models/test_tokenizer.c */
+ * Standard, section 3.12. Tests: tests/unit/models/test_normalize.c, tests/unit/models/test_tokenizer.c */
 #include "models/unicode.h"
 
 #include "models/unicode_tables.h"

@@ -1,6 +1,6 @@
 /* What the tokenizers need to know of code points: classes as the pre-tokenizers' regular expressions mean
  * them (\p{L}, \p{N}, \p{P}, \p{S}, \p{M}, \s), decompositions, compositions and lower case.
- * The tables are made at build (models/make_unicode.py). Tests: tests/unit/models/test_unicode.c,
+ * The tables are made at build (models/make_unicode.py). Tests: tests/unit/models/test_normalize.c,
  * tests/unit/models/test_tokenizer.c */
 #ifndef SPARSED_MODELS_UNICODE_H
 #define SPARSED_MODELS_UNICODE_H

@@ -61,13 +61,15 @@ sp_status sp_vocab_add(sp_vocab *vocab, int32_t id, const char *piece, size_t n,
     if (n == 0 || n > SP_MAX_PIECE || memchr(piece, 0, n))
         return sp_fail(error, SP_DATA, "token %d is empty, longer than %u bytes or holds a NUL", (int)id,
                        SP_MAX_PIECE);
+    int shown = n < 60 ? (int)n : 60; /* the piece need not end with a NUL */
     if (vocab->pieces[id])
-        return sp_fail(error, SP_DATA, "id %d is given to '%.60s' and to '%.60s'", (int)id, vocab->pieces[id],
-                       piece);
+        return sp_fail(error, SP_DATA, "id %d is given to '%.60s' and to '%.*s'", (int)id, vocab->pieces[id],
+                       shown, piece);
     uint32_t *slot = find_slot(vocab, piece, n);
     if (!slot) return sp_fail(error, SP_DATA, "the vocabulary's hashes collide: no natural set of tokens");
     if (*slot)
-        return sp_fail(error, SP_DATA, "token '%.60s' has the ids %d and %d", piece, (int)*slot - 1, (int)id);
+        return sp_fail(error, SP_DATA, "token '%.*s' has the ids %d and %d", shown, piece, (int)*slot - 1,
+                       (int)id);
     char *copy = sp_arena_copy(&vocab->arena, piece, n);
     char *raw = sp_arena_alloc(&vocab->arena, n + 2, 1);
     if (!copy || !raw) return sp_fail(error, SP_NO_MEMORY, "out of memory for the vocabulary");

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/kv.h"
 #include "server/bench_report.h"
 
 #define DECODE_TOKENS 96
@@ -252,6 +253,11 @@ static sp_status open_engine(model_bench *bench, const sp_options *options, sp_e
     wanted.max_sequences = wanted.max_queue = MAX_STREAMS;
     wanted.request_timeout = wanted.queue_timeout = FOREVER;
     wanted.beyond = true;
+    for (size_t i = 0; i < N_CASES; i++) {
+        size_t pages = (needed_context(&cases[i]) + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
+        if (pages * SP_PAGE_TOKENS * cases[i].streams > wanted.kv_tokens)
+            wanted.kv_tokens = pages * SP_PAGE_TOKENS * cases[i].streams;
+    }
     wanted.progress = sp_progress_show;
     wanted.progress_context = &bench->progress;
     sp_progress_init(&bench->progress, "loading");

@@ -151,6 +151,13 @@ static int run_request(sp_engine *engine, const sp_options *options, const sp_bu
     return code;
 }
 
+/* No more than this prompt and its text can take: a model of long context would else fill half of the memory
+ * first. A normalizer may lengthen a text, hence four tokens a byte. */
+static uint32_t tokens_at_most(const sp_options *options, size_t prompt_bytes)
+{
+    return (uint32_t)(4 * prompt_bytes + (size_t)options->max_tokens + 64);
+}
+
 int sp_command_generate(const sp_options *options)
 {
     sp_error error = {0};
@@ -158,7 +165,7 @@ int sp_command_generate(const sp_options *options)
     sp_engine_options engine_options;
     sp_engine_options_init(&engine_options);
     if (sp_options_engine(options, &engine_options, &error)) return sp_command_fail(&error);
-    engine_options.max_sequences = engine_options.max_queue = 1; /* memory for one context */
+    engine_options.max_sequences = engine_options.max_queue = 1; /* memory for one sequence */
     sp_buffer prompt;
     sp_buffer_init(&prompt, PROMPT_MAX_BYTES);
     sp_progress progress;
@@ -166,6 +173,7 @@ int sp_command_generate(const sp_options *options)
     engine_options.progress = sp_progress_show;
     engine_options.progress_context = &progress;
     sp_status status = read_prompt(options, &prompt, &error);
+    engine_options.context_enough = tokens_at_most(options, prompt.size);
     if (!status) status = sp_engine_open(&engine_options, &engine, &error);
     sp_progress_clear(&progress);
     int code;

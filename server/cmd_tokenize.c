@@ -36,11 +36,22 @@ static sp_status open_file(const char *path, sp_tokenizer **out, sp_error *error
     return status;
 }
 
-/* A model's folder, or a file: tokenizer.json. */
+static sp_status open_gguf(const char *path, sp_tokenizer **out, sp_error *error)
+{
+    sp_gguf *gguf;
+    sp_status status = sp_gguf_open(path, &gguf, error);
+    if (status) return status;
+    status = sp_tokenizer_from_gguf(gguf, out, error);
+    sp_gguf_close(gguf);
+    return status;
+}
+
+/* A model's folder, or a file: GGUF or tokenizer.json. */
 static sp_status open_tokenizer(const char *path, sp_tokenizer **out, sp_error *error)
 {
     struct stat info;
-    if (stat(path, &info) == 0 && !S_ISDIR(info.st_mode)) return open_file(path, out, error);
+    bool file = stat(path, &info) == 0 && !S_ISDIR(info.st_mode);
+    if (file) return sp_gguf_is_file(path) ? open_gguf(path, out, error) : open_file(path, out, error);
     return sp_tokenizer_open(path, out, error);
 }
 

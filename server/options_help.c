@@ -41,6 +41,12 @@ static const command_text command_texts[] = {
      "    sparsed score --text models/austen/heldout.txt --length 1024\n"
      "    sparsed score --text letter.txt --attention window --min-context 64\n"
      "    sparsed score --text letter.txt --json | python3 -m json.tool\n"},
+    {SP_FOR_INSPECT, "sparsed inspect [--model DIR|FILE] [options]",
+     "Says what a model is: sizes, memory, tokenizer, the attention it was trained with, every tensor of its "
+     "files; and whether it can be served. A model that is refused ends with exit code 65 and the reason, "
+     "which names the file and the key or tensor.",
+     "    sparsed inspect --model models/austen\n"
+     "    sparsed inspect --model model.gguf --json\n"},
     {SP_FOR_TOKENIZE, "sparsed tokenize [--model DIR|FILE] [options] < texts.json",
      "Turns texts into token ids, or with --decode ids into texts; needs the tokenizer of a model, not its "
      "weights. Standard input holds a JSON array of texts; standard output gets an array of objects with "

@@ -23,8 +23,9 @@
 
 const sp_option sp_option_table[] = {
     /* --- the model and how it runs --- */
-    {"model", SP_OPTION_TEXT, AT(model), ENGINE | BENCH | TOKENIZE | INSPECT, 0, 0, NULL, "DIR",
-     "Folder with config.json, tokenizer.json and *.safetensors, or the name of a model in the cache folder "
+    {"model", SP_OPTION_TEXT, AT(model), ENGINE | BENCH | TOKENIZE | INSPECT, 0, 0, NULL, "MODEL",
+     "Folder with config.json, tokenizer.json and *.safetensors, a .gguf file, or the name of a model in the "
+     "cache folder "
      "(~/.cache/sparsed/models, where deploy/fetch-model.sh puts them). Without it: models/austen below the "
      "current folder, else the installed share/sparsed/models/austen; where neither exists the option is "
      "required."},
@@ -46,10 +47,10 @@ const sp_option sp_option_table[] = {
      "What turns scores into weights: model (as it was trained), softmax, entmax15, sparsemax or "
      "'{\"alpha\":1.33}' with 1 < alpha <= 2. Anything but model overrides the model's and is noted in "
      "every report."},
-    {"kv", SP_OPTION_TEXT, AT(kv), ENGINE | BENCH, 0, 0, "bf16", "bf16|f32",
+    {"kv", SP_OPTION_TEXT, AT(kv), ENGINE | BENCH | INSPECT, 0, 0, "bf16", "bf16|f32",
      "Type of cached keys and values. f32 also means float32 arithmetic throughout: slower, for reference "
      "figures."},
-    {"weights", SP_OPTION_TEXT, AT(weights), ENGINE | BENCH, 0, 0, "stored", "stored|bf16|f32",
+    {"weights", SP_OPTION_TEXT, AT(weights), ENGINE | BENCH | INSPECT, 0, 0, "stored", "stored|bf16|f32",
      "Type of weight matrices in memory. stored keeps what the file has: quantized weights stay quantized "
      "and meet activations rounded to 8 bits. bf16 and f32 convert at load."},
     {"gemm", SP_OPTION_TEXT, AT(gemm), ENGINE | BENCH, 0, 0, "own", "own|openblas",
@@ -58,8 +59,8 @@ const sp_option sp_option_table[] = {
     {"mmap", SP_OPTION_FLAG, AT(mmap), LIMIT | GENERATE | SCORE, 0, 0, "false", NULL,
      "Map weights instead of reading them. Starts faster; if the file is cut short while in use the "
      "process dies by SIGBUS."},
-    {"allow-nonfinite", SP_OPTION_FLAG, AT(allow_nonfinite), LIMIT | GENERATE | SCORE, 0, 0, "false", NULL,
-     "Load tensors that hold NaN or infinity instead of refusing them."},
+    {"allow-nonfinite", SP_OPTION_FLAG, AT(allow_nonfinite), LIMIT | GENERATE | SCORE | INSPECT, 0, 0,
+     "false", NULL, "Load tensors that hold NaN or infinity instead of refusing them."},
     {"kv-bytes", SP_OPTION_BYTES, AT(kv_bytes), LIMIT | GENERATE | SCORE, MIB, 16 * TIB, NULL, "BYTES",
      "Memory for cached keys and values. Without it: half of what is free at start. Never more is taken than "
      "--max-sequences whole contexts need."},

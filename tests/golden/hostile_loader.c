@@ -1,16 +1,19 @@
 /* Loads thousands of damaged copies of a model in one process; test_hostile.py starts it.
  *
- *     hostile_loader FOLDER        a two-layer model that may be written to (and is restored)
+ *     hostile_loader FOLDER | FILE.gguf      a two-layer model that may be written to (and is restored)
  *
- * Damage: model.safetensors cut at every length up to behind the header and around every tensor's borders,
- * one byte appended, every byte of its header replaced by 00, FF, itself xor 80 and itself + 1, by " and };
- * the same replacements in config.json and, every seventh byte, in tokenizer.json. Each load must end within
- * a second in SP_DATA that names the file, and the tensor or key, or in a model that runs a token. Any other
- * end prints the damage and makes the exit status 1. */
+ * Memory must stay below 1 GiB. Damage: model.safetensors cut at every length up to behind the header and
+ * around every tensor's borders, one byte appended, every byte of its header replaced by 00, FF, itself xor
+ * 80 and itself + 1, by " and }; the same replacements in config.json and, every seventh byte, in
+ * tokenizer.json. A GGUF file is treated as model.safetensors is, all in front of its data being header;
+ * among its tokens and merges every seventh byte is replaced. Each load must end within a second in SP_DATA
+ * that names the file, and the tensor or key, or in a model that runs a token. Any other end prints the
+ * damage and makes the exit status 1. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -71,7 +74,7 @@ static void load(const char *file, const char *damage, size_t place, unsigned by
         sp_model_close(model);
     } else {
         bool named = error.param[0] || strstr(error.message, "byte");
-        fine = status == SP_DATA && named && strstr(error.message, file);
+        fine = status == SP_DATA && named && strstr(error.message, *file ? file : folder);
         n_refused++;
     }
     if (fine && seconds < 1.0) return;
@@ -97,7 +100,10 @@ static void stop(const char *what)
 static void open_target(target *t, const char *name)
 {
     t->name = name;
-    snprintf(t->path, sizeof t->path, "%s/%s", folder, name);
+    if (*name)
+        snprintf(t->path, sizeof t->path, "%s/%s", folder, name);
+    else
+        snprintf(t->path, sizeof t->path, "%s", folder);
     if (sp_read_file(t->path, (size_t)1 << 20, &t->bytes, &t->size, NULL) != SP_OK) stop("reading");
     t->fd = open(t->path, O_RDWR);
     if (t->fd < 0) stop("opening");
@@ -138,12 +144,9 @@ static void cut(const target *t, size_t size)
     put(t, size, t->bytes + size, t->size - size);
 }
 
-/* Cuts at the borders of every tensor, one byte before and behind them. */
-static void cut_at_tensors(const target *t, size_t data)
+/* Cuts at the borders of every tensor, one byte before and behind them. Takes weights. */
+static void cut_at_tensors(const target *t, sp_weights *weights, size_t data)
 {
-    sp_weights *weights;
-    if (sp_weights_parse(t->name, t->bytes, t->size, &weights, NULL) != SP_OK)
-        stop("parsing the undamaged file");
     size_t n = sp_weights_count(weights), *borders = sp_alloc(n, sizeof *borders);
     if (!borders) stop("memory");
     for (size_t i = 0; i < n; i++) {
@@ -157,19 +160,62 @@ static void cut_at_tensors(const target *t, size_t data)
     sp_free(borders);
 }
 
+static void append_byte(const target *t)
+{
+    put(t, t->size, "", 1);
+    load(t->name, "byte appended", t->size, 0);
+    if (ftruncate(t->fd, (off_t)t->size) != 0) stop("restoring");
+}
+
 static void damage_weights(void)
 {
     target t;
     open_target(&t, "model.safetensors");
     size_t header = 8;
     for (size_t i = 0; i < 4; i++) header += (size_t)(uint8_t)t.bytes[i] << (8 * i);
+    sp_weights *weights;
+    if (sp_weights_parse(t.name, t.bytes, t.size, &weights, NULL) != SP_OK)
+        stop("parsing the undamaged file");
     for (size_t size = 0; size <= header + 64; size++) cut(&t, size);
-    cut_at_tensors(&t, header + 64);
+    cut_at_tensors(&t, weights, header + 64);
     cut(&t, t.size - 1);
-    put(&t, t.size, "", 1);
-    load(t.name, "byte appended", t.size, 0);
-    if (ftruncate(t.fd, (off_t)t.size) != 0) stop("restoring");
+    append_byte(&t);
     replace_bytes(&t, 0, header, 1);
+    close_target(&t);
+}
+
+/* Where a name stands in the file; its end when absent. */
+static size_t find_name(const target *t, const char *name)
+{
+    const char *found = memmem(t->bytes, t->size, name, strlen(name));
+    return found ? (size_t)(found - t->bytes) : t->size;
+}
+
+static void damage_gguf(void)
+{
+    target t;
+    sp_gguf *gguf;
+    sp_weights *weights;
+    open_target(&t, "");
+    if (sp_gguf_parse("file", t.bytes, t.size, &gguf, NULL) != SP_OK ||
+        sp_weights_from_gguf(gguf, NULL, &weights, NULL) != SP_OK)
+        stop("parsing the undamaged file");
+    size_t data = t.size;
+    for (size_t i = 0; i < sp_weights_count(weights); i++) {
+        size_t begin = (size_t)((const char *)sp_weights_at(weights, i)->data - t.bytes);
+        if (begin < data) data = begin;
+    }
+    size_t texts = find_name(&t, "tokenizer.ggml.tokens") + 48,
+           ids = find_name(&t, "tokenizer.ggml.bos_token_id");
+    if (ids < texts || data < ids) stop("finding the tokens");
+    for (size_t size = 0; size <= data + 64; size++) cut(&t, size);
+    cut_at_tensors(&t, weights, data + 64);
+    cut(&t, t.size - 1);
+    append_byte(&t);
+    replace_bytes(&t, 0, texts, 1);
+    replace_bytes(&t, texts, ids, 7);
+    replace_bytes(&t, ids, data, 1);
+    sp_gguf_close(gguf);
     close_target(&t);
 }
 
@@ -188,12 +234,19 @@ int main(int argc, char **argv)
     if (argc != 2 || sp_device_open("cpu", &options, &device, NULL) != SP_OK) return 2;
     sp_log_set_level(SP_LOG_ERROR);
     folder = argv[1];
-    damage_weights();
-    damage_text("config.json", 1);
-    damage_text("tokenizer.json", 7);
+    if (sp_gguf_is_file(folder)) {
+        damage_gguf();
+    } else {
+        damage_weights();
+        damage_text("config.json", 1);
+        damage_text("tokenizer.json", 7);
+    }
     load("none", "undamaged", 0, 0);
     sp_device_close(device);
-    printf("%zu loads: %zu refused, %zu served, %zu wrong, slowest %.3f s\n", n_loads, n_refused, n_served,
-           n_wrong, slowest);
+    struct rusage used;
+    if (getrusage(RUSAGE_SELF, &used) != 0) return 2;
+    printf("%zu loads: %zu refused, %zu served, %zu wrong, slowest %.3f s, %ld KiB at most\n", n_loads,
+           n_refused, n_served, n_wrong, slowest, used.ru_maxrss);
+    if (used.ru_maxrss >= 1L << 20) return 1;
     return n_wrong || n_served == 0 ? 1 : 0;
 }

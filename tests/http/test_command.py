@@ -2,6 +2,7 @@
 """The command line, driven from outside: exit codes, help, generate, attend, bench. Arguments: root, build folder."""
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -15,7 +16,7 @@ import unittest
 ROOT, BUILD = sys.argv[1], sys.argv[2]
 PROGRAM = os.path.join(BUILD, "sparsed")
 MODEL = os.path.join(ROOT, "models/austen")
-COMMANDS = ["serve", "generate", "score", "tokenize", "attend", "bench"]
+COMMANDS = ["serve", "generate", "score", "inspect", "tokenize", "attend", "bench"]
 BENCH_NAMES = ["linear.f32", "linear.bf16", "attention.f32.4096", "attention.bf16.4096", "entmax15.4096.sigma2",
                "entmax15.4096.sigma6", "strided128.8192", "fixed256x8.8192"]
 
@@ -144,6 +145,20 @@ class Command(unittest.TestCase):
         self.assertNotEqual(first.stdout, other.stdout)
         piped = run("generate", "--model", MODEL, "--prompt", "-", "--max-tokens", "20", "--seed", "7", stdin=b"Emma was")
         self.assertEqual(first.stdout, piped.stdout)
+
+    def test_generate_takes_what_it_needs(self):
+        """A model of long context does not make two tokens fill half of the machine's memory."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("tokenizer.json", "model.safetensors"):
+                os.symlink(os.path.abspath(os.path.join(MODEL, name)), os.path.join(folder, name))
+            with open(os.path.join(MODEL, "config.json"), encoding="utf-8") as file:
+                config = dict(json.load(file), max_position_embeddings=1 << 40)
+            with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
+                json.dump(config, file)
+            before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_stime
+            result = run("generate", "--model", folder, "--prompt", "Emma was", "--max-tokens", "2")
+            self.assert_exit(0, result, "attention dense")
+            self.assertLess(resource.getrusage(resource.RUSAGE_CHILDREN).ru_stime - before, 1.0)
 
     def test_generate_json(self):
         result = run("generate", "--model", MODEL, "--prompt", "Emma was", "--max-tokens", "9", "--temperature", "0",

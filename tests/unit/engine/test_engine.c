@@ -47,6 +47,11 @@ static void test_sizes(void **state)
     (void)state;
     sp_engine_options options = usual();
     expect_sizes(&options, 2048, 16 * 32);
+    options.context_enough = 100;
+    expect_sizes(&options, 100, 16 * 2);
+    options.context_enough = 5000;
+    expect_sizes(&options, 2048, 16 * 32);
+    options.context_enough = 0;
     options.max_sequences = 2;
     options.context = 100;
     expect_sizes(&options, 100, 2 * 2);
