@@ -21,6 +21,7 @@ enum { CHUNK = 1024 };
 #define STEP_WORK 2e9
 #define STEP_PAIRS 8e9
 #define LIST_COST 40.0 /* of a multiplication in row_weights, against one in attend */
+#define POWER_COST 1e4 /* of a key in the solve of an alpha whose powers are no products */
 
 struct sp_apply_job {
     sp_device *device;
@@ -177,8 +178,11 @@ static uint32_t step_rows(const sp_apply_job *run)
     if (run->pass == SP_APPLY_RUNS) {
         double wide = (double)input->head_dim + input->value_dim,
                edges = (double)run->n_edges / input->valid_q;
-        double work = edges * (wide + (run->indptr ? LIST_COST * input->head_dim : 0));
-        if (run->measures) work += LIST_COST * heads * input->valid * input->head_dim;
+        float alpha = input->attention.normalizer.alpha;
+        double solve = alpha == 1 || alpha == 1.5f || alpha == 2 ? 0 : POWER_COST;
+        double list = LIST_COST * input->head_dim + solve;
+        double work = edges * (wide + solve + (run->indptr ? list : 0));
+        if (run->measures) work += list * heads * input->valid;
         if (rows * work > STEP_WORK) rows = STEP_WORK / work;
     }
     if (rows > CHUNK) rows = CHUNK;

@@ -213,6 +213,30 @@ static void test_stop(void **state)
     sp_buffer_fini(&out);
 }
 
+static int steps_of(const char *attention)
+{
+    int steps = 1000;
+    layer input = {.q = {3, 1, 1024, 4}, .k = {3, 1, 1024, 4}, .v = {3, 1, 1024, 4}, .dtype = SP_F32};
+    sp_buffer out;
+    sp_error error;
+    input.meta[0][0] = "attention", input.meta[0][1] = attention;
+    input.meta[1][0] = "edges", input.meta[1][1] = "none";
+    assert_ok(apply(&input, (sp_apply_options){.stop = stop_soon, .stop_context = &steps}, &out, &error),
+              error);
+    sp_buffer_fini(&out);
+    return 1000 - steps;
+}
+
+/* Solving for an alpha near 1 takes hundreds of times longer a key: fewer rows a step, or streams stand
+ * still. */
+static void test_costly_rows_make_short_steps(void **state)
+{
+    (void)state;
+    int quick = steps_of("{\"normalizer\":\"entmax15\"}"),
+        slow = steps_of("{\"normalizer\":{\"alpha\":1.05}}");
+    assert_true(slow >= quick + 2);
+}
+
 /* --- outputs against the oracle --- */
 typedef struct expectation {
     uint32_t position, valid, valid_q;
@@ -380,8 +404,13 @@ static void test_chunks(void **state)
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_refusals), cmocka_unit_test(test_bad_tensors), cmocka_unit_test(test_edge_limit),
-    cmocka_unit_test(test_stop),     cmocka_unit_test(test_outputs),     cmocka_unit_test(test_without_edges),
+    cmocka_unit_test(test_refusals),
+    cmocka_unit_test(test_bad_tensors),
+    cmocka_unit_test(test_edge_limit),
+    cmocka_unit_test(test_stop),
+    cmocka_unit_test(test_costly_rows_make_short_steps),
+    cmocka_unit_test(test_outputs),
+    cmocka_unit_test(test_without_edges),
     cmocka_unit_test(test_chunks),
 };
 
