@@ -21,6 +21,7 @@ struct sp_engine {
     sp_scheduler *scheduler;
     sp_engine_info info;
     sp_sequence_host host;
+    sp_chat chat;
     sp_attention pattern;
     char *attention;  /* JSON of the default attention, or NULL */
     char **model_ids; /* (1 + adapters) owned, as in info */
@@ -235,13 +236,15 @@ static void fill_info(sp_engine *engine)
     info->arch = model->arch->name;
     info->hparams = model->hparams;
     info->weight_bytes = model->weight_bytes;
-    info->n_params = model->n_params;
     info->device = engine->device->kind->name;
     info->level = engine->device->level;
     info->n_threads = sp_threads_count(engine->device->threads);
     info->kv_type = engine->options.kv_type;
     info->batch_invariant = engine->device->batch_invariant;
     info->tokenizer = model->tokenizer;
+    info->chat = &engine->chat;
+    info->chat_template = model->chat_template;
+    info->n_params = model->n_params;
     info->created = (int64_t)time(NULL);
     engine->host.model = model;
     engine->host.context = info->context;
@@ -268,6 +271,9 @@ sp_status sp_engine_open(const sp_engine_options *options, sp_engine **out, sp_e
     engine->options = *options;
     status = open_model(engine, error);
     if (status == SP_OK) status = name_models(engine, error);
+    if (status == SP_OK)
+        status = sp_chat_open(engine->model->chat_template, options->chat_template, engine->model->tokenizer,
+                              &engine->chat, error);
     if (status == SP_OK) status = open_attention(engine, error);
     if (status == SP_OK) status = open_scheduler(engine, error);
     if (status == SP_OK) {

@@ -11,6 +11,7 @@
 
 #include "engine/attention/attention.h"
 #include "engine/attention/apply.h"
+#include "models/chat_template.h"
 #include "models/model.h"
 
 typedef struct sp_engine sp_engine;
@@ -24,7 +25,8 @@ typedef struct sp_engine_options {
     bool beyond; /* context may exceed the model's where positions are not learned: for benchmarks */
     const char *attention; /* JSON: the default of requests without one; NULL: the model's attention_pattern,
                               else dense */
-    bool override_normalizer; /* --normalizer: what "model" resolves to; noted in every report */
+    const char *chat_template; /* a family's name; NULL: as the model's own template says */
+    bool override_normalizer;  /* --normalizer: what "model" resolves to; noted in every report */
     sp_normalizer normalizer;
     sp_dtype kv_type;       /* SP_BF16 (default) or SP_F32; SP_F32 means float32 arithmetic throughout */
     size_t kv_bytes;        /* 0: half of the memory that is free at start */
@@ -66,7 +68,9 @@ typedef struct sp_engine_info {
     sp_dtype kv_type;
     bool batch_invariant;
     const sp_tokenizer *tokenizer;
-    int64_t created; /* unix seconds */
+    const sp_chat *chat;
+    const char *chat_template; /* the model's Jinja text; NULL: none */
+    int64_t created;           /* unix seconds */
 } sp_engine_info;
 const sp_engine_info *sp_engine_get_info(const sp_engine *engine);
 /* The index among model_ids, which is sp_request.adapter. SP_NOT_FOUND naming "model". */

@@ -11,6 +11,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "kernels/json.h"
+
+#define MAX_TEMPLATE_BYTES ((size_t)1 << 20)
+
 static bool ends_with_gguf(const char *path)
 {
     size_t n = strlen(path);
@@ -98,6 +102,81 @@ static sp_status open_tokenizer(sp_model *model, const char *path, sp_error *err
     return SP_OK;
 }
 
+/* The template called default of [{"name", "template"}, ...], else the first. NULL: none. */
+static char *choose_template(const char *json)
+{
+    sp_json reader;
+    sp_arena arena;
+    char *chosen = NULL;
+    sp_arena_init(&arena, 4 * strlen(json) + 4096);
+    sp_json_init(&reader, json, strlen(json));
+    if (sp_json_next(&reader) == SP_JSON_ARRAY) {
+        bool is_default = false;
+        while (sp_json_next(&reader) == SP_JSON_OBJECT) {
+            char *text = NULL;
+            size_t size;
+            bool named = false;
+            while (sp_json_next(&reader) == SP_JSON_KEY) {
+                bool name = sp_json_is(&reader, "name"), body = sp_json_is(&reader, "template");
+                sp_json_type type = sp_json_next(&reader);
+                if (type == SP_JSON_STRING && name) named = sp_json_is(&reader, "default");
+                if (type == SP_JSON_STRING && body) text = sp_json_text(&reader, &arena, &size);
+                sp_json_skip(&reader, type);
+            }
+            if (!text || (chosen && (is_default || !named))) continue;
+            chosen = text;
+            is_default = named;
+        }
+    }
+    chosen = chosen ? sp_copy_text(chosen, strlen(chosen)) : NULL;
+    sp_arena_fini(&arena);
+    return chosen;
+}
+
+/* chat_template of tokenizer_config.json, or the file chat_template.jinja. */
+static sp_status read_folder_template(sp_model *model, const char *path, sp_error *error)
+{
+    sp_buffer name;
+    sp_config *config = NULL;
+    char *file = NULL;
+    size_t size;
+    sp_buffer_init(&name, 8192);
+    sp_buffer_format(&name, "%s/tokenizer_config.json", path);
+    sp_buffer_append(&name, "", 1);
+    if (!name.failed && sp_config_open(name.data, &config, NULL) == SP_OK) {
+        const char *text = sp_config_text(config, "chat_template");
+        char *list = text ? NULL : sp_config_json(config, "chat_template");
+        model->chat_template = text ? sp_copy_text(text, strlen(text)) : list ? choose_template(list) : NULL;
+        sp_free(list);
+    }
+    sp_config_close(config);
+    sp_buffer_clear(&name);
+    sp_buffer_format(&name, "%s/chat_template.jinja", path);
+    sp_buffer_append(&name, "", 1);
+    sp_error absent;
+    sp_status status = SP_OK;
+    if (!model->chat_template && !name.failed) {
+        status = sp_read_file(name.data, MAX_TEMPLATE_BYTES, &file, &size, &absent);
+        if (status == SP_OK) model->chat_template = file;
+        if (status != SP_OK && status != SP_NOT_FOUND && error) *error = absent;
+        if (status == SP_NOT_FOUND) status = SP_OK;
+    }
+    sp_buffer_fini(&name);
+    return status;
+}
+
+static sp_status read_template(sp_model *model, const char *path, sp_error *error)
+{
+    const char *text = NULL;
+    size_t size = 0;
+    if (!model->gguf) return read_folder_template(model, path, error);
+    if (!sp_gguf_has(model->gguf, "tokenizer.chat_template")) return SP_OK;
+    sp_status status = sp_gguf_text(model->gguf, "tokenizer.chat_template", &text, &size, error);
+    if (status != SP_OK) return status;
+    model->chat_template = sp_copy_text(text, size);
+    return model->chat_template ? SP_OK : sp_fail(error, SP_NO_MEMORY, "%s: out of memory", path);
+}
+
 static sp_status load_weights(sp_model *model, const char *path, const sp_model_options *options,
                               sp_error *error)
 {
@@ -121,6 +200,7 @@ static sp_status open_parts(sp_model *model, const char *path, const char *confi
     if (status == SP_OK) status = model->arch->configure(model, error);
     if (status == SP_OK) status = read_common(model, config_name, error);
     if (status == SP_OK) status = open_tokenizer(model, path, error);
+    if (status == SP_OK) status = read_template(model, path, error);
     if (status == SP_OK) status = load_weights(model, path, options, error);
     return status;
 }
@@ -211,6 +291,7 @@ void sp_model_close(sp_model *model)
     sp_rope_close(model->rope);
     sp_free(model->name);
     sp_free(model->attention_pattern);
+    sp_free(model->chat_template);
     sp_free(model);
 }
 

@@ -77,6 +77,7 @@ struct sp_model {
     sp_config *config;             /* of a GGUF file: made from its metadata */
     sp_gguf *gguf;                 /* while it is opened; NULL for folders and afterwards */
     char *name;                    /* last part of the path */
+    char *chat_template;           /* Jinja text; NULL: none */
     char *attention_pattern;       /* JSON of config.json's attention_pattern, or NULL */
     size_t weight_bytes, n_params; /* adapters included in weight_bytes */
     sp_adapter **adapters;         /* (n_adapters) */

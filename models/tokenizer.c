@@ -35,6 +35,9 @@ void sp_tokenizer_close(sp_tokenizer *tokenizer)
 typedef struct encoder {
     const sp_tokenizer *tokenizer;
     bool special;
+    const sp_span
+        *spans; /* (n_spans) of a template: special tokens are found between them; NULL: no template */
+    size_t n_spans;
     sp_normalizing normalizing, marking;
     sp_bpe_scratch bpe;
     sp_unigram_scratch unigram;
@@ -112,12 +115,44 @@ static bool encode_normalized(encoder *e, const sp_view *original, size_t begin,
     return encode_stretch(e, &view, begin, end);
 }
 
+/* The first special token of either kind that begins in text[begin, limit). */
+static bool find_between(const encoder *e, const char *text, size_t begin, size_t limit, size_t size,
+                         sp_added_match *match)
+{
+    sp_added_match one;
+    bool found = false;
+    for (int set = 0; set < 2; set++) {
+        if (!sp_added_find(&e->tokenizer->added[set], text, begin, size, true, &one)) continue;
+        if (!one.token->special || one.begin >= limit || (found && one.begin >= match->begin)) continue;
+        *match = one;
+        found = true;
+    }
+    return found;
+}
+
+/* The next added token from begin on: of a template, special ones only outside the spans. */
+static bool find_added(const encoder *e, const char *text, size_t begin, size_t size, sp_added_match *match)
+{
+    bool found = sp_added_find(&e->tokenizer->added[0], text, begin, size, e->special, match);
+    size_t from = begin;
+    for (size_t i = 0; e->spans && i <= e->n_spans; i++) {
+        size_t limit = i < e->n_spans ? e->spans[i].begin : size;
+        sp_added_match one;
+        if (from < limit && find_between(e, text, from, limit, size, &one)) {
+            if (!found || one.begin <= match->begin) *match = one;
+            return true;
+        }
+        if (i < e->n_spans && e->spans[i].end > from) from = e->spans[i].end;
+    }
+    return found;
+}
+
 static bool encode_text(encoder *e, const char *text, size_t size)
 {
     const sp_view original = {.text = text, .size = size};
     sp_added_match match;
     size_t begin = 0;
-    for (; sp_added_find(&e->tokenizer->added[0], text, begin, size, e->special, &match); begin = match.end)
+    for (; find_added(e, text, begin, size, &match); begin = match.end)
         if (!encode_normalized(e, &original, begin, match.begin) ||
             !sp_tokens_push(e->out, match.token->id, match.begin, match.end))
             return false;
@@ -131,14 +166,18 @@ static bool push_all(sp_tokens *out, const int32_t *ids, size_t n, size_t place)
     return true;
 }
 
-sp_status sp_tokenizer_encode(const sp_tokenizer *tokenizer, const char *text, size_t size, unsigned flags,
-                              sp_tokens *out, sp_error *error)
+static sp_status encode(const sp_tokenizer *tokenizer, const char *text, size_t size, unsigned flags,
+                        const sp_span *spans, size_t n_spans, sp_tokens *out, sp_error *error)
 {
     out->count = 0;
     if (size > MAX_TEXT)
         return sp_fail(error, SP_TOO_LARGE, "the text has %zu bytes, more than %zu", size, MAX_TEXT);
     if (!sp_utf8_valid(text, size)) return sp_fail(error, SP_INVALID, "the text is not well-formed UTF-8");
-    encoder e = {.tokenizer = tokenizer, .special = flags & SP_ENCODE_SPECIAL, .out = out};
+    encoder e = {.tokenizer = tokenizer,
+                 .special = flags & SP_ENCODE_SPECIAL,
+                 .spans = spans,
+                 .n_spans = n_spans,
+                 .out = out};
     bool add = flags & SP_ENCODE_ADD;
     bool done = (!add || push_all(out, tokenizer->prefix, tokenizer->n_prefix, 0)) &&
                 encode_text(&e, text, size) &&
@@ -154,6 +193,19 @@ sp_status sp_tokenizer_encode(const sp_tokenizer *tokenizer, const char *text, s
                            "the text has a byte 0x%02x at offset %u, for which this model has no token",
                            (unsigned)(uint8_t)text[out->data[i].begin], (unsigned)out->data[i].begin);
     return SP_OK;
+}
+
+sp_status sp_tokenizer_encode(const sp_tokenizer *tokenizer, const char *text, size_t size, unsigned flags,
+                              sp_tokens *out, sp_error *error)
+{
+    return encode(tokenizer, text, size, flags, NULL, 0, out, error);
+}
+
+sp_status sp_tokenizer_encode_template(const sp_tokenizer *tokenizer, const char *text, size_t size,
+                                       const sp_span *spans, size_t n_spans, sp_tokens *out, sp_error *error)
+{
+    static const sp_span nobody = {0, 0};
+    return encode(tokenizer, text, size, 0, n_spans > 0 ? spans : &nobody, n_spans, out, error);
 }
 
 /* --- facts --- */

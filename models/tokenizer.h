@@ -45,6 +45,15 @@ void sp_tokenizer_close(sp_tokenizer *tokenizer);
 sp_status sp_tokenizer_encode(const sp_tokenizer *tokenizer, const char *text, size_t size, unsigned flags,
                               sp_tokens *out, sp_error *error) SP_MUST_CHECK;
 
+/* A text that a template wrote around what people wrote: special tokens are recognised outside the people's
+ * spans only; nothing is added. spans (n): in order, without overlap. */
+typedef struct sp_span {
+    size_t begin, end; /* bytes */
+} sp_span;
+sp_status sp_tokenizer_encode_template(const sp_tokenizer *tokenizer, const char *text, size_t size,
+                                       const sp_span *spans, size_t n_spans, sp_tokens *out,
+                                       sp_error *error) SP_MUST_CHECK;
+
 int32_t sp_tokenizer_size(const sp_tokenizer *tokenizer); /* 1 + the largest id */
 int32_t sp_tokenizer_bos(const sp_tokenizer *tokenizer);  /* -1: none. Known, not necessarily added */
 int32_t sp_tokenizer_eos(const sp_tokenizer *tokenizer);  /* -1: none */

@@ -17,7 +17,7 @@ typedef struct sp_adapter_list {
 
 typedef struct sp_options {
     /* model and engine */
-    const char *model, *normalizer, *kv, *weights, *gemm;
+    const char *model, *chat_template, *normalizer, *kv, *weights, *gemm;
     const char *attention;    /* JSON: a quoted name or an object; NULL: what the model was trained with */
     int64_t threads, context; /* 0: all CPUs; 0: the model's */
     int64_t kv_bytes;         /* 0: half of the memory that is free at start */

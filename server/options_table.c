@@ -43,6 +43,10 @@ const sp_option sp_option_table[] = {
      "Attention of requests that name none: a backend's name, or the JSON object of a request, such as "
      "'{\"backend\":\"strided\",\"params\":{\"stride\":64}}'. Without it: the pattern the model was "
      "trained with, else dense."},
+    {"chat-template", SP_OPTION_TEXT, AT(chat_template), SERVE | GENERATE, 0, 0, NULL, "FAMILY",
+     "How chats become text: chatml, llama2, llama3, zephyr, phi3, mistral or plain. Without it: the family "
+     "of "
+     "the model's own template; where that is unknown or absent, chats are refused."},
     {"normalizer", SP_OPTION_TEXT, AT(normalizer), ENGINE | BENCH, 0, 0, "model", "A",
      "What turns scores into weights: model (as it was trained), softmax, entmax15, sparsemax or "
      "'{\"alpha\":1.33}' with 1 < alpha <= 2. Anything but model overrides the model's and is noted in "

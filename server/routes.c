@@ -8,6 +8,8 @@ static const char *const apply_query[] = {"metrics", NULL};
 const sp_route sp_routes[] = {
     {"POST", "/v1/completions", SP_ROUTE_OPENAI | SP_ROUTE_WORK, sp_api_completions, NULL},
     {"POST", "/completions", SP_ROUTE_OPENAI | SP_ROUTE_WORK, sp_api_completions, NULL},
+    {"POST", "/v1/chat/completions", SP_ROUTE_OPENAI | SP_ROUTE_WORK, sp_api_chat, NULL},
+    {"POST", "/chat/completions", SP_ROUTE_OPENAI | SP_ROUTE_WORK, sp_api_chat, NULL},
     {"GET", "/v1/models", SP_ROUTE_OPENAI, sp_api_models, NULL},
     {"GET", "/models", SP_ROUTE_OPENAI, sp_api_models, NULL},
     {"GET", "/v1/models/{id}", SP_ROUTE_OPENAI, sp_api_model, NULL},
