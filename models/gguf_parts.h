@@ -40,7 +40,7 @@ uint64_t sp_gguf_read_uint(const uint8_t *from, size_t bytes);
 /* Reads n bytes of the data at an offset into memory that lies well; bounds were checked with the tensors. */
 sp_status sp_gguf_read(const sp_gguf *gguf, size_t offset, void *into, size_t n,
                        sp_error *error) SP_MUST_CHECK;
-/* The whole of a supported floating tensor as doubles: n of them, freed by the caller with sp_free. */
+/* All values of a tensor of a supported type, finite, to out (as many as the tensor has). */
 sp_status sp_gguf_values(const sp_gguf *gguf, const sp_gguf_tensor *tensor, double *out,
                          sp_error *error) SP_MUST_CHECK;
 
