@@ -166,6 +166,7 @@ int sp_command_generate(const sp_options *options)
     sp_engine_options_init(&engine_options);
     if (sp_options_engine(options, &engine_options, &error)) return sp_command_fail(&error);
     engine_options.max_sequences = engine_options.max_queue = 1; /* memory for one sequence */
+    engine_options.step_seconds = SP_ALONE_STEP_SECONDS;
     sp_buffer prompt;
     sp_buffer_init(&prompt, PROMPT_MAX_BYTES);
     sp_progress progress;

@@ -126,7 +126,8 @@ int sp_command_score(const sp_options *options)
     sp_engine_options_init(&engine_options);
     if (sp_options_engine(options, &engine_options, &error)) return sp_command_fail(&error);
     engine_options.max_sequences = engine_options.max_queue = 1; /* memory for one context */
-    engine_options.request_timeout = engine_options.queue_timeout = engine_options.step_seconds = FOREVER;
+    engine_options.request_timeout = engine_options.queue_timeout = FOREVER;
+    engine_options.step_seconds = SP_ALONE_STEP_SECONDS;
     sp_buffer text;
     sp_buffer_init(&text, TEXT_MAX_BYTES);
     sp_progress progress;
