@@ -1,5 +1,5 @@
 /* GET /v1/models and /v1/models/{id}: the loaded model, then its adapters. Tests:
- * tests/http/test_completions.py */
+ * tests/http/test_completions.py, test_tokenize.py */
 #include <string.h>
 
 #include "server/routes.h"
@@ -18,6 +18,8 @@ static void write_meta(const sp_engine_info *info, sp_json_writer *out)
     sp_json_uint(out, info->hparams.n_layers);
     sp_json_key(out, "n_heads");
     sp_json_uint(out, info->hparams.n_heads);
+    sp_json_key(out, "n_params");
+    sp_json_uint(out, info->n_params);
     sp_json_key(out, "size");
     sp_json_uint(out, info->weight_bytes);
     sp_json_close(out, '}');
@@ -54,7 +56,9 @@ static void write_model(const sp_engine_info *info, size_t index, sp_json_writer
     sp_json_key(out, "tasks");
     sp_json_open(out, '[');
     sp_json_cstring(out, "generate");
+    if (info->chat->family != SP_CHAT_NONE) sp_json_cstring(out, "chat");
     sp_json_cstring(out, "score");
+    sp_json_cstring(out, "embed");
     sp_json_close(out, ']');
     sp_json_close(out, '}');
 }

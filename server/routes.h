@@ -16,6 +16,10 @@ const sp_route *sp_route_find(const char *method, const char *path, const char *
 /* Handlers, one file a family. */
 void sp_api_completions(sp_exchange *exchange);
 void sp_api_chat(sp_exchange *exchange);
+void sp_api_embeddings(sp_exchange *exchange);
+void sp_api_tokenize(sp_exchange *exchange);
+void sp_api_detokenize(sp_exchange *exchange);
+void sp_api_tokenizer_info(sp_exchange *exchange);
 void sp_api_models(sp_exchange *exchange);
 void sp_api_model(sp_exchange *exchange);
 void sp_api_backends(sp_exchange *exchange);
