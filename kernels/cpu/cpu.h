@@ -67,11 +67,10 @@ typedef struct sp_cpu_slots {
     /* --- linear with block types (quant.h) --- */
     size_t quant_rows; /* most rows of a product */
     void (*quant_row)(const sp_quant_form *form, size_t rows, size_t n_in, const float *x, sp_quant_lines to);
-    /* packed: leave numbers as they are in the panel; only levels with quant_packed are asked to. */
-    void (*quant_expand)(const sp_quant_form *form, const uint8_t *panel, size_t steps, bool packed,
+    void (*quant_expand)(const sp_quant_form *form, const uint8_t *panel, size_t steps,
                          sp_quant_weights *out);
-    bool quant_packed; /* quant_product reads packed numbers too: better for few rows */
     void (*quant_product)(const sp_quant_product *product);
+    void (*quant_few)(const sp_quant_few *product); /* for few rows; NULL: expand and multiply */
     /* --- elementwise, one row or run of numbers; contracts as in ops.h --- */
     void (*rms_norm)(size_t n, float eps, const float *weight, const float *x, float *y);
     void (*layer_norm)(size_t n, float eps, const float *weight, const float *bias, const float *x, float *y);
@@ -97,6 +96,7 @@ void sp_cpu_linear_avx512(sp_cpu_slots *slots);
 void sp_cpu_linear_avx512bf16(sp_cpu_slots *slots);
 void sp_cpu_quant_reference(sp_cpu_slots *slots);
 void sp_cpu_quant_avx2(sp_cpu_slots *slots);
+void sp_quant_few_avx512vnni(const sp_quant_few *product);
 void sp_cpu_quant_avx512vnni(sp_cpu_slots *slots);
 void sp_cpu_elementwise_reference(sp_cpu_slots *slots);
 void sp_cpu_elementwise_avx2(sp_cpu_slots *slots);

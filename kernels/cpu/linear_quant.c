@@ -14,7 +14,8 @@
 #define LEAST_BYTES ((size_t)32 << 10) /* of weights, worth a task of its own when rows are few */
 #define ROW_BYTES ((size_t)256 << 10)  /* of packed rows, most of a task */
 #define FEW_BLOCKS 8
-#define PACKED_BLOCKS 4 /* so few row blocks take numbers apart in registers, each for itself */
+/* Up to so many row blocks take numbers apart each for itself, in registers. */
+#define PACKED_BLOCKS 4
 
 #define FORM(bits_, block_, group_, mins_, small_, offset_, bytes_)                                          \
     {                                                                                                        \
@@ -222,7 +223,6 @@ static void multiply(const linear_job *job, size_t first, size_t last, size_t pa
     const sp_quant_form *form = job->form;
     const uint8_t *from = (const uint8_t *)job->w->data + panel * panel_bytes(job->w);
     size_t blocks = job->w->n_in / form->block;
-    bool packed = last - first <= PACKED_BLOCKS && job->slots->quant_packed;
     size_t most = SP_QUANT_CHUNK / form->block;
     size_t parts = (blocks + most - 1) / most, width = job->w->n_out - panel * SP_PANEL, done = 0;
     sp_quant_weights weights;
@@ -235,7 +235,7 @@ static void multiply(const linear_job *job, size_t first, size_t last, size_t pa
         product.ahead = from + bytes;
         size_t share = product.steps * (last - first), fetched = 0;
         product.ahead_lines = (bytes / 64 + share - 1) / share;
-        job->slots->quant_expand(form, from, product.steps, packed, &weights);
+        job->slots->quant_expand(form, from, product.steps, &weights);
         for (size_t i = first; i < last; i++) {
             size_t row = block_begin(job, i);
             product.rows = block_begin(job, i + 1) - row;
@@ -251,14 +251,37 @@ static void multiply(const linear_job *job, size_t first, size_t last, size_t pa
     }
 }
 
+/* Row blocks first..last - 1, a few, times one panel. */
+static void multiply_few(const linear_job *job, size_t first, size_t last, size_t panel)
+{
+    size_t bytes = panel_bytes(job->w), width = job->w->n_out - panel * SP_PANEL;
+    size_t steps = job->w->n_in / SP_QUANT_BLOCK, share = steps * (last - first);
+    sp_quant_few few = {.form = job->form,
+                        .blocks = job->w->n_in / job->form->block,
+                        .width = width < SP_PANEL ? width : SP_PANEL,
+                        .stride = job->w->n_out,
+                        .from = (const uint8_t *)job->w->data + panel * bytes,
+                        .ahead_lines = (bytes / 64 + share - 1) / share};
+    few.ahead = few.from + bytes;
+    for (size_t i = first; i < last; i++) {
+        size_t row = block_begin(job, i);
+        few.rows = block_begin(job, i + 1) - row;
+        few.x = lines_of(job, row, few.rows, 0);
+        few.y = job->y + row * job->w->n_out + panel * SP_PANEL;
+        job->slots->quant_few(&few);
+        few.ahead += steps * few.ahead_lines * 64;
+    }
+}
+
 static void linear_task(void *context, size_t task, size_t worker)
 {
     const linear_job *job = context;
     (void)worker;
     size_t panel = task % job->groups * job->task_panels, first = task / job->groups * job->task_blocks;
     size_t last = job->blocks - first < job->task_blocks ? job->blocks : first + job->task_blocks;
+    bool few = job->slots->quant_few && last - first <= PACKED_BLOCKS;
     for (size_t i = 0; i < job->task_panels && panel + i < panel_count(job->w); i++)
-        multiply(job, first, last, panel + i);
+        (few ? multiply_few : multiply)(job, first, last, panel + i);
 }
 
 /* Cuts blocks x panels into tasks; returns their number. */

@@ -133,11 +133,10 @@ INLINE void expand(size_t bits, const sp_quant_form *form, const uint8_t *block,
     }
 }
 
-static void quant_expand(const sp_quant_form *form, const uint8_t *panel, size_t steps, bool packed,
-                         sp_quant_weights *out)
+static void quant_expand(const sp_quant_form *form, const uint8_t *panel, size_t steps, sp_quant_weights *out)
 {
-    (void)packed;
-    sp_quant_point(form, NULL, steps, out);
+    out->from = out->numbers;
+    out->step = SP_QUANT_STEP;
     switch (form->bits) {
     case 4:
         expand(4, form, panel, steps, out);

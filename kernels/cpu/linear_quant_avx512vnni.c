@@ -2,12 +2,8 @@
  * signed activation to a 32-bit sum, exactly. Up to 6 rows times one panel: 12 integer sums, 12 float32 sums.
  * The order of operations is that of linear_quant_reference.c, so the bits are too. Tests:
  * tests/kernels/test_linear_quant.c */
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/linear_quant_avx512vnni.h"
 
-#include <immintrin.h>
-
-#define ROWS 6
-#define INLINE static inline __attribute__((always_inline))
 #define LEAST 0x1p-100f /* as in linear_quant_reference.c */
 
 /* Of 16 signed bytes: as unsigned ones, 128 more each. */
@@ -50,35 +46,6 @@ static void quant_row(const sp_quant_form *form, size_t rows, size_t n_in, const
 
 /* --- weights --- */
 
-/* Bits 4 (and 5, for two of them) of vector j, out of the vectors behind the low four bits. */
-INLINE __m512i high_bits(size_t bits, const uint8_t *step, size_t j)
-{
-    size_t each = bits - 4; /* bits a number: 1 or 2 */
-    const __m512i mask = _mm512_set1_epi8(bits == 5 ? 0x10 : 0x30);
-    __m512i v = _mm512_load_si512(step + 512 + j * each / 8 * 64);
-    size_t place = j * each % 8;
-    v = place < 4 ? _mm512_slli_epi16(v, (unsigned)(4 - place)) : _mm512_srli_epi16(v, (unsigned)(place - 4));
-    return _mm512_and_si512(v, mask);
-}
-
-/* Four k (number k4 of 8) of 32 outputs. bits and k4 are constants where this is inlined. */
-INLINE void take_numbers(size_t bits, const uint8_t *step, size_t k4, __m512i *low, __m512i *high)
-{
-    const __m512i four = _mm512_set1_epi8(15);
-    if (bits == 8) {
-        *low = _mm512_load_si512(step + k4 * 128);
-        *high = _mm512_load_si512(step + k4 * 128 + 64);
-        return;
-    }
-    __m512i both = _mm512_load_si512(step + k4 * 64);
-    *low = _mm512_and_si512(both, four);
-    *high = _mm512_and_si512(_mm512_srli_epi16(both, 4), four);
-    if (bits > 4) {
-        *low = _mm512_or_si512(*low, high_bits(bits, step, 2 * k4));
-        *high = _mm512_or_si512(*high, high_bits(bits, step, 2 * k4 + 1));
-    }
-}
-
 /* bits is a constant where this is inlined. */
 INLINE void expand_step(size_t bits, const uint8_t *step, uint8_t *out)
 {
@@ -107,7 +74,6 @@ INLINE void scale_groups(size_t groups, const uint8_t *halves, const uint8_t *sm
     }
 }
 
-/* bits 0: scales only. */
 INLINE void expand(size_t bits, const sp_quant_form *form, const uint8_t *block, size_t steps,
                    sp_quant_weights *out)
 {
@@ -115,7 +81,7 @@ INLINE void expand(size_t bits, const sp_quant_form *form, const uint8_t *block,
     for (size_t s = 0; s < steps; s += each, block += form->bytes) {
         const uint8_t *halves = block + sp_quant_scales_at(form), *small = block + sp_quant_small_at(form);
         if (!form->small) small = NULL;
-        for (size_t i = 0; i < each && bits > 0; i++)
+        for (size_t i = 0; i < each && bits < 8; i++)
             expand_step(bits, block + i * (bits * SP_QUANT_STEP / 8), out->numbers + (s + i) * SP_QUANT_STEP);
         scale_groups(groups, halves, small, out->scales + s * (32 / form->group) * SP_PANEL);
         if (form->mins)
@@ -124,69 +90,25 @@ INLINE void expand(size_t bits, const sp_quant_form *form, const uint8_t *block,
     }
 }
 
-static void quant_expand(const sp_quant_form *form, const uint8_t *panel, size_t steps, bool packed,
-                         sp_quant_weights *out)
+static void quant_expand(const sp_quant_form *form, const uint8_t *panel, size_t steps, sp_quant_weights *out)
 {
-    packed = packed || form->bits == 8;
-    sp_quant_point(form, packed ? panel : NULL, steps, out);
-    if (packed) {
-        expand(0, form, panel, steps, out);
-    } else if (form->bits == 4) {
+    out->from = form->bits < 8 ? out->numbers : panel;
+    out->step = form->bits < 8 ? SP_QUANT_STEP : form->bytes;
+    if (form->bits == 4) {
         expand(4, form, panel, steps, out);
     } else if (form->bits == 5) {
         expand(5, form, panel, steps, out);
-    } else {
+    } else if (form->bits == 6) {
         expand(6, form, panel, steps, out);
+    } else {
+        expand(8, form, panel, steps, out);
     }
 }
 
 /* --- products --- */
 
-INLINE __m512i four_at(const int8_t *q)
-{
-    int32_t four;
-    memcpy(&four, q, sizeof four);
-    return _mm512_set1_epi32(four);
-}
-
-/* One group of one step, rows times 32 outputs, onto the sums. Constants: rows, bits, group, mins, g. */
-INLINE void product_group(size_t rows, size_t bits, size_t group, bool mins, size_t g, const uint8_t *numbers,
-                          const sp_quant_lines *x, const float *scales, const float *w_mins, __m512 *low,
-                          __m512 *high)
-{
-    __m512i exact0[ROWS], exact1[ROWS];
-#pragma GCC unroll 6
-    for (size_t r = 0; r < rows; r++)
-        exact0[r] = exact1[r] = mins ? _mm512_setzero_si512() : _mm512_set1_epi32(x->starts[g * rows + r]);
-#pragma GCC unroll 8
-    for (size_t k = 0; k < group / 4; k++) {
-        __m512i w0, w1;
-        take_numbers(bits, numbers, g * (group / 4) + k, &w0, &w1);
-#pragma GCC unroll 6
-        for (size_t r = 0; r < rows; r++) {
-            __m512i a = four_at(x->q + r * SP_QUANT_BLOCK + g * group + k * 4);
-            exact0[r] = _mm512_dpbusd_epi32(exact0[r], w0, a);
-            exact1[r] = _mm512_dpbusd_epi32(exact1[r], w1, a);
-        }
-    }
-    __m512 s0 = _mm512_load_ps(scales), s1 = _mm512_load_ps(scales + 16);
-#pragma GCC unroll 6
-    for (size_t r = 0; r < rows; r++) {
-        __m512 t0 = _mm512_mul_ps(_mm512_cvtepi32_ps(exact0[r]), s0);
-        __m512 t1 = _mm512_mul_ps(_mm512_cvtepi32_ps(exact1[r]), s1);
-        if (mins) {
-            __m512 sum = _mm512_set1_ps(x->sums[r]);
-            t0 = _mm512_fnmadd_ps(_mm512_load_ps(w_mins), sum, t0);
-            t1 = _mm512_fnmadd_ps(_mm512_load_ps(w_mins + 16), sum, t1);
-        }
-        __m512 scale = _mm512_set1_ps(x->scales[r]);
-        low[r] = _mm512_fmadd_ps(t0, scale, low[r]);
-        high[r] = _mm512_fmadd_ps(t1, scale, high[r]);
-    }
-}
-
-/* Constants: rows, bits, group, mins. */
-INLINE void product(size_t rows, size_t bits, size_t group, bool mins, const sp_quant_product *p)
+/* Constants: rows, group, mins. */
+INLINE void product(size_t rows, size_t group, bool mins, const sp_quant_product *p)
 {
     __m512 low[ROWS], high[ROWS];
     uint32_t wanted = p->width < SP_PANEL ? (1u << p->width) - 1u : 0xffffffffu;
@@ -200,16 +122,18 @@ INLINE void product(size_t rows, size_t bits, size_t group, bool mins, const sp_
     sp_quant_lines x = p->x;
     const float *scales = p->w->scales, *w_mins = p->w->mins;
     const uint8_t *numbers = p->w->from, *ahead = p->ahead;
-    for (size_t s = 0; s < p->steps; numbers += p->w->behind) {
-        for (size_t end = s + p->w->run; s < end; s++, numbers += p->w->step) {
-            for (size_t i = 0; i < p->ahead_lines; i++, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
+    for (size_t s = 0; s < p->steps; s++, numbers += p->w->step) {
+        for (size_t i = 0; i < p->ahead_lines; i++, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
+        __m512 m[2];
+        if (mins) m[0] = _mm512_load_ps(w_mins), m[1] = _mm512_load_ps(w_mins + 16);
 #pragma GCC unroll 2
-            for (size_t g = 0; g < 32 / group; g++, scales += SP_PANEL)
-                product_group(rows, bits, group, mins, g, numbers, &x, scales, w_mins, low, high);
-            x.q += rows * SP_QUANT_BLOCK;
-            x.starts += rows * (32 / group);
-            x.scales += rows, x.sums += rows, w_mins += SP_PANEL;
+        for (size_t g = 0; g < 32 / group; g++, scales += SP_PANEL) {
+            const __m512 scale[2] = {_mm512_load_ps(scales), _mm512_load_ps(scales + 16)};
+            product_group(rows, 8, group, mins, g, numbers, &x, scale, m, low, high);
         }
+        x.q += rows * SP_QUANT_BLOCK;
+        x.starts += rows * (32 / group);
+        x.scales += rows, x.sums += rows, w_mins += SP_PANEL;
     }
 #pragma GCC unroll 6
     for (size_t r = 0; r < rows; r++) {
@@ -218,66 +142,14 @@ INLINE void product(size_t rows, size_t bits, size_t group, bool mins, const sp_
     }
 }
 
-#define ANY_ROWS(bits, group, mins)                                                                          \
-    switch (p->rows) {                                                                                       \
-    case 1:                                                                                                  \
-        product(1, bits, group, mins, p);                                                                    \
-        break;                                                                                               \
-    case 2:                                                                                                  \
-        product(2, bits, group, mins, p);                                                                    \
-        break;                                                                                               \
-    case 3:                                                                                                  \
-        product(3, bits, group, mins, p);                                                                    \
-        break;                                                                                               \
-    case 4:                                                                                                  \
-        product(4, bits, group, mins, p);                                                                    \
-        break;                                                                                               \
-    case 5:                                                                                                  \
-        product(5, bits, group, mins, p);                                                                    \
-        break;                                                                                               \
-    default:                                                                                                 \
-        product(ROWS, bits, group, mins, p);                                                                 \
-    }
-
-static void product_mins(const sp_quant_product *p)
-{
-    if (p->w->bits == 4) {
-        ANY_ROWS(4, 32, true)
-    } else if (p->w->bits == 5) {
-        ANY_ROWS(5, 32, true)
-    } else {
-        ANY_ROWS(8, 32, true)
-    }
-}
-
-static void product_signed(const sp_quant_product *p)
-{
-    if (p->w->bits == 4) {
-        ANY_ROWS(4, 32, false)
-    } else if (p->w->bits == 5) {
-        ANY_ROWS(5, 32, false)
-    } else {
-        ANY_ROWS(8, 32, false)
-    }
-}
-
-static void product_sixteen(const sp_quant_product *p)
-{
-    if (p->w->bits == 6) {
-        ANY_ROWS(6, 16, false)
-    } else {
-        ANY_ROWS(8, 16, false)
-    }
-}
-
 static void quant_product(const sp_quant_product *p)
 {
     if (p->form->mins) {
-        product_mins(p);
+        ANY_ROWS(product, p->rows, 32, true, p)
     } else if (p->form->group == 32) {
-        product_signed(p);
+        ANY_ROWS(product, p->rows, 32, false, p)
     } else {
-        product_sixteen(p);
+        ANY_ROWS(product, p->rows, 16, false, p)
     }
 }
 
@@ -286,6 +158,6 @@ void sp_cpu_quant_avx512vnni(sp_cpu_slots *slots)
     slots->quant_rows = ROWS;
     slots->quant_row = quant_row;
     slots->quant_expand = quant_expand;
-    slots->quant_packed = true;
     slots->quant_product = quant_product;
+    slots->quant_few = sp_quant_few_avx512vnni;
 }

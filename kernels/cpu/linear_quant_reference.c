@@ -62,12 +62,11 @@ static void expand_scales(const sp_quant_form *form, const uint8_t *block, float
     }
 }
 
-static void quant_expand(const sp_quant_form *form, const uint8_t *panel, size_t steps, bool packed,
-                         sp_quant_weights *out)
+static void quant_expand(const sp_quant_form *form, const uint8_t *panel, size_t steps, sp_quant_weights *out)
 {
     size_t each = form->block / SP_QUANT_BLOCK;
-    (void)packed;
-    sp_quant_point(form, form->bits < 8 ? NULL : panel, steps, out);
+    out->from = form->bits < 8 ? out->numbers : panel;
+    out->step = form->bits < 8 ? SP_QUANT_STEP : form->bytes;
     for (size_t s = 0; s < steps; s++) {
         const uint8_t *block = panel + s / each * form->bytes;
         const uint8_t *step = block + s % each * sp_quant_step_bytes(form);
@@ -86,7 +85,7 @@ static float product_one(const sp_quant_product *p, size_t row, size_t o, float 
     for (size_t g = 0; g < p->steps * halves; g++) {
         size_t s = g / halves;
         const int8_t *q = p->x.q + (s * p->rows + row) * SP_QUANT_BLOCK;
-        const uint8_t *numbers = p->w->from + s * (p->w->step + p->w->behind) + o * 4;
+        const uint8_t *numbers = p->w->from + s * p->w->step + o * 4;
         int32_t exact = p->form->mins ? 0 : p->x.starts[g * p->rows + row];
         for (size_t k = g % halves * group; k < g % halves * group + group; k++)
             exact += q[k] * numbers[k / 4 * 128 + k % 4];

@@ -65,24 +65,9 @@ typedef struct sp_quant_weights {
     alignas(64) uint8_t numbers[SP_QUANT_CHUNK * SP_QUANT_OUTPUTS];
     alignas(64) float scales[SP_QUANT_CHUNK / 16 * SP_QUANT_OUTPUTS]; /* (k / group, 32) */
     alignas(64) float mins[SP_QUANT_CHUNK / 32 * SP_QUANT_OUTPUTS];   /* (k / 32, 32) */
-    /* The numbers are from on: as vectors of bits each, in numbers or (8 bits, or packed) the panel itself.
-     */
-    const uint8_t *from;
-    size_t bits;        /* 8, or those of the form when packed */
-    size_t step;        /* bytes between those of 32 k and the next */
-    size_t run, behind; /* steps in one run, and bytes between the end of a run and the next */
+    const uint8_t *from; /* the numbers, as vectors of the layout above: numbers, or the panel itself */
+    size_t step;         /* bytes between those of 32 k and the next */
 } sp_quant_weights;
-
-/* Points out at the numbers of steps: in the panel, or expanded (panel NULL). */
-static inline void sp_quant_point(const sp_quant_form *form, const uint8_t *panel, size_t steps,
-                                  sp_quant_weights *out)
-{
-    out->from = panel ? panel : out->numbers;
-    out->bits = panel ? form->bits : 8;
-    out->step = panel ? sp_quant_step_bytes(form) : SP_QUANT_STEP;
-    out->run = panel ? form->block / SP_QUANT_BLOCK : steps;
-    out->behind = panel ? form->bytes - sp_quant_scales_at(form) : 0;
-}
 
 /* Rows of one row block times the expanded part of a panel. */
 typedef struct sp_quant_product {
@@ -98,6 +83,20 @@ typedef struct sp_quant_product {
     const uint8_t *ahead; /* bytes wanted next, ahead_lines of 64 are fetched every step */
     size_t ahead_lines;
 } sp_quant_product;
+
+/* Few rows times a panel as it is packed, all k. */
+typedef struct sp_quant_few {
+    const sp_quant_form *form;
+    size_t rows;   /* 1..quant_rows of the level */
+    size_t blocks; /* of the panel */
+    size_t width;  /* outputs wanted, 1..32 */
+    size_t stride; /* floats between rows of y */
+    sp_quant_lines x;
+    const uint8_t *from; /* the panel */
+    float *y;
+    const uint8_t *ahead; /* bytes wanted next, ahead_lines of 64 are fetched every 32 k */
+    size_t ahead_lines;
+} sp_quant_few;
 
 const sp_quant_form *sp_quant_form_of(sp_dtype dtype);
 
