@@ -1,11 +1,12 @@
 /* Linear layers of block types: packing of weights, and the cut of rows x panels into tasks. Forms, formulas
  * and layouts: quant.h.
  *
- * A task is some row blocks times some panels. It takes a panel apart chunk by chunk of at most 512 k, a byte
- * a number and a float a scale in the first-level cache, and every row block of the task uses a chunk before
- * the next is made; sums wait in y meanwhile, as float32 as in a register. So one product serves all types
- * and any number of rows, and memory is read once, ascending; rows that use a chunk fetch the next. Scratch
- * as in linear.c. Tests: tests/kernels/test_linear_quant.c, bench: tests/bench/bench_linear.c */
+ * A task is some row blocks times some panels. It takes a panel apart chunk by chunk of at most 1,024 k, a
+ * byte a number and a float a scale in the caches, and every row block of the task uses a chunk before the
+ * next is made; sums wait in y meanwhile, as float32 as in a register. So one product serves all types, and
+ * memory is read once, ascending; rows that use a chunk fetch the next. Up to a few row blocks (decoding)
+ * skip the copy where the level can take numbers apart in registers. Scratch as in linear.c. Tests:
+ * tests/kernels/test_linear_quant.c, bench: tests/bench/bench_linear.c */
 #include "kernels/cpu/cpu.h"
 
 #include <assert.h>
