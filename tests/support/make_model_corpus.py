@@ -1,4 +1,4 @@
-"""Writes the corpora of the fuzz targets for models/: tests/fuzz/corpus/fuzz_{safetensors,gguf,config,tokenizer,tokenize}.
+"""Writes the corpora of the fuzz targets for models/: tests/fuzz/corpus/fuzz_{safetensors,gguf,config,adapter,tokenizer,tokenize}.
 
 usage: make_model_corpus.py ROOT
 
@@ -172,6 +172,20 @@ def config():
     yield "array", b"[1]"
 
 
+def adapter():
+    valid = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8.5, "bias": "none", "use_rslora": True,
+             "target_modules": ["q_proj", "mlp.down_proj"], "rank_pattern": {}, "modules_to_save": None}  # fmt: skip
+    yield "valid", json.dumps(valid).encode()
+    yield "entmax", json.dumps(dict(valid, attention_normalizer={"alpha": 1.25}, init_lora_weights="gaussian")).encode()
+    changes = {"rank": {"r": 0}, "rank-far": {"r": 1 << 40}, "alpha": {"lora_alpha": "x"}, "type": {"peft_type": "LOHA"},
+               "task": {"task_type": 3}, "bias": {"bias": "all"}, "dora": {"use_dora": True}, "pissa":
+               {"init_lora_weights": "pissa"}, "pattern": {"rank_pattern": {"q_proj": 2}}, "unknown": {"new": [0]},
+               "targets": {"target_modules": "all-linear"}, "no-targets": {"target_modules": []},
+               "many-targets": {"target_modules": ["q_proj"] * 65}, "alpha-far": {"attention_normalizer": {"alpha": 3}}}  # fmt: skip
+    for name, change in changes.items():
+        yield name, json.dumps(dict(valid, **change)).encode()
+
+
 def tokenizer():
     base = tiny_model.tokenizer()
     dump = lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()  # noqa: E731
@@ -213,7 +227,7 @@ def tokenize():
 
 
 def main(root):
-    for target in (safetensors, gguf, config, tokenizer, tokenize):
+    for target in (safetensors, gguf, config, adapter, tokenizer, tokenize):
         folder = os.path.join(root, "tests", "fuzz", "corpus", "fuzz_" + target.__name__)
         os.makedirs(folder, exist_ok=True)
         for name, data in target():
