@@ -24,7 +24,8 @@ int sp_command_tokenize(const sp_options *options);
 int sp_command_attend(const sp_options *options);
 int sp_command_bench(const sp_options *options);
 
-/* Time of an engine's step where nobody else waits for it but Ctrl-C: longer chunks of a prompt are faster. */
+/* Time of an engine's step where nobody else waits for it but Ctrl-C: longer chunks of a prompt are faster.
+ */
 #define SP_ALONE_STEP_SECONDS 0.5
 
 /* SP_INVALID counts as usage: outside of requests it can only come from an option. */

@@ -6,12 +6,12 @@
  *
  * Skipped with a notice where the model can't be fetched. */
 #include "tests/support/test.h"
+#include "tests/support/fetch.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 
 #include "engine/engine.h"
 #include "kernels/json.h"
@@ -299,23 +299,12 @@ static void test_float32(void **state)
     sp_engine_close(engine);
 }
 
-/* Path of the model, fetched if need be; false when there is none. */
-static bool fetch(void)
-{
-    FILE *script = popen("bash " SPARSED_ROOT "/deploy/fetch-model.sh smollm2", "r");
-    if (!script) return false;
-    bool named = fgets(model_path, sizeof model_path, script) != NULL;
-    int status = pclose(script);
-    model_path[strcspn(model_path, "\n")] = '\0';
-    return named && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-}
-
 int main(void)
 {
     static const struct CMUnitTest tests[] = {cmocka_unit_test(test_as_served),
                                               cmocka_unit_test(test_float32)};
     sp_log_set_level(SP_LOG_ERROR);
-    if (!fetch()) {
+    if (!test_fetch_model("smollm2", model_path, sizeof model_path)) {
         printf("skipped: deploy/fetch-model.sh can't get smollm2\n");
         return SKIPPED;
     }

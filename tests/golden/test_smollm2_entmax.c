@@ -5,12 +5,11 @@
  * to 3 % a case; and the same bytes for base and adapter alone and in one batch. Where the base can't be
  * fetched the test is skipped. */
 #include "tests/support/test.h"
+#include "tests/support/fetch.h"
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "engine/engine.h"
 
@@ -267,23 +266,11 @@ static void test_same_bytes_together(void **state)
     sp_engine_close(engine);
 }
 
-/* The base in the user's cache, fetched when it isn't there. */
-static bool fetch_base(void)
-{
-    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    bool absolute = cache && cache[0] == '/';
-    if (!absolute && (!home || home[0] != '/')) return false;
-    if (system("bash '" SPARSED_ROOT "/deploy/fetch-model.sh' smollm2 >/dev/null 2>&1") != 0) return false;
-    snprintf(base_path, sizeof base_path, "%s%s/sparsed/models/smollm2.gguf", absolute ? cache : home,
-             absolute ? "" : "/.cache");
-    return access(base_path, R_OK) == 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_f32), cmocka_unit_test(test_stored),
                                        cmocka_unit_test(test_same_bytes_together)};
-    if (!fetch_base()) {
+    if (!test_fetch_model("smollm2", base_path, sizeof base_path)) {
         puts("skipped: deploy/fetch-model.sh smollm2 can't fetch the base here");
         return TEST_SKIP;
     }
