@@ -252,13 +252,29 @@ static int32_t choose(const sp_vocab_mask *mask, const float *logits, float max,
     return draw(scratch + n - 1, kept, -1, sampling->min_p, u);
 }
 
+/* The allowed token with the largest logit, the lowest id among equals. */
+static int32_t best_allowed(const sp_vocab_mask *mask, const float *logits)
+{
+    float best[LANES], max = -INFINITY;
+    uint32_t id = 0;
+    for (uint32_t j = 0; j < LANES; j++) best[j] = -INFINITY;
+    for (; id + LANES <= mask->n_vocab; id += LANES)
+        for (uint32_t j = 0; j < LANES; j++) {
+            float x = mask->allowed[id + j] ? logits[id + j] : -INFINITY;
+            best[j] = x > best[j] ? x : best[j];
+        }
+    for (; id < mask->n_vocab; id++)
+        if (mask->allowed[id] && logits[id] > max) max = logits[id];
+    for (uint32_t j = 0; j < LANES; j++) max = best[j] > max ? best[j] : max;
+    for (id = 0; !mask->allowed[id] || logits[id] != max;) id++;
+    return (int32_t)id;
+}
+
 /* The token that the settings choose from the logits as they stand. */
 static int32_t pick(const sp_vocab_mask *mask, const float *logits, const sp_sampling *sampling,
                     uint32_t position, sp_candidate *scratch)
 {
-    int32_t best = -1;
-    for (uint32_t id = 0; id < mask->n_vocab; id++)
-        if (mask->allowed[id] && (best < 0 || logits[id] > logits[best])) best = (int32_t)id;
+    int32_t best = best_allowed(mask, logits);
     if (sampling->temperature == 0 || isinf(logits[best])) return best;
     return choose(mask, logits, logits[best], sampling, position, scratch);
 }

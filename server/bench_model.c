@@ -57,15 +57,6 @@ static double passed_share(const sp_engine_info *info)
     return info->hparams.tied || all <= embedding ? 1 : (all - embedding) / all;
 }
 
-static double prefill_operations(const sp_engine_info *info, double n)
-{
-    const sp_hparams *h = &info->hparams;
-    double head = (double)h->vocab * h->hidden; /* passed by the last row alone */
-    double matrices = (double)info->n_params * passed_share(info) - head;
-    double pairs = n * (n + 1) / 2 * h->n_heads * h->n_layers;
-    return 2 * matrices * n + 2 * head + 4 * pairs * h->head_dim;
-}
-
 /* Bytes one step reads: weights, and the keys and values of every stream. */
 static double step_bytes(const sp_engine_info *info, double context, double streams)
 {
@@ -73,21 +64,37 @@ static double step_bytes(const sp_engine_info *info, double context, double stre
     return (double)info->weight_bytes * passed_share(info) + kv * context * streams;
 }
 
-static double compute_peak(const model_bench *bench, const sp_peaks *peaks)
+/* Operations a second that the arithmetic of the weights could do. */
+static double weight_peak(const sp_engine_info *info, const sp_peaks *peaks)
 {
-    double bytes = (double)bench->info->weight_bytes / (double)bench->info->n_params;
-    if (bench->info->kv_type == SP_F32 || bytes > 2.5) return peaks->fp32_gflops;
-    if (bytes < 1.5) return peaks->int8_gops;
-    return peaks->bf16_gflops > 0 ? peaks->bf16_gflops : peaks->fp32_gflops;
+    double bytes = (double)info->weight_bytes / (double)info->n_params;
+    bool narrow = peaks->bf16_gflops > 0;
+    if (info->kv_type == SP_F32 || bytes > 2.5) return peaks->fp32_gflops * 1e9;
+    if (bytes < 1.5) return peaks->int8_gops * 1e9;
+    return (narrow ? peaks->bf16_gflops : peaks->fp32_gflops) * 1e9;
+}
+
+static double attention_peak(const sp_engine_info *info, const sp_peaks *peaks)
+{
+    bool narrow = info->kv_type != SP_F32 && peaks->bf16_gflops > 0;
+    return (narrow ? peaks->bf16_gflops : peaks->fp32_gflops) * 1e9;
+}
+
+/* Seconds that reading n tokens would take at the peaks. */
+static double least_seconds(const sp_engine_info *info, double n, const sp_peaks *peaks)
+{
+    const sp_hparams *h = &info->hparams;
+    double head = (double)h->vocab * h->hidden; /* passed by the last row alone */
+    double matrices = (double)info->n_params * passed_share(info) - head;
+    double pairs = n * (n + 1) / 2 * h->n_heads * h->n_layers;
+    return 2 * (matrices * n + head) / weight_peak(info, peaks) +
+           4 * pairs * h->head_dim / attention_peak(info, peaks);
 }
 
 static double share_of_peak(const model_bench *bench, const model_case *self, double rate,
                             const sp_peaks *peaks)
 {
-    if (!self->decodes) {
-        double peak = compute_peak(bench, peaks) * 1e9;
-        return peak > 0 ? prefill_operations(bench->info, self->length) / self->length * rate / peak : 0;
-    }
+    if (!self->decodes) return least_seconds(bench->info, self->length, peaks) * rate / self->length;
     double context = self->length + DECODE_TOKENS / 2.0, peak = peaks->memory_gbps * 1e9;
     return peak > 0 ? step_bytes(bench->info, context, self->streams) / self->streams * rate / peak : 0;
 }
