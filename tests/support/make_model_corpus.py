@@ -53,6 +53,8 @@ def gguf_text(text):
 GGUF_TYPES = {"u8": (0, "B"), "i32": (5, "i"), "u16": (2, "H"), "u32": (4, "I"), "f32": (6, "f"), "bool": (7, "B"),
               "u64": (10, "Q"), "f64": (12, "d")}  # fmt: skip
 
+META = "\u2581"  # the visible space of SentencePiece
+
 
 def gguf_value(kind, value):
     if kind == "text":
@@ -119,6 +121,11 @@ def gguf():
     yield "divisors", gguf_file(gguf_model(), [("rope_freqs.weight", [2], 0, 0)], 8)
     rows = [("rope_factors_short.weight", [2], 0, 0), ("rope_factors_long.weight", [2], 0, 32)]
     yield "longrope", gguf_file(gguf_model("phi3", rope__scaling__original_context_length=("u32", 32)), rows, 40)
+    tokens = ["<unk>", "<s>", META, "a", "aa", META + "a", "<0x0A>"]
+    scores = {"tokenizer__ggml__model": ("text", "llama"), "tokenizer__ggml__tokens": ("texts", tokens)}
+    scores.update(tokenizer__ggml__token_type=("i32", [2, 3, 1, 1, 1, 1, 6]), tokenizer__ggml__pre=("text", "default"))
+    scores.update(tokenizer__ggml__scores=("f32", [0.0, 0.0, -3.0, -4.0, -1.0, -1.0, 0.0]))
+    yield "scores", gguf_file(gguf_model(**scores))
     for name in ("softmax", "entmax15", "entmax", "softpick"):
         yield "normalizer-" + name, gguf_file(gguf_model(attention__normalizer=("text", name)))
     entmax = {"attention__normalizer": ("text", "entmax"), "attention__entmax_alpha": ("f32", 1.33)}
@@ -186,6 +193,37 @@ def adapter():
         yield name, json.dumps(dict(valid, **change)).encode()
 
 
+def families():
+    """One small file of each family that isn't byte-level."""
+    mark = {"type": "Replace", "pattern": {"String": " "}, "content": META}
+    back = [{"type": "Replace", "pattern": {"String": META}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    pieces = ["<unk>", "<s>", META, "a", "t", META + "a", "at", META + "t", "<0xC3>", "<0xA9>", "<0xF0>"]
+    merges = [[META, "a"], ["a", "t"], [META, "t"]]
+    model = {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True, "merges": merges}
+    model["vocab"] = {piece: i for i, piece in enumerate(pieces)}
+    llama = {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": META}, mark]}}
+    llama.update(pre_tokenizer=None, decoder={"type": "Sequence", "decoders": back + [strip]}, model=model)
+    llama["added_tokens"] = [{"id": 1, "content": "<s>", "special": True}, {"id": 11, "content": "<x>", "normalized": True}]
+    yield "llama", llama
+    space = {"type": "Metaspace", "replacement": META, "prepend_scheme": "first", "split": False}
+    yield "mistral", dict(llama, normalizer=None, pre_tokenizer=space)
+    always = dict(space, prepend_scheme="always", split=True)
+    join = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
+    scores = [[piece, -i / 2] for i, piece in enumerate(pieces[:8])]
+    unigram = {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKC"}, join]}, "pre_tokenizer": always}
+    unigram.update(decoder=always, model={"type": "Unigram", "unk_id": 0, "vocab": scores}, added_tokens=llama["added_tokens"])
+    yield "unigram", unigram
+    charsmap = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    yield "charsmap", dict(unigram, normalizer=charsmap)
+    bert = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True}
+    words = {word: i for i, word in enumerate(["[UNK]", "un", "##aff", "##able", "the", "e", "caf", "##e", "'", "\u4e2d"])}
+    model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "vocab": words}
+    word = {"normalizer": bert, "pre_tokenizer": {"type": "BertPreTokenizer"}, "model": model}
+    word["decoder"] = {"type": "WordPiece", "prefix": "##", "cleanup": True}
+    yield "wordpiece", dict(word, added_tokens=[{"id": 10, "content": "<S>", "normalized": True}])
+
+
 def tokenizer():
     base = tiny_model.tokenizer()
     dump = lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()  # noqa: E731
@@ -212,7 +250,8 @@ def tokenizer():
     yield "id-twice", dump(dict(frame, model=dict(small, vocab={"a": 0, "b": 0})))
     yield "id-far", dump(dict(frame, model=dict(small, vocab={"a": 0, "b": 1, "ab": 1 << 20})))
     yield "normalizer", dump(dict(frame, normalizer={"type": "NFC"}, model=small))
-    yield "unigram", dump(dict(frame, model={"type": "Unigram", "vocab": [["a", 0.0]]}))
+    yield "unigram-bytes", dump(dict(frame, model={"type": "Unigram", "vocab": [["a", 0.0]]}))
+    yield from (("family-" + name, dump(value)) for name, value in families())
 
 
 def tokenize():
@@ -224,6 +263,8 @@ def tokenize():
     yield "contractions", "I'll we'VE 'S 'ſ don't''t".encode()
     yield "ill-formed", b"ok \xc3\x28 \xed\xa0\x80 \xf0\x9f"
     yield "nul", b"a\0b\0\0"
+    yield "marks", "e\u0301\u0323 \u0323\u0301q\u0307\u0323 \uac01\u1100\u1161\u11a8 \u0344\ufb01".encode()
+    yield "meta", "\u2581 the \u2581\u2581t  th <x> aa\u00e9\u4e2d\u3042\uac00 $abc\u0301 1\u00bd2345".encode()
 
 
 def main(root):
