@@ -1,28 +1,31 @@
-/* `sparsed generate`: one request to an engine of its own, text to standard output as it comes.
+/* `sparsed generate`: one request to an engine of its own, text to standard output as it comes; with --chat a
+ * chat (generate_chat.c).
  *
  * Owner: run_request owns the stream. Ctrl-C sets a flag that the reading loop sees within a tenth of a
  * second; the text so far stays and the summary is written. Tests: tests/http/test_command.py */
-#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "kernels/json.h"
-#include "server/command.h"
+#include "server/generate.h"
 
 #define PROMPT_MAX_BYTES (64u << 20)
+#define CHAT_CONTEXT 8192u /* tokens of a chat beside its first message */
 
-static volatile sig_atomic_t interrupted;
+volatile sig_atomic_t sp_generate_interrupted, sp_generate_ended;
 
-static void on_interrupt(int number)
+static void on_signal(int number)
 {
-    (void)number;
-    interrupted = 1;
+    sp_generate_interrupted = 1;
+    if (number == SIGTERM) sp_generate_ended = 1;
 }
 
 static sp_status read_prompt(const sp_options *options, sp_buffer *prompt, sp_error *error)
 {
     char block[65536];
+    if (!options->prompt) return SP_OK;
     if (strcmp(options->prompt, "-") != 0) {
         sp_buffer_text(prompt, options->prompt);
     } else {
@@ -39,7 +42,7 @@ static double rate(double count, double seconds)
     return seconds > 0 ? count / seconds : 0;
 }
 
-static void write_summary(const sp_usage *usage, const char *report, size_t report_size)
+void sp_generate_summary(const sp_usage *usage, const char *report, size_t report_size)
 {
     sp_report_summary sum;
     sp_report_read(report, report_size, &sum);
@@ -86,16 +89,16 @@ static bool write_json(const sp_buffer *text, const sp_event *done)
     return written;
 }
 
-/* Text of one event: kept for --json, else written at once. False when nobody reads it any more. */
+/* Text of one event. False when nobody reads it any more. */
 static bool take_text(const sp_options *options, sp_buffer *kept, const sp_event *event)
 {
     if (!event->text_size) return true;
-    if (options->json) return sp_buffer_append(kept, event->text, event->text_size);
+    if (kept) sp_buffer_append(kept, event->text, event->text_size);
+    if (options->json && !options->chat) return true;
     return fwrite(event->text, 1, event->text_size, stdout) == event->text_size && fflush(stdout) == 0;
 }
 
-/* Reads the stream to its end. The last event is left in *event; its memory belongs to the stream. */
-static void read_stream(const sp_options *options, sp_stream *stream, sp_buffer *kept, sp_event *event)
+void sp_generate_read(const sp_options *options, sp_stream *stream, sp_buffer *kept, sp_event *event)
 {
     sp_progress progress;
     sp_progress_init(&progress, "prefill");
@@ -110,7 +113,7 @@ static void read_stream(const sp_options *options, sp_stream *stream, sp_buffer 
             readable = take_text(options, kept, event);
         }
         if (event->type == SP_EVENT_DONE || event->type == SP_EVENT_ERROR) break;
-        if ((interrupted || !readable) && !cancelled) {
+        if ((sp_generate_interrupted || !readable) && !cancelled) {
             cancelled = true;
             sp_stream_cancel(stream);
         }
@@ -118,30 +121,100 @@ static void read_stream(const sp_options *options, sp_stream *stream, sp_buffer 
     sp_progress_clear(&progress);
 }
 
-static int run_request(sp_engine *engine, const sp_options *options, const sp_buffer *prompt)
+/* --- the request --- */
+
+/* "ID" or "ID=NUMBER", up to a comma. */
+static bool read_entry(const char **text, int32_t *id, double *value)
+{
+    char *end;
+    long number = strtol(*text, &end, 10);
+    if (end == *text || number < 0 || number > INT32_MAX) return false;
+    *id = (int32_t)number;
+    if (value) {
+        if (*end != '=') return false;
+        const char *begin = end + 1;
+        *value = strtod(begin, &end);
+        if (end == begin || !(*value >= -100 && *value <= 100)) return false;
+    }
+    if (*end != ',' && *end != 0) return false;
+    *text = *end ? end + 1 : end;
+    return true;
+}
+
+static sp_status read_biases(const char *text, sp_arena *arena, sp_request *request, sp_error *error)
+{
+    sp_token_bias *biases = sp_arena_alloc(arena, SP_MAX_BIASES, sizeof *biases);
+    bool good = biases != NULL;
+    while (good && *text && request->n_biases < SP_MAX_BIASES) {
+        double value = 0;
+        sp_token_bias *bias = &biases[request->n_biases++];
+        good = read_entry(&text, &bias->token, &value);
+        bias->value = (float)value;
+    }
+    request->biases = biases;
+    if (good && !*text) return SP_OK;
+    return sp_fail_param(error, SP_USAGE, "logit-bias",
+                         "--logit-bias takes up to %d of ID=X, -100 to 100, between commas", SP_MAX_BIASES);
+}
+
+static sp_status read_stop_ids(const char *text, sp_arena *arena, sp_request *request, sp_error *error)
+{
+    int32_t *ids = sp_arena_alloc(arena, SP_MAX_STOP_IDS, sizeof *ids);
+    bool good = ids != NULL;
+    while (good && *text && request->n_stop_ids < SP_MAX_STOP_IDS)
+        good = read_entry(&text, &ids[request->n_stop_ids++], NULL);
+    request->stop_ids = ids;
+    if (good && !*text) return SP_OK;
+    return sp_fail_param(error, SP_USAGE, "stop-token-ids",
+                         "--stop-token-ids takes up to %d ids between commas", SP_MAX_STOP_IDS);
+}
+
+sp_status sp_generate_request(const sp_options *options, sp_arena *arena, sp_request *request,
+                              sp_error *error)
+{
+    sp_request_init(request);
+    request->adapter = (uint32_t)options->adapters.n;
+    request->max_tokens = (uint32_t)options->max_tokens;
+    request->min_tokens = (uint32_t)options->min_tokens;
+    request->ignore_eos = options->ignore_eos;
+    request->sampling = (sp_sampling){.temperature = options->temperature,
+                                      .top_p = options->top_p,
+                                      .top_k = options->top_k,
+                                      .min_p = options->min_p,
+                                      .seed = options->seed,
+                                      .presence_penalty = options->presence_penalty,
+                                      .frequency_penalty = options->frequency_penalty,
+                                      .repetition_penalty = options->repetition_penalty};
+    if (options->stop) {
+        request->stops[0] = options->stop;
+        request->stop_sizes[0] = strlen(options->stop);
+        request->n_stops = 1;
+    }
+    sp_status status = SP_OK;
+    if (options->logit_bias) status = read_biases(options->logit_bias, arena, request, error);
+    if (!status && options->stop_token_ids)
+        status = read_stop_ids(options->stop_token_ids, arena, request, error);
+    return status;
+}
+
+static int run_request(sp_engine *engine, const sp_options *options, const sp_request *wanted,
+                       const sp_buffer *prompt)
 {
     sp_error error = {0};
     sp_stream *stream = NULL;
-    sp_request request;
-    sp_request_init(&request);
+    sp_request request = *wanted;
     request.prompt = prompt->size ? prompt->data : "";
     request.prompt_size = prompt->size;
-    request.adapter = (uint32_t)options->adapters.n;
-    request.max_tokens = (uint32_t)options->max_tokens;
-    request.sampling.temperature = options->temperature;
-    request.sampling.top_p = options->top_p;
-    request.sampling.top_k = options->top_k;
-    request.sampling.seed = options->seed;
     if (sp_engine_submit(engine, &request, NULL, NULL, &stream, &error)) return sp_command_fail(&error);
     sp_buffer kept;
     sp_event event;
     int code = SP_EXIT_OK;
     sp_buffer_init(&kept, SIZE_MAX / 2);
-    read_stream(options, stream, &kept, &event);
+    sp_generate_read(options, stream, options->json ? &kept : NULL, &event);
     if (!options->json) puts("");
     if (event.type == SP_EVENT_DONE) {
         if (options->json && !write_json(&kept, &event)) code = SP_EXIT_INTERNAL;
-        write_summary(&event.usage, event.report, event.report_size);
+        sp_generate_summary(&event.usage, event.report, event.report_size);
     } else if (event.error.status == SP_CANCELLED)
         fputs("sparsed: stopped\n", stderr);
     else
@@ -169,26 +242,33 @@ int sp_command_generate(const sp_options *options)
     engine_options.step_seconds = SP_ALONE_STEP_SECONDS;
     sp_buffer prompt;
     sp_buffer_init(&prompt, PROMPT_MAX_BYTES);
+    sp_request request;
+    sp_arena arena;
+    sp_arena_init(&arena, (size_t)1 << 16);
     sp_progress progress;
     sp_progress_init(&progress, "loading");
     engine_options.progress = sp_progress_show;
     engine_options.progress_context = &progress;
-    sp_status status = read_prompt(options, &prompt, &error);
+    sp_status status = sp_generate_request(options, &arena, &request, &error);
+    if (!status) status = read_prompt(options, &prompt, &error);
     engine_options.context_enough = tokens_at_most(options, prompt.size);
+    if (options->chat) engine_options.context_enough += CHAT_CONTEXT;
     if (!status) status = sp_engine_open(&engine_options, &engine, &error);
     sp_progress_clear(&progress);
     int code;
     if (status) {
         code = sp_command_fail(&error);
     } else {
-        struct sigaction action = {.sa_handler = on_interrupt};
+        struct sigaction action = {.sa_handler = on_signal};
         sigemptyset(&action.sa_mask);
         sigaction(SIGINT, &action, NULL);
         sigaction(SIGTERM, &action, NULL);
         signal(SIGPIPE, SIG_IGN);
-        code = run_request(engine, options, &prompt);
+        code = options->chat ? sp_generate_chat(engine, options, &request, &prompt)
+                             : run_request(engine, options, &request, &prompt);
         sp_engine_close(engine);
     }
     sp_buffer_fini(&prompt);
+    sp_arena_fini(&arena);
     return code;
 }

@@ -390,7 +390,11 @@ static sp_status finish_options(sp_options *options, unsigned command, sp_error 
             error, SP_USAGE, "host",
             "--host: %s is reachable by others and there are no keys; add --insecure if that is meant",
             options->host);
-    if ((command & SP_FOR_GENERATE) && !options->prompt)
+    if ((command & SP_FOR_GENERATE) && options->chat && options->json)
+        return sp_fail_param(error, SP_USAGE, "json", "--json does not go with --chat");
+    if ((command & SP_FOR_GENERATE) && !options->chat && options->system)
+        return sp_fail_param(error, SP_USAGE, "system", "--system needs --chat");
+    if ((command & SP_FOR_GENERATE) && !options->prompt && !options->chat)
         return sp_fail_param(error, SP_USAGE, "prompt",
                              "--prompt: which text shall be continued? - reads it from "
                              "standard input");

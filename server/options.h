@@ -34,10 +34,12 @@ typedef struct sp_options {
     const char *allowed_host; /* comma-separated; NULL: loopback names and --host */
     bool insecure, public_metrics;
     /* other commands */
+    const char *system, *stop, *logit_bias, *stop_token_ids;
     const char *prompt, *text, *in, *out, *device;
-    bool json, metrics, plain, special, decode;
+    bool chat, ignore_eos, json, metrics, plain, special, decode;
     int64_t max_tokens, seed, top_k, length, min_context; /* length 0: the context */
-    double temperature, top_p;
+    int64_t min_tokens;
+    double temperature, top_p, min_p, presence_penalty, frequency_penalty, repetition_penalty;
     sp_arena arena; /* owns the strings */
 } sp_options;
 

@@ -26,10 +26,11 @@ static const command_text command_texts[] = {
      "    sparsed serve --model SmolLM2-135M-Instruct --adapter entmax=models/smollm2-entmax\n"
      "    curl -N http://127.0.0.1:8080/v1/completions -H 'Content-Type: application/json' \\\n"
      "         -d '{\"prompt\":\"It was a truth\",\"max_tokens\":40,\"stream\":true}'\n"},
-    {SP_FOR_GENERATE, "sparsed generate --prompt TEXT|- [--model DIR] [options]",
+    {SP_FOR_GENERATE, "sparsed generate --prompt TEXT|- | --chat [--model DIR] [options]",
      "Continues a text on the command line, without a server. The new text goes to standard output as it "
      "comes; a summary with speed, attention and edges goes to standard error.",
      "    sparsed generate --prompt 'Emma was' --max-tokens 60\n"
+     "    sparsed generate --model smollm2 --chat\n"
      "    sparsed generate --prompt - --attention window < letter.txt\n"
      "    sparsed generate --prompt 'Emma' --attention "
      "'{\"backend\":\"window\",\"params\":{\"window\":65}}'\n"
