@@ -9,8 +9,8 @@
  * Refused by name: a key that would change the result and is not built (adapter_config.json), a module that
  * the architecture has not, a tensor that is missing, of another shape, or belongs to nothing.
  * `attention_normalizer`, a key of our own, says which attention the adapter was trained with. The model owns
- * its adapters. Tests: tests/golden/test_adapter.c, tests/unit/models/test_adapter.c,
- * tests/fuzz/fuzz_adapter.c */
+ * its adapters. Tests: tests/golden/test_adapter.c, tests/golden/test_smollm2_entmax.c,
+ * tests/http/test_adapters.py, tests/fuzz/fuzz_adapter.c */
 #ifndef SPARSED_MODELS_ADAPTER_H
 #define SPARSED_MODELS_ADAPTER_H
 
