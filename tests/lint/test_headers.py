@@ -16,6 +16,8 @@ def flags_for(path):
     """As in CMakeLists.txt: the file's name tells its instruction set."""
     if re.search(r"_avx512bf16\.h$", path):
         return FLAGS + AVX512 + ["-mavx512bf16"]
+    if re.search(r"_avx512vnni\.h$", path):
+        return FLAGS + AVX512 + ["-mavx512vnni"]
     if re.search(r"_avx512\.h$", path):
         return FLAGS + AVX512
     return FLAGS + (AVX2 if re.search(r"_avx2\.h$", path) else [])
