@@ -173,6 +173,8 @@ size_t sp_server_memory_bytes(const sp_options *options)
     size_t total = connections * (SP_HTTP_POOL_BYTES + EXCHANGE_BYTES);
     total += (size_t)SP_HTTP_THREADS * CJSON_FACTOR * body;               /* parsed at once */
     total += connections * SP_SMALL_BODY + (size_t)SP_JSON_BODIES * body; /* received or being received */
+    total +=
+        3 * ((size_t)SP_JSON_BODIES * body + requests * SP_SMALL_BODY); /* their prompts, kept to the end */
     total += requests * ((size_t)1 << 20); /* frames and texts of running requests */
     /* apply: bodies, answers, one whose client left, and what the running job computes with */
     total += (2 * (size_t)SP_TENSOR_BODIES + 1 + SP_APPLY_WORK) * tensor + SP_APPLY_PLAN_BYTES;
