@@ -56,7 +56,9 @@ static void check(const sp_asked *asked, const sp_engine_info *info)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    const sp_engine_info info = {.model_name = "m", .context = 2048, .hparams = {.vocab = 257}};
+    const char *const ids[] = {"m", "m:a"};
+    const sp_engine_info info = {
+        .model_name = "m", .model_ids = ids, .n_adapters = 1, .context = 2048, .hparams = {.vocab = 257}};
     char *text = malloc(size + 1);
     sp_asked asked;
     sp_error error = {0};
