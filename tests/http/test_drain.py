@@ -46,22 +46,24 @@ def test_running_finishes():
 
 def test_new_work_is_refused():
     with harness.Server("--drain-delay", "0", "--drain-timeout", "60") as server:
-        stream = server.open_stream(prompt="It was", max_tokens=2000, ignore_eos=True)
-        harness.read_some(stream, 100)
+        # enough work to outlast the pauses below on a fast machine
+        streams = [server.open_stream(prompt="It was", max_tokens=2000, ignore_eos=True) for _ in range(6)]
+        harness.read_some(streams[-1], 100)
         late = server.connect()
         late.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"200 OK" in harness.read_some(late)
         body = b'{"prompt":"a"}'
         head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n"
         late.sendall(head[:40])  # begun before the stop, so it gets an answer
-        time.sleep(0.3)
+        time.sleep(0.1)
         stop(server)
-        time.sleep(0.3)
+        time.sleep(0.2)
         late.sendall(head[40:] + body)
         reply = harness.parse_replies(harness.read_all(late))[0]
         assert reply.status == 503 and reply.headers["connection"].lower() == "close", reply
         assert int(reply.headers["retry-after"]) >= 1
-        assert b"data: [DONE]" in harness.read_all(stream)
+        for stream in streams:
+            assert b"data: [DONE]" in harness.read_all(stream)
         assert server.wait() == 0
 
 
