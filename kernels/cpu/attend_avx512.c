@@ -25,32 +25,6 @@ INLINE void dot_rows(const int rows, const int vectors, const float *q, size_t h
     }
 }
 
-/* Scores of the keys in range, for rows rows. */
-INLINE void score_rows(const int rows, const sp_attend_tile *tile, size_t row, key_range keys, float *scores)
-{
-    __m512 s[BLOCK][4];
-    size_t steps = tile->head_dim;
-    const float *q = (const float *)tile->q + row * steps, *k = (const float *)tile->k + 16 * keys.begin;
-    switch (keys.end - keys.begin) {
-    case 1:
-        dot_rows(rows, 1, q, steps, k, s);
-        put_scores(rows, 1, s, scores + 16 * keys.begin);
-        break;
-    case 2:
-        dot_rows(rows, 2, q, steps, k, s);
-        put_scores(rows, 2, s, scores + 16 * keys.begin);
-        break;
-    case 3:
-        dot_rows(rows, 3, q, steps, k, s);
-        put_scores(rows, 3, s, scores + 16 * keys.begin);
-        break;
-    default:
-        dot_rows(rows, 4, q, steps, k, s);
-        put_scores(rows, 4, s, scores);
-        break;
-    }
-}
-
 /* out = out * factor + p . v for 16 * vectors columns, keys ascending. */
 INLINE void value_rows(const int rows, const int vectors, const float *p, const float *factor, key_range keys,
                        const float *v, size_t v_stride, float *out, size_t stride)
@@ -79,52 +53,14 @@ INLINE void value_rows(const int rows, const int vectors, const float *p, const 
         for (int j = 0; j < vectors; j++) _mm512_storeu_ps(out + (size_t)i * stride + 16 * j, o[i][j]);
 }
 
-INLINE void softmax_block(const int rows, const sp_attend_tile *tile, size_t row)
+INLINE void put_weights(const int rows, __m512 s[BLOCK][4], float *p)
 {
-    const uint64_t *words = tile->words ? tile->words + row : NULL;
-    key_range keys = wanted_keys(words, rows);
-    if (keys.begin == keys.end) return;
-    __m512 s[BLOCK][4];
-    _Alignas(64) float p[BLOCK * SP_TILE], factor[16];
-    score_rows(rows, tile, row, keys, p);
-    softmax_rows(rows, p, words, tile->state.max + row, tile->state.sum + row, factor, s);
     put_scores(rows, 4, s, p);
-    size_t stride = tile->value_dim, at = 0;
-    float *out = tile->state.out + row * stride;
-    const float *v = tile->v;
-    for (; at + 64 <= stride; at += 64)
-        value_rows(rows, 4, p, factor, keys, v + at, tile->v_stride, out + at, stride);
-    switch ((stride - at) / 16) {
-    case 1:
-        value_rows(rows, 1, p, factor, keys, v + at, tile->v_stride, out + at, stride);
-        break;
-    case 2:
-        value_rows(rows, 2, p, factor, keys, v + at, tile->v_stride, out + at, stride);
-        break;
-    case 3:
-        value_rows(rows, 3, p, factor, keys, v + at, tile->v_stride, out + at, stride);
-        break;
-    default:
-        break;
-    }
 }
 
-SP_EACH_BLOCK(softmax, softmax_block)
-
-INLINE void score_block(const int rows, const sp_attend_tile *tile, size_t row)
-{
-    const uint64_t *words = tile->words ? tile->words + row : NULL;
-    key_range keys = wanted_keys(words, rows);
-    if (keys.begin == keys.end) {
-        for (int i = 0; i < rows; i++) *tile->tops[row + (size_t)i] = -INFINITY;
-        return;
-    }
-    _Alignas(64) float all[BLOCK * SP_TILE];
-    score_rows(rows, tile, row, keys, all);
-    store_scores(rows, all, words, tile->scores + row, tile->tops + row);
-}
-
-SP_EACH_BLOCK(scores, score_block)
+typedef float lane;
+#define NUMBERS_A_LANE 1
+#include "kernels/cpu/attend_avx512_blocks.h"
 
 void sp_avx512_merge(size_t rows, size_t value_dim, const sp_attend_state *into, const sp_attend_state *from)
 {
