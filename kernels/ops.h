@@ -11,6 +11,7 @@
 #include "kernels/device.h"
 #include "kernels/normalizer.h"
 #include "kernels/plan.h"
+#include "kernels/predict.h"
 #include "kernels/tensor.h"
 
 /* A linear layer's weights, packed for this device in panels of 32 outputs, zero padded:
