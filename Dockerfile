@@ -2,7 +2,7 @@
 FROM debian:12-slim AS build
 RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev cmake ninja-build pkg-config python3 \
-        libmicrohttpd-dev libcjson-dev libopenblas-dev \
+        libmicrohttpd-dev libcjson-dev libopenblas-dev libpng-dev zlib1g-dev libfreetype-dev fonts-dejavu-core \
     && rm -rf /var/lib/apt/lists/*
 COPY . /source
 RUN cmake -S /source -B /build -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_TESTING=OFF \
@@ -11,7 +11,7 @@ RUN cmake -S /source -B /build -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_TESTI
 
 FROM debian:12-slim
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends libmicrohttpd12 libcjson1 libopenblas0-pthread \
+    && apt-get install -y --no-install-recommends libmicrohttpd12 libcjson1 libopenblas0-pthread libpng16-16 zlib1g \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/sparsed /usr/local
 USER 65534:65534

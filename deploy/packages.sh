@@ -3,7 +3,7 @@
 
 # libcmocka-dev is for the tests: both scripts share one build folder.
 build_packages=(gcc libc6-dev cmake ninja-build pkg-config python3 libmicrohttpd-dev libcjson-dev libopenblas-dev
-                libcmocka-dev)
+                libpng-dev zlib1g-dev libfreetype-dev fonts-dejavu-core libcmocka-dev)
 
 # install_packages NAME...: installs those that are missing, as root or by sudo; fetches nothing when all are there. On other
 # systems it takes the tools as they are.

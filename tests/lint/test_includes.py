@@ -14,6 +14,8 @@ DOORS = [
     (r"(cblas|lapacke|openblas_config)\.h$", ["kernels/cpu/"]),
     (r"cJSON\.h$", ["models/config.c", "server/json_body.c"]),
     (r"^(cuda|cublas|nccl|nvml).*\.h$", ["kernels/cuda/"]),
+    (r"^png\.h$", ["engine/graph/png.c"]),
+    (r"^(ft2build|freetype.*)\.h$", ["engine/graph/make_font.c"]),
     (r"cmocka\.h$", ["tests/support/test.h"]),
 ]
 INCLUDE = re.compile(r"^[ \t]*#[ \t]*include[ \t]*([<\"])([^>\"\n]+)[>\"]", re.M)
