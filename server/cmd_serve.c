@@ -1,9 +1,9 @@
 /* `sparsed serve`: opens the port first, so that /health can say 503 while the model loads, then loads, says
  * where it listens, and serves until SIGTERM or SIGINT.
  *
- * Owner: this function owns server and engine and closes the server first. The signal handler only calls
- * sp_server_stop, which is async-signal-safe; before the first request can come and after the last one is
- * answered it ends the process at once. Tests: tests/http/ */
+ * Owner: this function owns server and engine and closes the server first. The signal handlers only call
+ * sp_server_stop, and at SIGHUP sp_server_reload, which are async-signal-safe; before the first request can
+ * come and after the last one is answered it ends the process at once. Tests: tests/http/ */
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,6 +20,12 @@ static void on_signal(int number)
     (void)number;
     if (exit_at_once) _exit(SP_EXIT_OK);
     sp_server_stop(signalled_server);
+}
+
+static void on_hangup(int number)
+{
+    (void)number;
+    sp_server_reload(signalled_server);
 }
 
 static void catch_signals(void)
@@ -73,6 +79,11 @@ int sp_command_serve(const sp_options *options)
         return error.status == SP_IO ? SP_EXIT_BIND : sp_exit_code(error.status);
     }
     signalled_server = server;
+    if (options->api_key_file) {
+        struct sigaction action = {.sa_handler = on_hangup, .sa_flags = SA_RESTART};
+        sigemptyset(&action.sa_mask);
+        sigaction(SIGHUP, &action, NULL);
+    }
     const char *bracket = strchr(options->host, ':') ? "[" : "";
     sp_log(SP_LOG_INFO, "listening on http://%s%s%s:%u, loading %s", bracket, options->host,
            *bracket ? "]" : "", (unsigned)sp_server_port(server), options->model);

@@ -337,6 +337,7 @@ static void notice_leaving(sp_server *server, uint64_t key)
 static void tick(sp_server *server)
 {
     double now = sp_now();
+    sp_server_reload_keys(server);
     pthread_mutex_lock(&server->lock);
     for (sp_conn *conn = server->all, *next; conn; conn = next) {
         next = conn->next;

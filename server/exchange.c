@@ -1,12 +1,13 @@
 /* The exchange without its transport: what is decided from a request head, what handlers call, the access
  * log.
  *
- * Order of refusals: gate 400, Host 403, 404 or 405, 411, 413, 415, then (with the body) 400, then 429 or
- * 503. A refusal is only filled in here; http.c says how it travels. Tests: tests/http/test_gate.py */
+ * Order of refusals: gate 400, Host 403, key 401, 404 or 405, 411, 413, 415, then (with the body) 400, then
+ * 429 or 503. A refusal is only filled in here; http.c says how it travels. Tests: tests/http/test_gate.py */
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
+#include "server/access.h"
 #include "server/errors.h"
 #include "server/routes.h"
 #include "server/state.h"
@@ -238,10 +239,14 @@ static bool split_uri(sp_exchange *exchange)
     return false;
 }
 
+/* Preflights, keys, then what there is: nobody without a key learns which paths exist. */
 static bool find_route(sp_exchange *exchange)
 {
-    exchange->route = sp_route_find(exchange->method, exchange->path, &exchange->rest, exchange->reply.allow,
-                                    sizeof exchange->reply.allow);
+    if (sp_access_cors(exchange)) return false;
+    const sp_route *route = sp_route_find(exchange->method, exchange->path, &exchange->rest,
+                                          exchange->reply.allow, sizeof exchange->reply.allow);
+    if (!sp_access_key(exchange, route)) return false;
+    exchange->route = route;
     if (exchange->route) return true;
     if (exchange->reply.allow[0]) {
         sp_exchange_refuse(exchange, 405, NULL, "%s does not take %s; allowed: %s", exchange->path,
@@ -275,16 +280,14 @@ static bool check_body_head(sp_exchange *exchange)
 
 void sp_exchange_check(sp_exchange *exchange, bool http_1_1)
 {
-    const sp_options *options = exchange->server->options;
     const char *fault = sp_gate_finish(&exchange->gate, http_1_1);
     if (exchange->gate.request_id[0])
         snprintf(exchange->id, sizeof exchange->id, "%s", exchange->gate.request_id);
     if (fault) {
         sp_exchange_refuse(exchange, 400, NULL, "malformed request: %s", fault);
         exchange->reply.close = true;
-    } else if (!sp_gate_host_allowed(exchange->gate.host, options->allowed_host, options->host)) {
-        sp_exchange_refuse(exchange, 403, NULL, "this Host is not served; see --allowed-host");
-    } else if (split_uri(exchange) && find_route(exchange) && check_body_head(exchange)) {
+    } else if (sp_access_host(exchange) && split_uri(exchange) && find_route(exchange) &&
+               check_body_head(exchange)) {
         check_query(exchange);
     }
 }
@@ -308,15 +311,54 @@ bool sp_exchange_reserve(sp_exchange *exchange, size_t bytes)
     return fits;
 }
 
+static void cors_headers(const sp_exchange *exchange,
+                         void (*add)(void *context, const char *name, const char *value), void *context)
+{
+    bool any = exchange->cors == SP_CORS_ANY;
+    if (exchange->cors == SP_CORS_NONE) return;
+    if (!any) add(context, "Vary", "Origin");
+    if (exchange->cors == SP_CORS_OTHER) return;
+    add(context, "Access-Control-Allow-Origin", any ? "*" : exchange->gate.origin);
+    if (!any) add(context, "Access-Control-Allow-Credentials", "true");
+    if (!exchange->preflight) {
+        add(context, "Access-Control-Expose-Headers", "x-request-id, retry-after, x-should-retry");
+        return;
+    }
+    add(context, "Access-Control-Allow-Methods", "GET, HEAD, POST, DELETE");
+    if (exchange->gate.wanted[0]) add(context, "Access-Control-Allow-Headers", exchange->gate.wanted);
+    add(context, "Access-Control-Max-Age", "600");
+}
+
+void sp_exchange_headers(const sp_exchange *exchange,
+                         void (*add)(void *context, const char *name, const char *value), void *context)
+{
+    const sp_reply *reply = &exchange->reply;
+    char seconds[16];
+    snprintf(seconds, sizeof seconds, "%u", reply->retry_after);
+    add(context, "Content-Type", reply->content_type);
+    add(context, "x-request-id", exchange->id);
+    if (reply->status == 401) add(context, "WWW-Authenticate", "Bearer");
+    if (reply->allow[0]) add(context, "Allow", reply->allow);
+    if (reply->retry_after) add(context, "Retry-After", seconds);
+    if (reply->no_retry) add(context, "x-should-retry", "false");
+    if (exchange->pull) {
+        add(context, "Cache-Control", "no-cache");
+        add(context, "X-Accel-Buffering", "no");
+    }
+    cors_headers(exchange, add, context);
+}
+
+static void add_line(void *context, const char *name, const char *value)
+{
+    sp_buffer_format(context, "%s: %s\r\n", name, value);
+}
+
 void sp_exchange_raw(sp_exchange *exchange, sp_buffer *out)
 {
     const sp_reply *reply = &exchange->reply;
-    sp_buffer_format(out, "HTTP/1.1 %u %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nx-request-id: %s\r\n",
-                     reply->status, sp_http_reason(reply->status), reply->content_type, reply->body.size,
-                     exchange->id);
-    if (reply->allow[0]) sp_buffer_format(out, "Allow: %s\r\n", reply->allow);
-    if (reply->retry_after) sp_buffer_format(out, "Retry-After: %u\r\n", reply->retry_after);
-    if (reply->no_retry) sp_buffer_text(out, "x-should-retry: false\r\n");
+    sp_buffer_format(out, "HTTP/1.1 %u %s\r\nContent-Length: %zu\r\n", reply->status,
+                     sp_http_reason(reply->status), reply->body.size);
+    sp_exchange_headers(exchange, add_line, out);
     sp_buffer_text(out, "Connection: close\r\n\r\n");
     if (strcmp(exchange->method, "HEAD") != 0) sp_buffer_append(out, reply->body.data, reply->body.size);
 }

@@ -17,10 +17,11 @@
 typedef struct sp_exchange sp_exchange;
 
 /* Route flags. */
-#define SP_ROUTE_OPENAI 1u /* unknown query parameters are ignored */
-#define SP_ROUTE_PUBLIC 2u /* reachable without a key */
-#define SP_ROUTE_BYTES 4u  /* body is application/octet-stream of at most max_tensor_bytes, else JSON */
-#define SP_ROUTE_WORK 8u   /* new work: refused while draining */
+#define SP_ROUTE_OPENAI 1u   /* unknown query parameters are ignored */
+#define SP_ROUTE_PUBLIC 2u   /* reachable without a key */
+#define SP_ROUTE_BYTES 4u    /* body is application/octet-stream of at most max_tensor_bytes, else JSON */
+#define SP_ROUTE_WORK 8u     /* new work: refused while draining */
+#define SP_ROUTE_METRICS 16u /* reachable without a key under --public-metrics */
 typedef struct sp_route {
     const char *method; /* "GET" (serves HEAD too) or "POST" */
     const char *path;   /* exact, or with a last part "{name}" that takes the rest of the path */

@@ -77,6 +77,46 @@ static void take_request_id(sp_gate *gate, const char *value, size_t n)
     gate->request_id[n] = 0;
 }
 
+/* The key behind the scheme, if it is Bearer. Of two such headers none counts. */
+static void take_bearer(sp_gate *gate, const char *value, size_t n)
+{
+    size_t at = 6;
+    gate->bearer.size = 0;
+    if (++gate->authorizations > 1 || n <= at || strncasecmp(value, "Bearer", at) != 0 || value[at] != ' ')
+        return;
+    while (at < n && value[at] == ' ') at++;
+    if (n - at > sizeof gate->bearer.text) return;
+    memcpy(gate->bearer.text, value + at, n - at);
+    gate->bearer.size = n - at;
+}
+
+static void take_api_key(sp_gate *gate, const char *value, size_t n)
+{
+    gate->api_key.size = 0;
+    if (++gate->api_keys > 1 || n > sizeof gate->api_key.text) return;
+    memcpy(gate->api_key.text, value, n);
+    gate->api_key.size = n;
+}
+
+static void take_origin(sp_gate *gate, const char *value, size_t n)
+{
+    gate->origin[0] = 0;
+    if (++gate->origins > 1 || n >= sizeof gate->origin) return;
+    memcpy(gate->origin, value, n);
+    gate->origin[n] = 0;
+}
+
+static void take_wanted(sp_gate *gate, const char *value, size_t n)
+{
+    gate->wanted[0] = 0;
+    if (n >= sizeof gate->wanted) return;
+    for (size_t i = 0; i < n; i++) {
+        if (value[i] != ',' && value[i] != ' ' && !is_token(value + i, 1)) return;
+    }
+    memcpy(gate->wanted, value, n);
+    gate->wanted[n] = 0;
+}
+
 void sp_gate_header(sp_gate *gate, const char *name, size_t name_size, const char *value, size_t value_size)
 {
     if (!value) value_size = 0;
@@ -102,6 +142,14 @@ void sp_gate_header(sp_gate *gate, const char *name, size_t name_size, const cha
         if (!is_name(value ? value : "", value_size, "identity")) gate->encoded = true;
     } else if (is_name(name, name_size, "X-Request-Id")) {
         take_request_id(gate, value ? value : "", value_size);
+    } else if (is_name(name, name_size, "Authorization")) {
+        take_bearer(gate, value ? value : "", value_size);
+    } else if (is_name(name, name_size, "X-Api-Key")) {
+        take_api_key(gate, value ? value : "", value_size);
+    } else if (is_name(name, name_size, "Origin")) {
+        take_origin(gate, value ? value : "", value_size);
+    } else if (is_name(name, name_size, "Access-Control-Request-Headers")) {
+        take_wanted(gate, value ? value : "", value_size);
     }
 }
 

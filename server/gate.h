@@ -7,7 +7,13 @@
 #ifndef SPARSED_SERVER_GATE_H
 #define SPARSED_SERVER_GATE_H
 
-#include "kernels/base.h"
+#include "server/auth.h"
+
+/* A key as it was sent; size 0: none, or one that no key file can hold. */
+typedef struct sp_gate_key {
+    char text[SP_KEY_MAX_BYTES];
+    size_t size;
+} sp_gate_key;
 
 typedef struct sp_gate {
     unsigned hosts, lengths, codings, types;
@@ -17,6 +23,11 @@ typedef struct sp_gate {
     char host[256];      /* as sent */
     char type[64];       /* Content-Type without parameters, lower case; empty: none */
     char request_id[65]; /* X-Request-Id if it is 1 to 64 visible bytes, else empty */
+    unsigned authorizations, api_keys, origins;
+    sp_gate_key bearer;  /* of Authorization: Bearer */
+    sp_gate_key api_key; /* of X-Api-Key */
+    char origin[256];    /* Origin; empty: none, or too long for any list */
+    char wanted[1024];   /* Access-Control-Request-Headers if these are names between commas, else empty */
 } sp_gate;
 
 void sp_gate_init(sp_gate *gate);

@@ -77,7 +77,7 @@ static bool begin_look(sp_exchange *exchange, bool *ping)
 }
 
 /* --- replies --- */
-static void add_header(struct MHD_Response *response, const char *name, const char *value)
+static void add_header(void *response, const char *name, const char *value)
 {
     if (MHD_add_response_header(response, name, value) != MHD_YES)
         sp_log(SP_LOG_WARN, "header %s lost", name);
@@ -86,18 +86,8 @@ static void add_header(struct MHD_Response *response, const char *name, const ch
 static enum MHD_Result queue(sp_exchange *exchange, struct MHD_Response *response, unsigned status)
 {
     const sp_reply *reply = &exchange->reply;
-    char seconds[16];
     if (!response) return MHD_NO;
-    add_header(response, "Content-Type", reply->content_type);
-    add_header(response, "x-request-id", exchange->id);
-    if (reply->allow[0]) add_header(response, "Allow", reply->allow);
-    snprintf(seconds, sizeof seconds, "%u", reply->retry_after);
-    if (reply->retry_after) add_header(response, "Retry-After", seconds);
-    if (reply->no_retry) add_header(response, "x-should-retry", "false");
-    if (exchange->pull) {
-        add_header(response, "Cache-Control", "no-cache");
-        add_header(response, "X-Accel-Buffering", "no");
-    }
+    sp_exchange_headers(exchange, add_header, response);
     lock(exchange->server);
     bool dead = exchange->conn->state == SP_CONN_DEAD;
     bool close = reply->close || exchange->conn->refused || exchange->server->phase != SP_SERVING;

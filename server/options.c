@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "kernels/json.h"
+#include "server/access.h"
 #include "server/gate.h"
 #include "server/model_path.h"
 
@@ -29,9 +30,7 @@
 static const struct {
     const char *name, *why;
 } later[] = {
-    {"api-key-file", "API keys come later; keep the server on loopback or behind a proxy that checks keys"},
     {"share-prefixes", "reuse of prompt prefixes comes later"},
-    {"cors-origin", "CORS comes later; no page of another origin can call this server"},
 };
 
 /* Field names are option names with underscores; both spellings are found. */
@@ -377,6 +376,21 @@ static sp_status finish_attention(sp_options *options, sp_error *error)
     return SP_OK;
 }
 
+static sp_status finish_origins(const sp_options *options, sp_error *error)
+{
+    const char *at = options->cors_origin ? options->cors_origin : "*";
+    size_t n = 0, size;
+    for (at += strspn(at, ", "); *at; at += size, at += strspn(at, ", "), n++) {
+        size = strcspn(at, ", ");
+        if (!sp_access_is_origin(at, size))
+            return sp_fail_param(error, SP_USAGE, "cors-origin",
+                                 "--cors-origin: \"%.*s\" is no origin; one is scheme://host or "
+                                 "scheme://host:port without a path, or *",
+                                 (int)(size < 128 ? size : 128), at);
+    }
+    return n ? SP_OK : sp_fail_param(error, SP_USAGE, "cors-origin", "--cors-origin: the list is empty");
+}
+
 static sp_status finish_options(sp_options *options, unsigned command, sp_error *error)
 {
     static const unsigned with_model =
@@ -384,12 +398,14 @@ static sp_status finish_options(sp_options *options, unsigned command, sp_error 
     sp_status status = SP_OK;
     if ((command & with_model) || options->model) status = sp_model_path_find(options, error);
     if (!status) status = finish_attention(options, error);
+    if (!status) status = finish_origins(options, error);
     if (status) return status;
-    if ((command & SP_FOR_SERVE) && !sp_gate_is_loopback(options->host) && !options->insecure)
-        return sp_fail_param(
-            error, SP_USAGE, "host",
-            "--host: %s is reachable by others and there are no keys; add --insecure if that is meant",
-            options->host);
+    if ((command & SP_FOR_SERVE) && !options->api_key_file && !options->insecure &&
+        !sp_gate_is_loopback(options->host))
+        return sp_fail_param(error, SP_USAGE, "host",
+                             "--host: %s is reachable by others and there are no keys; give some with "
+                             "--api-key-file, or add --insecure if that is meant",
+                             options->host);
     if ((command & SP_FOR_GENERATE) && options->chat && options->json)
         return sp_fail_param(error, SP_USAGE, "json", "--json does not go with --chat");
     if ((command & SP_FOR_GENERATE) && !options->chat && options->system)

@@ -30,8 +30,11 @@ typedef struct sp_options {
     int64_t port;
     int64_t max_body_bytes, max_tensor_bytes, max_output_tokens, max_connections, max_connections_per_ip;
     double header_timeout, body_timeout, idle_timeout, write_timeout, drain_delay, drain_timeout;
-    const char *half_close;   /* "abort" or "keep" */
-    const char *allowed_host; /* comma-separated; NULL: loopback names and --host */
+    const char *half_close; /* "abort" or "keep" */
+    const char
+        *allowed_host; /* comma-separated; NULL: loopback names and --host, or any where there are keys */
+    const char *api_key_file; /* NULL: no keys */
+    const char *cors_origin;  /* comma-separated; NULL: no CORS headers */
     bool insecure, public_metrics;
     /* other commands */
     const char *system, *stop, *logit_bias, *stop_token_ids;

@@ -73,15 +73,23 @@ const sp_option sp_option_table[] = {
 
     /* --- where it listens --- */
     {"host", SP_OPTION_TEXT, AT(host), SERVE, 0, 0, "127.0.0.1", "ADDRESS",
-     "Address to listen on. Anything beyond loopback needs --insecure: there are no keys and no TLS."},
+     "Address to listen on. Anything beyond loopback needs --api-key-file or --insecure. There is no TLS."},
     {"port", SP_OPTION_INT, AT(port), SERVE, 0, 65535, "8080", "N", "TCP port; 0 picks a free one."},
     {"allowed-host", SP_OPTION_TEXT, AT(allowed_host), LIMIT, 0, 0, NULL, "LIST",
-     "Comma-separated names that the Host header may carry. Without it: localhost, 127.0.0.1, [::1] and "
-     "--host."},
+     "Comma-separated names that the Host header may carry. Without it: any where there are keys, else "
+     "localhost, 127.0.0.1, [::1] and --host."},
+    {"api-key-file", SP_OPTION_TEXT, AT(api_key_file), LIMIT, 0, 0, NULL, "FILE",
+     "Keys that clients must show, as Authorization: Bearer KEY or X-Api-Key: KEY. One a line, 8 to 256 "
+     "bytes; "
+     "empty lines and # lines are skipped. SIGHUP reads it again."},
+    {"cors-origin", SP_OPTION_TEXT, AT(cors_origin), LIMIT, 0, 0, NULL, "LIST",
+     "Comma-separated origins whose pages may call this server, such as https://example.org, or *. Without "
+     "it: "
+     "none."},
     {"insecure", SP_OPTION_FLAG, AT(insecure), LIMIT, 0, 0, "false", NULL,
-     "Listen beyond loopback although anybody who reaches the port may use the model."},
+     "Listen beyond loopback without keys, although anybody who reaches the port may use the model."},
     {"public-metrics", SP_OPTION_FLAG, AT(public_metrics), LIMIT, 0, 0, "false", NULL,
-     "Serve /metrics without a key. There are no keys yet, so it changes nothing today."},
+     "Serve /metrics without a key."},
     {"config", SP_OPTION_TEXT, AT(config), SERVE, 0, 0, NULL, "FILE",
      "JSON object with these options, dashes as underscores: {\"max_queue\": 16}. Arguments win over the "
      "file."},

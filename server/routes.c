@@ -28,7 +28,7 @@ const sp_route sp_routes[] = {
     {"GET", "/health/live", SP_ROUTE_PUBLIC | SP_ROUTE_OPENAI, sp_api_live, NULL},
     {"GET", "/v2/health/ready", SP_ROUTE_PUBLIC | SP_ROUTE_OPENAI, sp_api_health, NULL},
     {"GET", "/v2/health/live", SP_ROUTE_PUBLIC | SP_ROUTE_OPENAI, sp_api_live, NULL},
-    {"GET", "/metrics", SP_ROUTE_OPENAI, sp_api_metrics, NULL},
+    {"GET", "/metrics", SP_ROUTE_OPENAI | SP_ROUTE_METRICS, sp_api_metrics, NULL},
 };
 const size_t sp_route_count = sizeof sp_routes / sizeof *sp_routes;
 

@@ -26,8 +26,11 @@ sp_status sp_server_open(const sp_options *options, sp_server **out, sp_error *e
     server->listener = server->events = server->stop = -1;
     pthread_mutex_init(&server->lock, NULL);
     pthread_cond_init(&server->changed, NULL);
+    pthread_mutex_init(&server->keys_lock, NULL);
     signal(SIGPIPE, SIG_IGN);
-    sp_status status = sp_connection_listen(server, error);
+    sp_status status =
+        options->api_key_file ? sp_keys_read(options->api_key_file, &server->keys, error) : SP_OK;
+    if (!status) status = sp_connection_listen(server, error);
     if (!status) status = sp_jobs_open(server, &server->jobs, error);
     if (!status) status = sp_http_start(server, error);
     if (!status) status = sp_connection_watch(server, error);
@@ -53,6 +56,28 @@ void sp_server_stop(sp_server *server)
     uint64_t one = 1;
     if (write(server->stop, &one, sizeof one) != (ssize_t)sizeof one)
         return; /* the counter is full: it was stopped */
+}
+
+void sp_server_reload(sp_server *server)
+{
+    atomic_store(&server->reload, true);
+}
+
+void sp_server_reload_keys(sp_server *server)
+{
+    sp_error error;
+    sp_keys *keys;
+    if (!atomic_exchange(&server->reload, false) || !server->options->api_key_file) return;
+    if (sp_keys_read(server->options->api_key_file, &keys, &error)) {
+        sp_log(SP_LOG_ERROR, "the API keys stay as they are: %s", error.message);
+        return;
+    }
+    pthread_mutex_lock(&server->keys_lock);
+    sp_keys *old = server->keys;
+    server->keys = keys;
+    pthread_mutex_unlock(&server->keys_lock);
+    sp_log(SP_LOG_INFO, "%zu API keys read again (there were %zu)", keys->n, old->n);
+    sp_keys_free(old);
 }
 
 /* --- the drain --- */
@@ -150,6 +175,8 @@ void sp_server_close(sp_server *server)
         if (server->conns && server->lingering[i].fd >= 0) close(server->lingering[i].fd);
     }
     sp_free(server->conns);
+    sp_keys_free(server->keys);
+    pthread_mutex_destroy(&server->keys_lock);
     pthread_cond_destroy(&server->changed);
     pthread_mutex_destroy(&server->lock);
     sp_free(server);

@@ -51,6 +51,9 @@ typedef struct sp_conn {
     struct sp_conn *previous, *next; /* (L) */
 } sp_conn;
 
+/* What replies say of the page's origin: nothing, that they depend on it, its name, "*". */
+typedef enum sp_cors { SP_CORS_NONE, SP_CORS_OTHER, SP_CORS_LISTED, SP_CORS_ANY } sp_cors;
+
 struct MHD_Connection;
 struct sp_exchange {
     sp_server *server;
@@ -65,9 +68,11 @@ struct sp_exchange {
     const char *rest;
     sp_arena arena;
     double started;
-    bool begun, handled, finished, discard;
-    size_t limit, taken; /* of the body: at most, and bytes that came */
-    size_t reserved;     /* of the budget for bodies (L) */
+    bool begun, handled, finished, discard, preflight;
+    sp_cors cors;
+    uint8_t owner[SP_SHA256_BYTES]; /* digest of the key; zero: none */
+    size_t limit, taken;            /* of the body: at most, and bytes that came */
+    size_t reserved;                /* of the budget for bodies (L) */
     sp_buffer body;
     sp_reply reply;
     uint64_t bytes_out;
@@ -105,7 +110,10 @@ struct sp_server {
     unsigned stops;
     double phase_until, phase_since;
     uint64_t http_requests[SP_MAX_ROUTES + 1][SP_STATUS_CLASSES]; /* by route; last: no route (L) */
-    struct sp_jobs *jobs;                                         /* helper thread of /v1/attention/apply */
+    pthread_mutex_t keys_lock;                                    /* guards keys; taken inside no other */
+    sp_keys *keys;                                                /* NULL: everybody may ask */
+    atomic_bool reload;
+    struct sp_jobs *jobs; /* helper thread of /v1/attention/apply */
     struct sp_linger {
         int fd;
         double until;
@@ -125,6 +133,9 @@ void sp_http_wake(sp_exchange *exchange); /* with the lock held */
 /* --- exchange.c --- */
 /* Everything that is decided from the request head: fills the reply where it is refused. */
 void sp_exchange_check(sp_exchange *exchange, bool http_1_1);
+/* Calls add for every header of the reply but Content-Length and Connection. */
+void sp_exchange_headers(const sp_exchange *exchange,
+                         void (*add)(void *context, const char *name, const char *value), void *context);
 /* The reply as bytes for a plain socket: status line, headers, body. */
 void sp_exchange_raw(sp_exchange *exchange, sp_buffer *out);
 /* The body has or gets this size: false when the budget for bodies doesn't allow it. */
@@ -144,6 +155,7 @@ void sp_connection_closed(sp_server *server, sp_conn *conn); /* frees it */
 void sp_connection_answer(sp_conn *conn, const char *bytes, size_t size);
 
 /* --- server.c --- */
+void sp_server_reload_keys(sp_server *server);       /* where a reload was asked for; without the lock */
 void sp_server_drain(sp_server *server, double now); /* one look at the phase; watch thread, lock held */
 
 #endif

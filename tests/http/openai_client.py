@@ -1,10 +1,10 @@
-"""What test_openai.py runs in its virtual environment: the openai package against a server. usage: openai_client.py URL"""
+"""What test_openai.py runs in its virtual environment: the openai package against a server. usage: openai_client.py URL KEY"""
 import math
 import sys
 
 import openai
 
-client = openai.OpenAI(base_url=sys.argv[1] + "/v1", api_key="none", max_retries=0)
+client = openai.OpenAI(base_url=sys.argv[1] + "/v1", api_key=sys.argv[2], max_retries=0)
 MODEL = "austen"
 PROMPT = "It is a truth universally acknowledged"
 USER = [{"role": "user", "content": "Who is Emma?"}]
@@ -71,18 +71,29 @@ def errors():
     raises(openai.NotFoundError, lambda: client.models.retrieve("gpt-4"))
 
 
+def authentication():
+    for key in ("none-of-yours", sys.argv[2] + "x", sys.argv[2][:-1]):
+        stranger = openai.OpenAI(base_url=sys.argv[1] + "/v1", api_key=key)
+        calls = [lambda: stranger.models.list(), lambda: stranger.completions.create(model=MODEL, prompt="a"),
+                 lambda: stranger.chat.completions.create(model=MODEL, messages=USER, stream=True),
+                 lambda: stranger.embeddings.create(model=MODEL, input="a")]
+        for call in calls:
+            error = raises(openai.AuthenticationError, call)
+            assert error.status_code == 401 and error.type == "authentication_error" and error.body["code"] == 401
+
+
 def langchain():
     try:
         from langchain_openai import ChatOpenAI
     except ImportError:
         print("      LangChain not run: langchain-openai could not be installed")
         return
-    model = ChatOpenAI(model=MODEL, base_url=sys.argv[1] + "/v1", api_key="none", temperature=0, max_tokens=12)
+    model = ChatOpenAI(model=MODEL, base_url=sys.argv[1] + "/v1", api_key=sys.argv[2], temperature=0, max_tokens=12)
     whole = model.invoke("Who is Emma?").content
     pieces = [chunk.content for chunk in model.stream("Who is Emma?")]
     assert len(pieces) > 3 and "".join(pieces) == whole
 
 
-for test in (completions, chat, embeddings, models, errors, langchain):
+for test in (completions, chat, embeddings, models, errors, authentication, langchain):
     test()
     print("ok    %s" % test.__name__, flush=True)

@@ -3,6 +3,7 @@ them the test is skipped (77). What they check is in openai_client.py."""
 import os
 import subprocess
 import sys
+import tempfile
 
 sys.path.insert(0, os.path.join(sys.argv[1], "tests", "support"))
 import harness
@@ -36,8 +37,14 @@ def prepare():
     run(*pip, "langchain-openai")  # without it that part is left out
 
 
+KEY = "sk-of-the-openai-test"
+
 prepare()
-with harness.Server("--chat-template", "plain") as server:
-    done = run(PYTHON, os.path.join(sys.argv[1], "tests", "http", "openai_client.py"), "http://127.0.0.1:%d" % server.port)
-    print(done.stdout + done.stderr)
-    assert done.returncode == 0, "openai_client.py failed"
+with tempfile.NamedTemporaryFile("w", prefix="sparsed-keys-") as keys:
+    keys.write(KEY + "\n")
+    keys.flush()
+    with harness.Server("--chat-template", "plain", "--api-key-file", keys.name) as server:
+        url = "http://127.0.0.1:%d" % server.port
+        done = run(PYTHON, os.path.join(sys.argv[1], "tests", "http", "openai_client.py"), url, KEY)
+        print(done.stdout + done.stderr)
+        assert done.returncode == 0, "openai_client.py failed"

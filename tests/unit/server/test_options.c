@@ -150,9 +150,9 @@ static void test_refusals(void **state)
 static void test_later(void **state)
 {
     (void)state;
-    REFUSED(SP_FOR_SERVE, "api-key-file", "come later", "--model=m", "--api-key-file", "keys");
     REFUSED(SP_FOR_SERVE, "share-prefixes", "comes later", "--model=m", "--share-prefixes");
-    REFUSED(SP_FOR_SERVE, "cors-origin", "comes later", "--model=m", "--cors-origin=https://example.org");
+    REFUSED(SP_FOR_SERVE, "cors-origin", "no origin", "--model=m", "--cors-origin=example.org");
+    REFUSED(SP_FOR_SERVE, "cors-origin", "empty", "--model=m", "--cors-origin= , ");
 }
 
 static void test_no_model(void **state)
@@ -257,7 +257,7 @@ static void test_bad_config(void **state)
         {"{\"max_queu\":1}", SP_USAGE, "max_queu"},
         {"{\"config\":\"x\"}", SP_USAGE, "config"},
         {"{\"prompt\":\"x\"}", SP_USAGE, "prompt"},
-        {"{\"api_key_file\":\"x\"}", SP_USAGE, "api-key-file"},
+        {"{\"api_key_file\":8}", SP_USAGE, "api-key-file"},
         {"{\"max_queue\":\"1\"}", SP_USAGE, "max-queue"},
         {"{\"max_queue\":true}", SP_USAGE, "max-queue"},
         {"{\"max_queue\":1.5}", SP_USAGE, "max-queue"},
