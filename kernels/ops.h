@@ -100,6 +100,20 @@ struct sp_ops {
     size_t (*row_weights)(sp_device *device, const sp_kv_view *kv, uint32_t kv_head, const float *q,
                           float scale, sp_normalizer normalizer, const uint32_t *keys, size_t n,
                           float *weights);
+    /* --- predictors: projected vectors and scans over them (predict.h) --- */
+    /* out[r][m] = x[r][m / (n_maps / n_in)] weight[m] + bias[m] */
+    void (*project)(sp_device *device, const sp_project_args *args);
+    /* Writes projected rows x (rows, n_maps, rank) of positions position .. into pages (by key tile of the
+     * sequence), rounding to dtype; the rest of the pages stays. */
+    void (*store_codes)(sp_device *device, size_t rows, uint32_t position, uint32_t n_maps, uint32_t rank,
+                        sp_dtype dtype, const float *x, size_t map_bytes, uint8_t *const *pages);
+    /* Fills args->words. SP_NO_MEMORY only. */
+    sp_status (*scan_mask)(sp_device *device, const sp_scan_args *args, sp_error *error);
+    /* Fills args->best and args->n_best. Keys whose distance is not a number, or infinite, are never taken.
+     * SP_NO_MEMORY only. */
+    sp_status (*scan_top)(sp_device *device, const sp_scan_args *args, sp_error *error);
+    /* Fills args->ids. */
+    void (*assign)(sp_device *device, const sp_assign_args *args);
 };
 
 #endif

@@ -115,6 +115,8 @@ typedef struct sp_cpu_state {
     size_t line_bytes;
     void *attend; /* attend's own scratch, made on first use; released at close by attend_free */
     void (*attend_free)(void *attend);
+    void *predict; /* the same for scans over projected keys */
+    void (*predict_free)(void *predict);
 } sp_cpu_state;
 
 static inline sp_cpu_state *sp_cpu_of(const sp_device *device)
@@ -147,6 +149,12 @@ sp_status sp_cpu_attend(sp_device *device, const sp_attend_args *args, sp_attend
 size_t sp_cpu_row_weights(sp_device *device, const sp_kv_view *kv, uint32_t kv_head, const float *q,
                           float scale, sp_normalizer normalizer, const uint32_t *keys, size_t n,
                           float *weights);
+void sp_cpu_project(sp_device *device, const sp_project_args *args);
+void sp_cpu_store_codes(sp_device *device, size_t rows, uint32_t position, uint32_t n_maps, uint32_t rank,
+                        sp_dtype dtype, const float *x, size_t map_bytes, uint8_t *const *pages);
+sp_status sp_cpu_scan_mask(sp_device *device, const sp_scan_args *args, sp_error *error);
+sp_status sp_cpu_scan_top(sp_device *device, const sp_scan_args *args, sp_error *error);
+void sp_cpu_assign(sp_device *device, const sp_assign_args *args);
 void sp_cpu_widen_row(const sp_matrix *w, size_t row, float *out);
 /* The same for matrices of block types (linear_quant.c); pack is given a checked tensor. */
 sp_status sp_quant_pack(sp_device *device, const sp_tensor *w, sp_matrix *out, sp_error *error);

@@ -18,6 +18,11 @@ static const sp_ops cpu_ops = {
     .to_bf16 = sp_cpu_to_bf16,
     .attend = sp_cpu_attend,
     .row_weights = sp_cpu_row_weights,
+    .project = sp_cpu_project,
+    .store_codes = sp_cpu_store_codes,
+    .scan_mask = sp_cpu_scan_mask,
+    .scan_top = sp_cpu_scan_top,
+    .assign = sp_cpu_assign,
 };
 
 /* The same, linear layers by OpenBLAS. */
@@ -35,6 +40,11 @@ static const sp_ops openblas_ops = {
     .to_bf16 = sp_cpu_to_bf16,
     .attend = sp_cpu_attend,
     .row_weights = sp_cpu_row_weights,
+    .project = sp_cpu_project,
+    .store_codes = sp_cpu_store_codes,
+    .scan_mask = sp_cpu_scan_mask,
+    .scan_top = sp_cpu_scan_top,
+    .assign = sp_cpu_assign,
 };
 
 static sp_cpu_slots tables[SP_CPU_ISAS];
@@ -76,6 +86,7 @@ static void close_cpu(sp_device *device)
     sp_cpu_state *state = sp_cpu_of(device);
     if (state) {
         if (state->attend_free) state->attend_free(state->attend);
+        if (state->predict_free) state->predict_free(state->predict);
         sp_free(state->lines);
         sp_free(state);
     }

@@ -1,0 +1,108 @@
+/* Drivers of the predictors' ops that have no scratch: projections, storing codes, nearest centroids. They
+ * cut rows into pieces and deal them to the worker pool where there is enough work to pay for waking it.
+ * Tests: tests/kernels/test_predict.c */
+#include <assert.h>
+
+#include "kernels/cpu/predict.h"
+
+#define PIECE_STEPS 65536 /* multiplications a piece holds at least: some 5 microseconds */
+#define PIECE_ROWS 64     /* rows of a piece at most */
+
+const sp_predict_slots *sp_predict_slots_for(sp_cpu_isa level)
+{
+    static const sp_predict_slots *const table[SP_CPU_ISAS] = {
+        [SP_CPU_REFERENCE] = &sp_predict_reference,  [SP_CPU_AVX2] = &sp_predict_reference,
+        [SP_CPU_AVX512] = &sp_predict_reference,     [SP_CPU_AVX512VNNI] = &sp_predict_reference,
+        [SP_CPU_AVX512BF16] = &sp_predict_reference,
+    };
+    return table[level];
+}
+
+/* Rows cut into pieces, for each map. */
+typedef struct pieces {
+    const sp_predict_slots *slots;
+    const void *args;
+    size_t rows, piece, maps; /* maps of a task: all of them where rows are few and cheap, else 1 */
+    uint32_t n_maps;
+} pieces;
+
+static void run(sp_device *device, pieces *work, size_t steps_each, sp_task_fn task)
+{
+    if (!work->rows || !work->n_maps) return;
+    work->slots = sp_predict_slots_for(sp_cpu_of(device)->level);
+    work->piece = work->rows < PIECE_ROWS ? work->rows : PIECE_ROWS;
+    work->maps = PIECE_STEPS / (work->piece * (steps_each ? steps_each : 1)) + 1;
+    if (work->maps > work->n_maps) work->maps = work->n_maps;
+    size_t deals = (work->n_maps + work->maps - 1) / work->maps;
+    sp_threads_run(device->threads, deals * ((work->rows + work->piece - 1) / work->piece), task, work);
+}
+
+typedef struct piece {
+    size_t first, rows;
+    uint32_t map, end;
+} piece;
+
+static piece piece_of(const pieces *work, size_t task)
+{
+    size_t deals = (work->n_maps + work->maps - 1) / work->maps;
+    piece at = {.first = task / deals * work->piece, .map = (uint32_t)(task % deals * work->maps)};
+    at.rows = work->rows - at.first < work->piece ? work->rows - at.first : work->piece;
+    at.end = work->n_maps - at.map < work->maps ? work->n_maps : at.map + (uint32_t)work->maps;
+    return at;
+}
+
+static void project_task(void *context, size_t task, size_t worker)
+{
+    const pieces *work = context;
+    const sp_project_args *args = work->args;
+    piece at = piece_of(work, task);
+    (void)worker;
+    uint32_t share = args->n_maps / args->n_in;
+    size_t x_stride = (size_t)args->n_in * args->dim, out_stride = (size_t)args->n_maps * args->rank;
+    for (uint32_t m = at.map; m < at.end; m++) {
+        work->slots->project(
+            at.rows, args->dim, args->rank, args->x + at.first * x_stride + (size_t)(m / share) * args->dim,
+            x_stride, args->weight + (size_t)m * args->dim * args->rank, args->bias + (size_t)m * args->rank,
+            args->out + at.first * out_stride + (size_t)m * args->rank, out_stride);
+    }
+}
+
+void sp_cpu_project(sp_device *device, const sp_project_args *args)
+{
+    assert(args->n_in && args->n_maps % args->n_in == 0);
+    pieces work = {.args = args, .rows = args->rows, .n_maps = args->n_maps};
+    run(device, &work, (size_t)args->dim * args->rank / 16 + 1, project_task);
+}
+
+static void assign_task(void *context, size_t task, size_t worker)
+{
+    const pieces *work = context;
+    piece at = piece_of(work, task);
+    (void)worker;
+    for (uint32_t m = at.map; m < at.end; m++) work->slots->assign(work->args, m, at.first, at.rows);
+}
+
+void sp_cpu_assign(sp_device *device, const sp_assign_args *args)
+{
+    assert(args->top >= 1 && args->top <= SP_MAX_TOP && args->top <= args->n_centroids);
+    pieces work = {.args = args, .rows = args->rows, .n_maps = args->n_maps};
+    run(device, &work, (size_t)args->n_centroids * args->rank / 16 + 1, assign_task);
+}
+
+void sp_cpu_store_codes(sp_device *device, size_t rows, uint32_t position, uint32_t n_maps, uint32_t rank,
+                        sp_dtype dtype, const float *x, size_t map_bytes, uint8_t *const *pages)
+{
+    (void)device;
+    for (size_t r = 0; r < rows; r++) {
+        uint8_t *page = pages[(position + r) / SP_TILE];
+        size_t lane = (position + r) % SP_TILE;
+        for (uint32_t m = 0; m < n_maps; m++, x += rank) {
+            float *whole = (float *)(page + m * map_bytes);
+            uint16_t *half = (uint16_t *)(page + m * map_bytes);
+            for (uint32_t d = 0; d < rank && dtype == SP_F32; d++) whole[d * SP_TILE + lane] = x[d];
+            for (uint32_t d = 0; d < rank && dtype == SP_BF16; d++)
+                half[(d / 2 * SP_TILE + lane) * 2 + d % 2] = sp_bf16_from_f32(x[d]);
+            if (rank % 2 && dtype == SP_BF16) half[(rank / 2 * SP_TILE + lane) * 2 + 1] = 0;
+        }
+    }
+}

@@ -1,0 +1,81 @@
+/* Private to kernels/cpu: projections, codes, scans and assignments (kernels/predict.h). This header holds
+ * the table of small pieces that each CPU level fills; predict.c and predict_scan.c drive them.
+ *
+ * Bits. Every number has one accumulator and one order of operations, the same at every level, lanes run
+ * across independent results; so levels agree on every edge:
+ *   projection     acc = b, then acc = fma(x[d], w[d], acc), d ascending
+ *   dot, f32       acc = fma(q[d], k[d], acc), d ascending
+ *   dot, bf16      d in pairs, the odd one first: what the instruction VDPBF16PS does
+ *   squared Euclid t = q[d] - k[d], acc = fma(t, t, acc), d ascending
+ *   cosine         dot (d ascending in both types), then 1 - dot / (|q| |k|), |k| the root of the dot of k
+ *                  with itself
+ * A scan compares *nearness*, so that larger is nearer: the dot product, or minus the distance; -INFINITY and
+ * NaN are never an edge. Tests: tests/kernels/test_predict.c */
+#ifndef SPARSED_KERNELS_CPU_PREDICT_H
+#define SPARSED_KERNELS_CPU_PREDICT_H
+
+#include <math.h>
+
+#include "kernels/cpu/cpu.h"
+
+#define SP_SCAN_ROWS 24 /* most rows of a tile */
+#define SP_SCAN_PAD 64  /* numbers behind a candidate list that may be overwritten */
+
+/* Projected queries of one map's heads and one tile of 64 projected keys. */
+typedef struct sp_scan_tile {
+    size_t rows, rank;
+    size_t stride;         /* numbers between rows of q: rank, padded to even */
+    sp_metric metric;      /* EUCLIDEAN: the root is taken */
+    const float *q;        /* (rows, stride); with bf16 keys rounded to bf16; zero padded */
+    const uint16_t *pairs; /* the same as bf16; bf16 keys only */
+    const float *lengths;  /* (rows): |q|, cosine only */
+    const void *k;         /* as in sp_code_view */
+    float *near;           /* (rows, 64) */
+} sp_scan_tile;
+
+/* Candidates of one row: keys ascend. */
+typedef struct sp_scan_best {
+    float *near;
+    uint32_t *keys;
+    size_t n;
+    float floor; /* nothing at or below it is wanted any more */
+} sp_scan_best;
+
+typedef struct sp_predict_slots {
+    /* out[r][j] = bias[j] + sum over d of x[r][d] w[d][j]; strides in numbers between rows */
+    void (*project)(size_t rows, size_t dim, size_t rank, const float *x, size_t x_stride,
+                    const float *weight, const float *bias, float *out, size_t out_stride);
+    void (*near_f32)(const sp_scan_tile *tile);
+    void (*near_bf16)(const sp_scan_tile *tile);
+    /* Bit j: near[j] > floor.  near (64) */
+    uint64_t (*above)(const float *near, float floor);
+    /* Appends the keys first_key + j with near[j] > best->floor and bit j of allowed. */
+    void (*take)(const float *near, uint64_t allowed, uint32_t first_key, sp_scan_best *best);
+    /* Keeps the `keep` largest (ties to the lower key), in order; best->n >= keep; floor becomes the smallest
+     * kept. */
+    void (*shrink)(sp_scan_best *best, size_t keep);
+    /* Nearest centroids of rows of x (stride numbers apart) into ids (id_stride apart); one map. */
+    void (*assign)(const sp_assign_args *args, uint32_t map, size_t first, size_t rows);
+} sp_predict_slots;
+
+const sp_predict_slots *sp_predict_slots_for(sp_cpu_isa level);
+extern const sp_predict_slots sp_predict_reference;
+
+/* Puts (distance, id) into the ascending list of n nearest so far, at most top; NaN counts as infinite. */
+static inline void sp_assign_put(float *distances, uint16_t *ids, uint32_t *n, uint32_t top, float distance,
+                                 uint16_t id)
+{
+    if (!(distance < (float)INFINITY)) distance = (float)INFINITY;
+    if (*n == top && !(distance < distances[top - 1])) return;
+    uint32_t at = *n < top ? (*n)++ : top - 1;
+    for (; at > 0 && distance < distances[at - 1]; at--) {
+        distances[at] = distances[at - 1];
+        ids[at] = ids[at - 1];
+    }
+    distances[at] = distance;
+    ids[at] = id;
+}
+
+#define SP_MAX_TOP 4
+
+#endif

@@ -1,0 +1,168 @@
+/* Pieces of predictors in plain C: the order of operations that every level keeps (predict.h). Tests:
+ * tests/kernels/test_predict.c */
+#include <assert.h>
+#include <string.h>
+
+#include "kernels/cpu/predict.h"
+
+static void project(size_t rows, size_t dim, size_t rank, const float *x, size_t x_stride,
+                    const float *weight, const float *bias, float *out, size_t out_stride)
+{
+    for (size_t r = 0; r < rows; r++) {
+        float *to = out + r * out_stride;
+        memcpy(to, bias, rank * sizeof *to);
+        for (size_t d = 0; d < dim; d++)
+            for (size_t j = 0; j < rank; j++) to[j] = fmaf(x[r * x_stride + d], weight[d * rank + j], to[j]);
+    }
+}
+
+/* Number d of key j. */
+static float code(const sp_scan_tile *tile, bool half, size_t d, size_t j)
+{
+    if (!half) return ((const float *)tile->k)[d * SP_TILE + j];
+    return sp_bf16_to_f32(((const uint16_t *)tile->k)[(d / 2 * SP_TILE + j) * 2 + d % 2]);
+}
+
+static float dot(const sp_scan_tile *tile, bool half, const float *q, size_t j)
+{
+    float sum = 0;
+    for (size_t d = 0; d < tile->stride && half; d += 2) {
+        sum = fmaf(q[d + 1], code(tile, half, d + 1, j), sum);
+        sum = fmaf(q[d], code(tile, half, d, j), sum);
+    }
+    for (size_t d = 0; d < tile->rank && !half; d++) sum = fmaf(q[d], code(tile, half, d, j), sum);
+    return sum;
+}
+
+static float cosine(const sp_scan_tile *tile, bool half, const float *q, float length, size_t j)
+{
+    float sum = 0, square = 0;
+    for (size_t d = 0; d < tile->rank; d++) {
+        float k = code(tile, half, d, j);
+        sum = fmaf(q[d], k, sum);
+        square = fmaf(k, k, square);
+    }
+    float lengths = length * sqrtf(square);
+    return lengths > 0 ? sum / lengths - 1 : -INFINITY;
+}
+
+static float minus_square(const sp_scan_tile *tile, bool half, const float *q, size_t j)
+{
+    float sum = 0;
+    for (size_t d = 0; d < tile->rank; d++) {
+        float t = q[d] - code(tile, half, d, j);
+        sum = fmaf(t, t, sum);
+    }
+    return -sum;
+}
+
+static void near_tile(const sp_scan_tile *tile, bool half)
+{
+    for (size_t r = 0; r < tile->rows; r++) {
+        const float *q = tile->q + r * tile->stride;
+        float *near = tile->near + r * SP_TILE;
+        for (size_t j = 0; j < SP_TILE; j++) {
+            switch (tile->metric) {
+            case SP_METRIC_DOT:
+                near[j] = dot(tile, half, q, j);
+                break;
+            case SP_METRIC_COSINE:
+                near[j] = cosine(tile, half, q, tile->lengths[r], j);
+                break;
+            case SP_METRIC_L2:
+                near[j] = minus_square(tile, half, q, j);
+                break;
+            case SP_METRIC_EUCLIDEAN:
+                near[j] = -sqrtf(-minus_square(tile, half, q, j));
+                break;
+            }
+        }
+    }
+}
+
+static void near_f32(const sp_scan_tile *tile)
+{
+    near_tile(tile, false);
+}
+
+static void near_bf16(const sp_scan_tile *tile)
+{
+    near_tile(tile, true);
+}
+
+static uint64_t above(const float *near, float floor)
+{
+    uint64_t word = 0;
+    for (size_t j = 0; j < SP_TILE; j++) word |= (uint64_t)(near[j] > floor) << j;
+    return word;
+}
+
+static void take(const float *near, uint64_t allowed, uint32_t first_key, sp_scan_best *best)
+{
+    for (uint64_t left = allowed; left; left &= left - 1) {
+        uint32_t j = (uint32_t)__builtin_ctzll(left);
+        if (!(near[j] > best->floor)) continue;
+        best->near[best->n] = near[j];
+        best->keys[best->n++] = first_key + j;
+    }
+}
+
+/* Floats as integers in the same order; -0 as 0. */
+static uint32_t ordered(float x)
+{
+    uint32_t bits;
+    x += 0.0f;
+    memcpy(&bits, &x, sizeof bits);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+/* The keep-th largest, bit by bit from the top: the largest value that keep numbers reach. */
+static void shrink(sp_scan_best *best, size_t keep)
+{
+    assert(best->n >= keep && keep > 0);
+    uint32_t value = 0;
+    for (uint32_t bit = 0x80000000u; bit; bit >>= 1) {
+        size_t count = 0;
+        for (size_t i = 0; i < best->n; i++) count += ordered(best->near[i]) >= (value | bit);
+        if (count >= keep) value |= bit;
+    }
+    size_t larger = 0, n = 0;
+    for (size_t i = 0; i < best->n; i++) larger += ordered(best->near[i]) > value;
+    size_t ties = keep - larger;
+    for (size_t i = 0; i < best->n; i++) {
+        uint32_t x = ordered(best->near[i]);
+        if (x < value || (x == value && ties == 0)) continue;
+        ties -= x == value;
+        if (x == value) best->floor = best->near[i];
+        best->near[n] = best->near[i];
+        best->keys[n++] = best->keys[i];
+    }
+    best->n = n;
+}
+
+static void assign(const sp_assign_args *args, uint32_t map, size_t first, size_t rows)
+{
+    const float *centroids = args->centroids + map * args->centroid_stride;
+    for (size_t r = first; r < first + rows; r++) {
+        const float *x = args->x + (r * args->n_maps + map) * args->rank;
+        float distances[SP_MAX_TOP];
+        uint16_t *ids = args->ids + (r * args->n_maps + map) * args->top;
+        uint32_t n = 0;
+        for (uint32_t c = 0; c < args->n_centroids; c++) {
+            float sum = 0;
+            for (size_t d = 0; d < args->rank; d++) {
+                float t = x[d] - centroids[(size_t)c * args->rank + d];
+                sum = fmaf(t, t, sum);
+            }
+            sp_assign_put(distances, ids, &n, args->top, sum, (uint16_t)c);
+        }
+    }
+}
+
+const sp_predict_slots sp_predict_reference = {.project = project,
+                                               .near_f32 = near_f32,
+                                               .near_bf16 = near_bf16,
+                                               .above = above,
+                                               .take = take,
+                                               .shrink = shrink,
+                                               .assign = assign};
