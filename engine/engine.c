@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "engine/attention/codes.h"
 #include "engine/kv.h"
 #include "engine/scheduler.h"
 #include "models/adapter.h"
@@ -23,8 +24,10 @@ struct sp_engine {
     sp_sequence_host host;
     sp_chat chat;
     sp_attention pattern;
-    char *attention;  /* JSON of the default attention, or NULL */
-    char **model_ids; /* (1 + adapters) owned, as in info */
+    char *attention;     /* JSON of the default attention, or NULL */
+    char **model_ids;    /* (1 + adapters) owned, as in info */
+    const sp_fit **fits; /* (n_fits) of the base and of adapter i - 1; entries may be NULL */
+    size_t n_fits;
     pthread_t thread;
     bool started;
 };
@@ -97,10 +100,12 @@ static sp_status size_pool(sp_engine *engine, uint32_t *n_pages, sp_error *error
 {
     const sp_engine_options *options = &engine->options;
     const sp_hparams *hparams = &engine->model->hparams;
-    sp_kv_options kv = {.n_layers = hparams->n_layers,
-                        .n_kv_heads = hparams->n_kv_heads,
-                        .head_dim = hparams->head_dim,
-                        .dtype = options->kv_type};
+    sp_kv_options kv = {
+        .n_layers = hparams->n_layers,
+        .n_kv_heads = hparams->n_kv_heads,
+        .head_dim = hparams->head_dim,
+        .dtype = options->kv_type,
+        .side_bytes = sp_codes_page_bytes(engine->fits, engine->n_fits, hparams->n_heads, options->kv_type)};
     size_t page_bytes, budget = options->kv_bytes > 0 ? options->kv_bytes : default_kv_bytes();
     if (!sp_kv_page_bytes(&kv, &page_bytes) || page_bytes > budget)
         return sp_fail_param(
@@ -221,7 +226,9 @@ static sp_status open_scheduler(sp_engine *engine, sp_error *error)
                                       .max_queue = options->max_queue,
                                       .queue_timeout = options->queue_timeout,
                                       .request_timeout = options->request_timeout,
-                                      .step_seconds = options->step_seconds};
+                                      .step_seconds = options->step_seconds,
+                                      .fits = engine->fits,
+                                      .n_fits = engine->n_fits};
 #if !defined(__OPTIMIZE__) || defined(__SANITIZE_ADDRESS__)
     scheduler.poison = true;
 #endif

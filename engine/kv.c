@@ -3,7 +3,7 @@
 
 #include <assert.h>
 
-bool sp_kv_page_bytes(const sp_kv_options *options, size_t *bytes)
+static bool row_pages(const sp_kv_options *options, size_t *bytes)
 {
     size_t size = sp_dtype_size(options->dtype);
     return sp_mul_size(size, (size_t)2 * SP_PAGE_TOKENS, &size) &&
@@ -11,19 +11,35 @@ bool sp_kv_page_bytes(const sp_kv_options *options, size_t *bytes)
            sp_mul_size(size, options->n_layers, bytes);
 }
 
-/* Touches one page now rather than in some step; all ones is NaN in either type. */
+bool sp_kv_page_bytes(const sp_kv_options *options, size_t *bytes)
+{
+    size_t rows, side;
+    return row_pages(options, &rows) && sp_mul_size(options->side_bytes, options->n_layers, &side) &&
+           sp_add_size(rows, side, bytes);
+}
+
+/* All ones is NaN in either type. */
+static void fill_page(const sp_kv *kv, size_t page)
+{
+    memset(kv->memory + page * kv->page_bytes, 0xff, kv->page_bytes);
+    if (kv->side)
+        memset(sp_kv_side(kv, (uint32_t)page, 0), 0xff, kv->options.side_bytes * kv->options.n_layers);
+}
+
+/* Touches one page now rather than in some step. */
 static void touch_page(void *context, size_t page, size_t worker)
 {
     const sp_kv *kv = context;
     (void)worker;
-    memset(kv->memory + page * kv->page_bytes, 0xff, kv->page_bytes);
+    fill_page(kv, page);
 }
 
 sp_status sp_kv_open(const sp_kv_options *options, sp_kv *out, sp_error *error)
 {
-    size_t page_bytes, total;
+    size_t whole, page_bytes, total;
     memset(out, 0, sizeof *out);
-    if (!sp_kv_page_bytes(options, &page_bytes) || !sp_mul_size(page_bytes, options->n_pages, &total))
+    if (!sp_kv_page_bytes(options, &whole) || !sp_mul_size(whole, options->n_pages, &total) ||
+        !row_pages(options, &page_bytes))
         return sp_fail(error, SP_NO_MEMORY, "%u KV pages do not fit into an address", options->n_pages);
     assert(page_bytes > 0 && options->n_pages > 0);
 
@@ -31,10 +47,11 @@ sp_status sp_kv_open(const sp_kv_options *options, sp_kv *out, sp_error *error)
     out->page_bytes = page_bytes;
     out->layer_bytes = page_bytes / options->n_layers;
     out->head_bytes = out->layer_bytes / options->n_kv_heads;
-    out->memory = sp_alloc(total, 1);
+    out->memory = sp_alloc(options->n_pages, page_bytes);
+    if (options->side_bytes) out->side = sp_alloc(options->n_pages, whole - page_bytes);
     out->next = sp_alloc(options->n_pages, sizeof *out->next);
     out->owned = sp_alloc_zero(options->n_pages, sizeof *out->owned);
-    if (!out->memory || !out->next || !out->owned) {
+    if (!out->memory || !out->next || !out->owned || (options->side_bytes && !out->side)) {
         sp_kv_close(out);
         return sp_fail(error, SP_NO_MEMORY,
                        "no memory for %u KV pages (%zu bytes); lower --kv-bytes or --ctx", options->n_pages,
@@ -53,6 +70,7 @@ sp_status sp_kv_open(const sp_kv_options *options, sp_kv *out, sp_error *error)
 void sp_kv_close(sp_kv *kv)
 {
     sp_free(kv->memory);
+    sp_free(kv->side);
     sp_free(kv->next);
     sp_free(kv->owned);
     memset(kv, 0, sizeof *kv);
@@ -77,7 +95,7 @@ void sp_kv_give(sp_kv *kv, uint32_t n, const uint32_t *pages)
     for (uint32_t i = n; i-- > 0;) { /* backwards: the next taker gets them in the same order */
         uint32_t page = pages[i];
         assert(page < kv->options.n_pages && kv->owned[page]);
-        if (kv->options.poison) memset(kv->memory + page * kv->page_bytes, 0xff, kv->page_bytes);
+        if (kv->options.poison) fill_page(kv, page);
         kv->owned[page] = false;
         kv->next[page] = kv->first_free;
         kv->first_free = page;

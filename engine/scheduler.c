@@ -1,6 +1,8 @@
 /* See scheduler.h. */
 #include "engine/scheduler.h"
 
+#include "engine/attention/codes.h"
+
 #include <pthread.h>
 #include <string.h>
 
@@ -61,6 +63,7 @@ static sp_status open_parts(sp_scheduler *s, sp_error *error)
                         .n_kv_heads = hparams->n_kv_heads,
                         .head_dim = hparams->head_dim,
                         .dtype = o->kv_type,
+                        .side_bytes = sp_codes_page_bytes(o->fits, o->n_fits, hparams->n_heads, o->kv_type),
                         .n_pages = o->n_pages,
                         .poison = o->poison,
                         .threads = o->model->device->threads};
@@ -72,7 +75,9 @@ static sp_status open_parts(sp_scheduler *s, sp_error *error)
                             .kv = &s->kv,
                             .context = o->context,
                             .max_sequences = o->max_sequences,
-                            .max_chunk = chunk < whole ? chunk : whole};
+                            .max_chunk = chunk < whole ? chunk : whole,
+                            .fits = o->fits,
+                            .n_fits = o->n_fits};
     return sp_step_open(&step, &s->step, error);
 }
 

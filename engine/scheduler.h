@@ -23,7 +23,9 @@ typedef struct sp_scheduler_options {
     sp_dtype kv_type;
     uint32_t context, n_pages, max_sequences, max_queue;
     double queue_timeout, request_timeout, step_seconds;
-    bool poison;           /* fill freed pages with NaN */
+    bool poison;               /* fill freed pages with NaN */
+    const sp_fit *const *fits; /* (n_fits) by sp_sequence.adapter: 0 the base's; entries may be NULL */
+    size_t n_fits;
     uint32_t max_chunk;    /* prefill rows of one step; 0: 512 */
     double (*clock)(void); /* NULL: sp_now */
 } sp_scheduler_options;

@@ -19,9 +19,25 @@ static size_t clamp(size_t value, size_t low, size_t high)
     return value < low ? low : value > high ? high : value;
 }
 
+static sp_attender_options attender_options(const sp_step *step, size_t plan_bytes)
+{
+    const sp_hparams *hparams = &step->options.model->hparams;
+    return (sp_attender_options){.device = step->options.model->device,
+                                 .kv = step->options.kv,
+                                 .n_heads = hparams->n_heads,
+                                 .n_kv_heads = hparams->n_kv_heads,
+                                 .head_dim = hparams->head_dim,
+                                 .context = step->options.context,
+                                 .max_jobs = step->options.max_sequences,
+                                 .plan_bytes = plan_bytes,
+                                 .fits = step->options.fits,
+                                 .n_fits = step->options.n_fits};
+}
+
 /* Bytes of everything that the step allocates; false on overflow. */
 static bool count_bytes(sp_step *step, size_t forward_bytes, size_t plan_bytes)
 {
+    const sp_attender_options attender = attender_options(step, plan_bytes);
     const sp_model *model = step->options.model;
     size_t vocab = model->hparams.vocab, workers = sp_threads_count(model->device->threads);
     size_t logits, candidates, total;
@@ -31,6 +47,7 @@ static bool count_bytes(sp_step *step, size_t forward_bytes, size_t plan_bytes)
     if (!sp_add_size(logits, candidates, &total) || !sp_add_size(total, forward_bytes, &total)) return false;
     if (!sp_add_size(total, plan_bytes, &total)) return false;
     if (!sp_add_size(total, sp_measurer_bytes(model->device, step->options.context), &total)) return false;
+    if (!sp_add_size(total, sp_attender_code_bytes(&attender), &total)) return false;
     return sp_add_size(total, step->max_rows * rows, &step->scratch_bytes);
 }
 
@@ -56,20 +73,6 @@ static bool allocate(sp_step *step, size_t forward_bytes)
            step->scratch && step->candidates;
 }
 
-static sp_status open_attender(sp_step *step, size_t plan_bytes, sp_error *error)
-{
-    const sp_hparams *hparams = &step->options.model->hparams;
-    sp_attender_options options = {.device = step->options.model->device,
-                                   .kv = step->options.kv,
-                                   .n_heads = hparams->n_heads,
-                                   .n_kv_heads = hparams->n_kv_heads,
-                                   .head_dim = hparams->head_dim,
-                                   .context = step->options.context,
-                                   .max_jobs = step->options.max_sequences,
-                                   .plan_bytes = plan_bytes};
-    return sp_attender_open(&options, &step->attender, error);
-}
-
 sp_status sp_step_open(const sp_step_options *options, sp_step *out, sp_error *error)
 {
     const sp_model *model = options->model;
@@ -86,7 +89,8 @@ sp_status sp_step_open(const sp_step_options *options, sp_step *out, sp_error *e
     if (status == SP_OK && !allocate(out, forward_bytes))
         status = sp_fail(error, SP_NO_MEMORY, "no memory for the scratch of a step (%zu bytes)",
                          out->scratch_bytes);
-    if (status == SP_OK) status = open_attender(out, plan_bytes, error);
+    const sp_attender_options attender = attender_options(out, plan_bytes);
+    if (status == SP_OK) status = sp_attender_open(&attender, &out->attender, error);
     if (status != SP_OK) sp_step_close(out);
     return status;
 }
@@ -142,14 +146,16 @@ void sp_step_add(sp_step *step, sp_sequence *s, uint32_t rows)
     bool prefills = sp_sequence_prefills(s);
     step->entries[slot] = (sp_step_entry){.sequence = s, .rows = rows, .first_row = (uint32_t)step->n_rows};
     step->pools = step->pools || (s->pooled && prefills);
-    step->jobs[slot] = (sp_attend_job){.attention = &s->attention,
-                                       .pages = s->pages,
-                                       .first_row = (uint32_t)step->n_rows,
-                                       .rows = rows,
-                                       .position = s->position,
-                                       .phase = prefills ? &s->prefill : &s->decode,
-                                       .rows_empty = &s->rows_empty,
-                                       .measures = s->measures};
+    step->jobs[slot] =
+        (sp_attend_job){.attention = &s->attention,
+                        .fit = s->adapter < step->options.n_fits ? step->options.fits[s->adapter] : NULL,
+                        .pages = s->pages,
+                        .first_row = (uint32_t)step->n_rows,
+                        .rows = rows,
+                        .position = s->position,
+                        .phase = prefills ? &s->prefill : &s->decode,
+                        .rows_empty = &s->rows_empty,
+                        .measures = s->measures};
     for (uint32_t i = 0; i < rows; i++) {
         size_t row = step->n_rows++;
         uint32_t position = s->position + i;

@@ -21,6 +21,8 @@ typedef struct sp_step_options {
     sp_model *model;
     sp_kv *kv;
     uint32_t context, max_sequences, max_chunk; /* max_chunk: prefill rows of one step */
+    const sp_fit *const *fits;                  /* (n_fits) by sp_sequence.adapter; entries may be NULL */
+    size_t n_fits;
 } sp_step_options;
 
 typedef struct sp_step {

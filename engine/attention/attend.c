@@ -1,5 +1,6 @@
 /* See attend.h. */
 #include "engine/attention/attend.h"
+#include "engine/attention/codes.h"
 #include "engine/attention/measure.h"
 
 #include <assert.h>
@@ -20,11 +21,30 @@ struct sp_attender {
     sp_cached_plan *plans;    /* (max_jobs, PLANS_A_JOB) */
     const uint8_t **pointers; /* (ceil(context / 64)) pages of one layer */
     sp_measurer *measurer;    /* made when first asked for */
+    sp_codes *codes;          /* NULL without a fit */
 };
 
 size_t sp_attender_plan_bytes(uint32_t context, uint32_t n_heads)
 {
     return ((size_t)32 << 20) + (size_t)256 * context * n_heads;
+}
+
+static sp_codes_options code_options(const sp_attender_options *options)
+{
+    return (sp_codes_options){.device = options->device,
+                              .n_heads = options->n_heads,
+                              .n_kv_heads = options->n_kv_heads,
+                              .head_dim = options->head_dim,
+                              .dtype = options->kv->options.dtype,
+                              .max_keys = options->context,
+                              .fits = options->fits,
+                              .n_fits = options->n_fits};
+}
+
+size_t sp_attender_code_bytes(const sp_attender_options *options)
+{
+    const sp_codes_options codes = code_options(options);
+    return options->kv->options.side_bytes ? sp_codes_scratch_bytes(&codes) : 0;
 }
 
 sp_status sp_attender_open(const sp_attender_options *options, sp_attender **out, sp_error *error)
@@ -40,6 +60,13 @@ sp_status sp_attender_open(const sp_attender_options *options, sp_attender **out
         return sp_fail(error, SP_NO_MEMORY, "no memory for the plans of %u sequences", options->max_jobs);
     }
     for (size_t i = 0; i < n_plans; i++) sp_plan_init(&attender->plans[i].plan, options->plan_bytes);
+    const sp_codes_options codes = code_options(options);
+    sp_status status =
+        options->kv->options.side_bytes ? sp_codes_open(&codes, &attender->codes, error) : SP_OK;
+    if (status != SP_OK) {
+        sp_attender_close(attender);
+        return status;
+    }
     *out = attender;
     return SP_OK;
 }
@@ -50,6 +77,7 @@ void sp_attender_close(sp_attender *attender)
     for (size_t i = 0; attender->plans && i < (size_t)attender->options.max_jobs * PLANS_A_JOB; i++)
         sp_plan_fini(&attender->plans[i].plan);
     sp_measurer_close(attender->measurer);
+    sp_codes_close(attender->codes);
     sp_free(attender->plans);
     sp_free((void *)attender->pointers);
     sp_free(attender);
@@ -125,7 +153,9 @@ static sp_status find_plan(sp_attender *attender, size_t index, const sp_attend_
                                .n_kv_heads = options->n_kv_heads,
                                .device = options->device,
                                .q = call->q + (size_t)job->first_row * options->n_heads * options->head_dim,
-                               .kv = kv};
+                               .kv = kv,
+                               .fit = job->fit};
+    if (attender->codes) sp_codes_attach(attender->codes, request.n_keys, &request);
     free_plan->valid = false;
     double start = sp_now();
     sp_status status = make_plan(attender, free_plan, &request, error);
@@ -146,6 +176,19 @@ static sp_status measure(sp_attender *attender, const sp_attend_job *job, const 
     return SP_OK;
 }
 
+/* Writes what the job's attention keeps of its new keys. */
+static void keep_codes(sp_attender *attender, const sp_attend_job *job, const sp_attend_call *call,
+                       const float *k)
+{
+    sp_codes *codes = attender->codes;
+    double start = sp_now();
+    if (!codes || !sp_codes_select(codes, job->attention, job->fit, call->layer, call->kind)) return;
+    for (uint32_t t = 0; t * SP_TILE < job->position + job->rows; t++)
+        sp_codes_place(codes, t, sp_kv_side(attender->options.kv, job->pages[t], call->layer));
+    sp_codes_append(codes, job->position, job->rows, k);
+    job->phase->predict_seconds += sp_now() - start;
+}
+
 static sp_status run_job(sp_attender *attender, size_t index, const sp_attend_call *call, float *out,
                          sp_error *error)
 {
@@ -155,6 +198,7 @@ static sp_status run_job(sp_attender *attender, size_t index, const sp_attend_ca
     size_t k_row = (size_t)options->n_kv_heads * options->head_dim;
     sp_kv_write(options->kv, options->device, job->pages, call->layer, job->position, job->rows,
                 call->k + job->first_row * k_row, call->v + job->first_row * k_row);
+    keep_codes(attender, job, call, call->k + job->first_row * k_row);
 
     sp_attend_args args = {.normalizer = job->attention->normalizer,
                            .scale = call->scale,

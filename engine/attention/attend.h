@@ -1,4 +1,5 @@
-/* The engine's answer to a model's attend(): keys and values go to pages, plans are made, kernels run them.
+/* The engine's answer to a model's attend(): keys and values go to pages, with what a predicting backend
+ * keeps of keys beside them, plans are made, kernels run them.
  *
  * One job a sequence of the batch: which rows of the batch are its, where its pages are, which attention it
  * wants, and where its figures are summed. Plans of STATIC backends are made once a step and shared between
@@ -13,6 +14,7 @@
 
 typedef struct sp_attend_job {
     const sp_attention *attention;
+    const sp_fit *fit;         /* of the sequence's model or adapter; NULL: none */
     const uint32_t *pages;     /* page table: holds position + rows positions */
     uint32_t first_row, rows;  /* rows of the batch */
     uint32_t position;         /* of the first of them */
@@ -31,8 +33,12 @@ typedef struct sp_attender_options {
     uint32_t n_heads, n_kv_heads, head_dim;
     uint32_t context, max_jobs;
     size_t plan_bytes;
+    const sp_fit *const *fits; /* (n_fits) those that jobs may bring; entries may be NULL */
+    size_t n_fits;
 } sp_attender_options;
 
+/* Scratch of an attender for projected keys. */
+size_t sp_attender_code_bytes(const sp_attender_options *options);
 /* Scratch for plans that any backend may need for one step at this context. */
 size_t sp_attender_plan_bytes(uint32_t context, uint32_t n_heads);
 sp_status sp_attender_open(const sp_attender_options *options, sp_attender **out,

@@ -8,6 +8,7 @@
 #ifndef SPARSED_ENGINE_ATTENTION_ATTENTION_H
 #define SPARSED_ENGINE_ATTENTION_ATTENTION_H
 
+#include "engine/sparsefinder/fit.h"
 #include "kernels/json.h"
 #include "kernels/ops.h"
 #include "models/forward.h"
@@ -58,6 +59,11 @@ typedef struct sp_plan_request {
     sp_device *device;
     const float *q; /* (rows, n_heads, head_dim); NEEDS_QK only */
     const sp_kv_view *kv;
+    /* NEEDS_FIT only; what is kept of keys is written before the plan is made (codes.h) */
+    const sp_fit *fit;               /* of the sequence's model or adapter; NULL: none */
+    const sp_code_view *codes;       /* k' of the set that codes() names; NULL where ids are kept instead */
+    const uint16_t *const *id_pages; /* key tile: (n_id_runs, n_heads, 64, 4) nearest centroids of each key */
+    uint32_t n_ids, n_id_runs;       /* ids of the four that are used; runs */
 } sp_plan_request;
 
 struct sp_backend {
@@ -72,6 +78,14 @@ struct sp_backend {
     /* STATIC backends: layers with the same part share a plan. NULL: all do. */
     uint32_t (*part)(const sp_attention *attention, uint32_t layer);
     sp_status (*plan)(const sp_plan_request *request, sp_plan *out, sp_error *error);
+    /* The set by whose k maps keys are projected and kept for this layer; NULL, or an answer of NULL: nothing
+     * is kept. */
+    const sp_fit_set *(*codes)(const sp_attention *attention, const sp_fit *fit, uint32_t layer,
+                               sp_attend_kind kind);
+    /* The centroids of that set whose ids are kept in place of k': the `top` (1..4) nearest of the first
+     * `runs` runs. NULL, or an answer of NULL: k' is kept. */
+    const sp_fit_table *(*centroids)(const sp_attention *attention, const sp_fit_set *set, uint32_t *top,
+                                     uint32_t *runs);
 };
 
 /* All backends, NULL terminated, in the order of backends.def. */
