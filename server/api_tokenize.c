@@ -2,7 +2,8 @@
  * servers that clients know. The name under which the text comes says whose: `content` (llama.cpp; nothing is
  * added unless add_special), `prompt` (vLLM; BOS and the like unless add_special_tokens is false), `inputs`
  * (text-embeddings-inference: objects with offsets in code points). Special tokens written in a text are
- * recognised only with parse_special. Tests: tests/http/test_tokenize.py */
+ * recognised, as all three do, unless parse_special is false: lm-evaluation-harness asks so for the id of its
+ * end of text. Tests: tests/http/test_tokenize.py */
 #include <string.h>
 
 #include "server/asked.h"
@@ -138,7 +139,7 @@ static sp_status tokenize_body(sp_exchange *exchange, const sp_body *body, const
     tokenize t = {.info = info};
     sp_asked asked = {0};
     const char *name;
-    bool parse = false;
+    bool parse = true;
     sp_status status = sp_asked_model(body, info, error);
     if (!status) status = find_text(body, &name, error);
     if (status) return status;

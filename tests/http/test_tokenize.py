@@ -30,9 +30,11 @@ def test_both_shapes(server):
 
 def test_special_tokens(server):
     mark = server.get("/tokenizer_info").json()["eos_token"]
-    plain = tokenize(server, prompt=mark + "a")["tokens"]
-    parsed = tokenize(server, prompt=mark + "a", parse_special=True)["tokens"]
+    plain = tokenize(server, prompt=mark + "a", parse_special=False)["tokens"]
+    parsed = tokenize(server, prompt=mark + "a")["tokens"]
     assert len(plain) > len(parsed) == 2 and parsed[0] == 0
+    assert parsed == tokenize(server, content=mark + "a", parse_special=True)["tokens"]
+    assert plain == server.complete(prompt=mark + "a", max_tokens=0, return_token_ids=True).json()["choices"][0]["prompt_token_ids"]
 
 
 def test_offsets(server):
