@@ -63,7 +63,7 @@ def prepare():
     if made.returncode:
         skip("no virtual environment: %s" % (made.stdout + made.stderr)[-300:])
     got = run(PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "10",
-              "--only-binary", ":all:", "lm_eval[api]", seconds=INSTALL_SECONDS)  # fmt: skip
+              "lm_eval[api]", seconds=INSTALL_SECONDS)  # fmt: skip
     if got.returncode:
         skip("pip can't install lm_eval: %s" % got.stderr[-300:])
 
