@@ -59,7 +59,7 @@ typedef struct sp_predict_slots {
 } sp_predict_slots;
 
 const sp_predict_slots *sp_predict_slots_for(sp_cpu_isa level);
-extern const sp_predict_slots sp_predict_reference;
+extern const sp_predict_slots sp_predict_reference, sp_predict_avx512, sp_predict_avx512bf16;
 
 /* Puts (distance, id) into the ascending list of n nearest so far, at most top; NaN counts as infinite. */
 static inline void sp_assign_put(float *distances, uint16_t *ids, uint32_t *n, uint32_t top, float distance,

@@ -1,0 +1,384 @@
+/* Pieces of predictors with AVX-512: scores of rows by 64 keys in registers, candidate lists by compression,
+ * the keep-th best by bisection over the bits of floats, centroids 16 to a vector. The order of operations is
+ * that of predict_reference.c. Tests: tests/kernels/test_predict.c */
+#include "kernels/cpu/predict_avx512.h"
+
+#include <assert.h>
+#include <immintrin.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* --- projections --- */
+
+#define PROJECT_ROWS 8
+
+INLINE void project_block(const int rows, size_t dim, size_t rank, const float *x, size_t x_stride,
+                          const float *weight, const float *bias, float *out, size_t out_stride)
+{
+    for (size_t j = 0; j < rank; j += 16) {
+        __mmask16 in = (__mmask16)(rank - j < 16 ? (1u << (rank - j)) - 1 : UINT16_MAX);
+        __m512 sum[PROJECT_ROWS];
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) sum[r] = _mm512_maskz_loadu_ps(in, bias + j);
+        for (size_t d = 0; d < dim; d++) {
+            __m512 w = _mm512_maskz_loadu_ps(in, weight + d * rank + j);
+#pragma GCC unroll 8
+            for (int r = 0; r < rows; r++)
+                sum[r] = _mm512_fmadd_ps(_mm512_set1_ps(x[(size_t)r * x_stride + d]), w, sum[r]);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) _mm512_mask_storeu_ps(out + (size_t)r * out_stride + j, in, sum[r]);
+    }
+}
+
+void sp_avx512_project(size_t rows, size_t dim, size_t rank, const float *x, size_t x_stride,
+                       const float *weight, const float *bias, float *out, size_t out_stride)
+{
+    size_t r = 0;
+    for (; r + PROJECT_ROWS <= rows; r += PROJECT_ROWS)
+        project_block(PROJECT_ROWS, dim, rank, x + r * x_stride, x_stride, weight, bias, out + r * out_stride,
+                      out_stride);
+    for (; r < rows; r++)
+        project_block(1, dim, rank, x + r * x_stride, x_stride, weight, bias, out + r * out_stride,
+                      out_stride);
+}
+
+/* --- scores: rows by 64 keys, four vectors a row --- */
+
+#define ROWS 4
+
+/* Number d of the 64 keys. */
+INLINE void load_keys(const bool half, const void *k, size_t d, __m512 to[4])
+{
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        if (!half) {
+            to[j] = _mm512_loadu_ps((const float *)k + d * SP_TILE + 16 * j);
+            continue;
+        }
+        __m512i pair = _mm512_loadu_si512((const uint32_t *)k + d / 2 * SP_TILE + 16 * j);
+        pair =
+            d % 2 ? _mm512_and_si512(pair, _mm512_set1_epi32((int)0xffff0000)) : _mm512_slli_epi32(pair, 16);
+        to[j] = _mm512_castsi512_ps(pair);
+    }
+}
+
+INLINE void add_dot(const int rows, const float *q, size_t stride, size_t d, const __m512 k[4],
+                    __m512 sum[ROWS][4])
+{
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; i++) {
+        __m512 a = _mm512_set1_ps(q[(size_t)i * stride + d]);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) sum[i][j] = _mm512_fmadd_ps(a, k[j], sum[i][j]);
+    }
+}
+
+INLINE void add_square(const int rows, const float *q, size_t stride, size_t d, const __m512 k[4],
+                       __m512 sum[ROWS][4])
+{
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; i++) {
+        __m512 a = _mm512_set1_ps(q[(size_t)i * stride + d]);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            __m512 t = _mm512_sub_ps(a, k[j]);
+            sum[i][j] = _mm512_fmadd_ps(t, t, sum[i][j]);
+        }
+    }
+}
+
+INLINE __m512 negated(__m512 x)
+{
+    return _mm512_xor_ps(x, _mm512_set1_ps(-0.0f));
+}
+
+INLINE void near_rows(const bool half, const sp_metric metric, const int rows, const sp_scan_tile *tile,
+                      size_t row)
+{
+    const float *q = tile->q + row * tile->stride;
+    __m512 sum[ROWS][4], square[4], k[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) square[j] = _mm512_setzero_ps();
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) sum[i][j] = _mm512_setzero_ps();
+    if (half && metric == SP_METRIC_DOT) {
+        for (size_t d = 0; d < tile->stride; d += 2) {
+            load_keys(true, tile->k, d + 1, k);
+            add_dot(rows, q, tile->stride, d + 1, k, sum);
+            load_keys(true, tile->k, d, k);
+            add_dot(rows, q, tile->stride, d, k, sum);
+        }
+    } else {
+        for (size_t d = 0; d < tile->rank; d++) {
+            load_keys(half, tile->k, d, k);
+            if (metric == SP_METRIC_DOT || metric == SP_METRIC_COSINE)
+                add_dot(rows, q, tile->stride, d, k, sum);
+            else
+                add_square(rows, q, tile->stride, d, k, sum);
+#pragma GCC unroll 4
+            for (int j = 0; j < 4 && metric == SP_METRIC_COSINE; j++)
+                square[j] = _mm512_fmadd_ps(k[j], k[j], square[j]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; i++) {
+        float *to = tile->near + (row + (size_t)i) * SP_TILE;
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            __m512 near = sum[i][j];
+            if (metric == SP_METRIC_L2) near = negated(near);
+            if (metric == SP_METRIC_EUCLIDEAN) near = negated(_mm512_sqrt_ps(near));
+            if (metric == SP_METRIC_COSINE) {
+                __m512 lengths =
+                    _mm512_mul_ps(_mm512_set1_ps(tile->lengths[row + (size_t)i]), _mm512_sqrt_ps(square[j]));
+                __mmask16 some = _mm512_cmp_ps_mask(lengths, _mm512_setzero_ps(), _CMP_GT_OQ);
+                near = _mm512_sub_ps(_mm512_div_ps(near, lengths), _mm512_set1_ps(1.0f));
+                near = _mm512_mask_blend_ps(some, _mm512_set1_ps(-INFINITY), near);
+            }
+            _mm512_storeu_ps(to + 16 * j, near);
+        }
+    }
+}
+
+INLINE void near_tile(const bool half, const sp_metric metric, const sp_scan_tile *tile)
+{
+    size_t row = 0;
+    for (; row + ROWS <= tile->rows; row += ROWS) near_rows(half, metric, ROWS, tile, row);
+    for (; row < tile->rows; row++) near_rows(half, metric, 1, tile, row);
+}
+
+INLINE void near_any(const bool half, const sp_scan_tile *tile)
+{
+    switch (tile->metric) {
+    case SP_METRIC_DOT:
+        near_tile(half, SP_METRIC_DOT, tile);
+        break;
+    case SP_METRIC_COSINE:
+        near_tile(half, SP_METRIC_COSINE, tile);
+        break;
+    case SP_METRIC_L2:
+        near_tile(half, SP_METRIC_L2, tile);
+        break;
+    case SP_METRIC_EUCLIDEAN:
+        near_tile(half, SP_METRIC_EUCLIDEAN, tile);
+        break;
+    }
+}
+
+static void near_f32(const sp_scan_tile *tile)
+{
+    near_any(false, tile);
+}
+
+void sp_avx512_near_bf16(const sp_scan_tile *tile)
+{
+    near_any(true, tile);
+}
+
+/* --- candidates --- */
+
+uint64_t sp_avx512_above(const float *near, float floor)
+{
+    const __m512 limit = _mm512_set1_ps(floor);
+    uint64_t word = 0;
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++)
+        word |= (uint64_t)_mm512_cmp_ps_mask(_mm512_loadu_ps(near + 16 * j), limit, _CMP_GT_OQ) << 16 * j;
+    return word;
+}
+
+void sp_avx512_take(const float *near, uint64_t allowed, uint32_t first_key, sp_scan_best *best)
+{
+    uint64_t word = sp_avx512_above(near, best->floor) & allowed;
+    if (!word) return;
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        __mmask16 in = (__mmask16)(word >> 16 * j);
+        if (!in) continue;
+        __m512i keys = _mm512_add_epi32(lanes, _mm512_set1_epi32((int)(first_key + 16 * (uint32_t)j)));
+        _mm512_storeu_ps(best->near + best->n, _mm512_maskz_compress_ps(in, _mm512_loadu_ps(near + 16 * j)));
+        _mm512_storeu_si512(best->keys + best->n, _mm512_maskz_compress_epi32(in, keys));
+        best->n += (size_t)_mm_popcnt_u32(in);
+    }
+}
+
+/* Floats as integers in the same order, and back. -0 and 0 compare alike as floats, which is all that counts.
+ */
+static uint32_t ordered(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+static float unordered(uint32_t value)
+{
+    uint32_t bits = value & 0x80000000u ? value & 0x7fffffffu : ~value;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+INLINE __mmask16 first_lanes(size_t n)
+{
+    return (__mmask16)(n < 16 ? (1u << n) - 1 : UINT16_MAX);
+}
+
+static size_t count_from(const float *x, size_t n, float floor)
+{
+    const __m512 limit = _mm512_set1_ps(floor);
+    size_t count = 0;
+    for (size_t i = 0; i < n; i += 16)
+        count += (size_t)_mm_popcnt_u32(
+            _mm512_mask_cmp_ps_mask(first_lanes(n - i), _mm512_loadu_ps(x + i), limit, _CMP_GE_OQ));
+    return count;
+}
+
+/* The largest number that keep of x reach, or one that exactly keep of them do. */
+static float find_floor(const float *x, size_t n, size_t keep, size_t *reach)
+{
+    __m512 low = _mm512_set1_ps(INFINITY), high = _mm512_set1_ps(-INFINITY);
+    for (size_t i = 0; i < n; i += 16) {
+        __m512 v = _mm512_loadu_ps(x + i);
+        low = _mm512_mask_min_ps(low, first_lanes(n - i), low, v);
+        high = _mm512_mask_max_ps(high, first_lanes(n - i), high, v);
+    }
+    /* a zero may stand for either zero: begin below, end above */
+    uint32_t value = ordered(_mm512_reduce_min_ps(low) - 0.0f),
+             last = ordered(_mm512_reduce_max_ps(high) + 0.0f);
+    if (_mm512_reduce_min_ps(low) == 0) value = ordered(-0.0f);
+    int bits = value == last ? 0 : 32 - __builtin_clz(value ^ last);
+    uint32_t mask = bits == 32 ? UINT32_MAX : ((uint32_t)1 << bits) - 1;
+    value &= ~mask;
+    *reach = n;
+    for (uint32_t bit = bits ? (uint32_t)1 << (bits - 1) : 0; bit; bit >>= 1) {
+        float floor = unordered(value | bit);
+        size_t count = count_from(x, n, floor);
+        if (count < keep) continue;
+        value |= bit;
+        *reach = count;
+        if (count == keep) break;
+    }
+    return unordered(value);
+}
+
+void sp_avx512_shrink(sp_scan_best *best, size_t keep)
+{
+    assert(best->n >= keep && keep > 0);
+    size_t reach, n = 0;
+    float floor = find_floor(best->near, best->n, keep, &reach);
+    const __m512 limit = _mm512_set1_ps(floor);
+    __m512 least = _mm512_set1_ps(INFINITY);
+    size_t spare = reach - keep; /* of those at the floor itself, the last so many go */
+    size_t ties = 0;
+    if (spare) {
+        for (size_t i = 0; i < best->n; i += 16)
+            ties += (size_t)_mm_popcnt_u32(_mm512_mask_cmp_ps_mask(
+                first_lanes(best->n - i), _mm512_loadu_ps(best->near + i), limit, _CMP_EQ_OQ));
+        ties -= spare;
+    }
+    for (size_t i = 0; i < best->n; i += 16) {
+        __m512 x = _mm512_loadu_ps(best->near + i);
+        __m512i keys = _mm512_loadu_si512(best->keys + i);
+        __mmask16 in = _mm512_mask_cmp_ps_mask(first_lanes(best->n - i), x, limit, _CMP_GE_OQ);
+        if (spare) {
+            uint32_t equal = _mm512_mask_cmp_ps_mask(in, x, limit, _CMP_EQ_OQ), taken = 0;
+            for (; equal && ties; equal &= equal - 1, ties--) taken |= equal & -equal;
+            in = (__mmask16)(_mm512_mask_cmp_ps_mask(in, x, limit, _CMP_GT_OQ) | taken);
+        }
+        least = _mm512_mask_min_ps(least, in, least, x);
+        _mm512_storeu_ps(best->near + n, _mm512_maskz_compress_ps(in, x)); /* never beyond i + 15 */
+        _mm512_storeu_si512(best->keys + n, _mm512_maskz_compress_epi32(in, keys));
+        n += (size_t)_mm_popcnt_u32(in);
+    }
+    best->n = n;
+    best->floor = _mm512_reduce_min_ps(least);
+}
+
+/* --- nearest centroids --- */
+
+#define CENTROID_STEPS 128 /* numbers of 16 centroids that are turned at once */
+
+/* sums[r][16] of rows, over d of begin .. end, of 16 centroids turned to lanes. */
+INLINE void add_distances(const int rows, const float *x, size_t x_stride, const float *turned, size_t begin,
+                          size_t end, float *sums)
+{
+    __m512 sum[4];
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) sum[r] = _mm512_loadu_ps(sums + 16 * r);
+    for (size_t d = begin; d < end; d++) {
+        __m512 c = _mm512_loadu_ps(turned + (d - begin) * 16);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            __m512 t = _mm512_sub_ps(_mm512_set1_ps(x[(size_t)r * x_stride + d]), c);
+            sum[r] = _mm512_fmadd_ps(t, t, sum[r]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) _mm512_storeu_ps(sums + 16 * r, sum[r]);
+}
+
+#define ASSIGN_ROWS 64
+
+typedef struct nearest {
+    float distances[SP_MAX_TOP];
+    uint32_t n;
+} nearest;
+
+static void put_lanes(const float *sums, uint32_t first, uint32_t count, uint32_t top, nearest *of,
+                      uint16_t *ids)
+{
+    uint32_t in = first_lanes(count);
+    if (of->n == top)
+        in &= _mm512_cmp_ps_mask(_mm512_loadu_ps(sums), _mm512_set1_ps(of->distances[top - 1]), _CMP_LT_OQ);
+    for (; in; in &= in - 1) {
+        uint32_t c = (uint32_t)__builtin_ctz(in);
+        sp_assign_put(of->distances, ids, &of->n, top, sums[c], (uint16_t)(first + c));
+    }
+}
+
+static void assign_block(const sp_assign_args *args, uint32_t map, size_t first, size_t rows)
+{
+    const size_t rank = args->rank, stride = (size_t)args->n_maps * rank;
+    const float *x = args->x + (first * args->n_maps + map) * rank;
+    uint16_t *ids = args->ids + (first * args->n_maps + map) * args->top;
+    _Alignas(64) float turned[CENTROID_STEPS * 16], sums[ASSIGN_ROWS * 16];
+    nearest of[ASSIGN_ROWS] = {0};
+    for (uint32_t c = 0; c < args->n_centroids; c += 16) {
+        uint32_t count = args->n_centroids - c < 16 ? args->n_centroids - c : 16;
+        memset(sums, 0, rows * 16 * sizeof *sums);
+        for (size_t begin = 0; begin < rank; begin += CENTROID_STEPS) {
+            size_t end = rank - begin < CENTROID_STEPS ? rank : begin + CENTROID_STEPS;
+            memset(turned, 0, (end - begin) * 16 * sizeof *turned);
+            for (uint32_t i = 0; i < count; i++) {
+                const float *from = args->centroids + map * args->centroid_stride + (size_t)(c + i) * rank;
+                for (size_t d = begin; d < end; d++) turned[(d - begin) * 16 + i] = from[d];
+            }
+            size_t r = 0;
+            for (; r + 4 <= rows; r += 4)
+                add_distances(4, x + r * stride, stride, turned, begin, end, sums + 16 * r);
+            for (; r < rows; r++) add_distances(1, x + r * stride, stride, turned, begin, end, sums + 16 * r);
+        }
+        for (size_t r = 0; r < rows; r++)
+            put_lanes(sums + 16 * r, c, count, args->top, &of[r], ids + r * args->n_maps * args->top);
+    }
+}
+
+void sp_avx512_assign(const sp_assign_args *args, uint32_t map, size_t first, size_t rows)
+{
+    for (size_t r = 0; r < rows; r += ASSIGN_ROWS)
+        assign_block(args, map, first + r, rows - r < ASSIGN_ROWS ? rows - r : ASSIGN_ROWS);
+}
+
+const sp_predict_slots sp_predict_avx512 = {.project = sp_avx512_project,
+                                            .near_f32 = near_f32,
+                                            .near_bf16 = sp_avx512_near_bf16,
+                                            .above = sp_avx512_above,
+                                            .take = sp_avx512_take,
+                                            .shrink = sp_avx512_shrink,
+                                            .assign = sp_avx512_assign};
