@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "engine/attention/codes.h"
+#include "engine/graph/capture.h"
 #include "engine/kv.h"
 #include "engine/scheduler.h"
 #include "models/adapter.h"
@@ -20,6 +21,7 @@ struct sp_engine {
     sp_device *device;
     sp_model *model;
     sp_scheduler *scheduler;
+    sp_captures *captures;
     sp_engine_info info;
     sp_sequence_host host;
     sp_chat chat;
@@ -41,7 +43,10 @@ void sp_engine_options_init(sp_engine_options *options)
                                    .queue_timeout = 60,
                                    .request_timeout = 600,
                                    .step_seconds = 0.02,
-                                   .max_tensor_bytes = (size_t)64 << 20};
+                                   .max_tensor_bytes = (size_t)64 << 20,
+                                   .capture_bytes = (size_t)512 << 20,
+                                   .capture_max_bytes = (size_t)256 << 20,
+                                   .capture_expiry = 600};
 }
 
 static sp_status check_options(const sp_engine_options *options, sp_error *error)
@@ -153,9 +158,11 @@ static sp_status open_attention(sp_engine *engine, sp_error *error)
     sp_attention parsed;
     sp_error why;
     host->attention_host = (sp_attention_host){.n_heads = model->hparams.n_heads,
+                                               .n_layers = model->hparams.n_layers,
                                                .model_normalizer = model->hparams.normalizer,
                                                .generates = true,
-                                               .allow_measure = true};
+                                               .allow_measure = true,
+                                               .allow_capture = true};
     const char *pattern = model->attention_pattern;
     if (pattern) {
         if (sp_attention_parse(pattern, strlen(pattern), &host->attention_host, &engine->pattern, &why) !=
@@ -212,6 +219,28 @@ static size_t longest_piece(const sp_tokenizer *tokenizer)
     return 3 * longest + 32;
 }
 
+static void wake_engine(void *context)
+{
+    const sp_engine *engine = context;
+    if (engine->scheduler) sp_scheduler_wake(engine->scheduler);
+}
+
+static sp_status open_captures(sp_engine *engine, sp_error *error)
+{
+    const sp_engine_options *options = &engine->options;
+    sp_captures_options captures = {.model = engine->model,
+                                    .model_ids = engine->info.model_ids,
+                                    .kv_type = options->kv_type,
+                                    .max_bytes = options->capture_bytes,
+                                    .max_capture_bytes = options->capture_max_bytes,
+                                    .expiry = options->capture_expiry,
+                                    .wake = wake_engine,
+                                    .wake_context = engine};
+    sp_status status = sp_captures_open(&captures, &engine->captures, error);
+    engine->host.captures = engine->captures;
+    return status;
+}
+
 static sp_status open_scheduler(sp_engine *engine, sp_error *error)
 {
     const sp_engine_options *options = &engine->options;
@@ -228,7 +257,8 @@ static sp_status open_scheduler(sp_engine *engine, sp_error *error)
                                       .request_timeout = options->request_timeout,
                                       .step_seconds = options->step_seconds,
                                       .fits = engine->fits,
-                                      .n_fits = engine->n_fits};
+                                      .n_fits = engine->n_fits,
+                                      .captures = engine->captures};
 #if !defined(__OPTIMIZE__) || defined(__SANITIZE_ADDRESS__)
     scheduler.poison = true;
 #endif
@@ -282,6 +312,7 @@ sp_status sp_engine_open(const sp_engine_options *options, sp_engine **out, sp_e
         status = sp_chat_open(engine->model->chat_template, options->chat_template, engine->model->tokenizer,
                               &engine->chat, error);
     if (status == SP_OK) status = open_attention(engine, error);
+    if (status == SP_OK) status = open_captures(engine, error);
     if (status == SP_OK) status = open_scheduler(engine, error);
     if (status == SP_OK) {
         fill_info(engine);
@@ -302,7 +333,9 @@ void sp_engine_close(sp_engine *engine)
         sp_scheduler_stop(engine->scheduler);
         pthread_join(engine->thread, NULL);
     }
+    sp_captures_drop_streams(engine->captures);
     sp_scheduler_close(engine->scheduler);
+    sp_captures_close(engine->captures);
     for (size_t i = 0; engine->model_ids && i < 1 + engine->model->n_adapters; i++)
         sp_free(engine->model_ids[i]);
     sp_free(engine->model_ids);
@@ -389,6 +422,32 @@ sp_status sp_engine_apply(sp_engine *engine, const void *in, size_t in_size, con
     if (status == SP_OK) status = sp_apply_finish(call.job, out, error);
     sp_apply_close(call.job);
     return status;
+}
+
+/* --- attention graphs --- */
+
+sp_captures *sp_engine_captures(sp_engine *engine)
+{
+    return engine->captures;
+}
+
+static sp_status run_between_steps(void *context, void (*call)(void *context), void *call_context,
+                                   sp_error *error)
+{
+    const sp_engine *engine = context;
+    return sp_scheduler_call(engine->scheduler, call, call_context, error);
+}
+
+void sp_engine_graph_runner(sp_engine *engine, bool (*stop)(void *context), void *stop_context,
+                            sp_graph_runner *out)
+{
+    *out = (sp_graph_runner){.run = run_between_steps,
+                             .engine = engine,
+                             .device = engine->device,
+                             .kv = sp_scheduler_kv(engine->scheduler),
+                             .step_seconds = engine->options.step_seconds,
+                             .stop = stop,
+                             .stop_context = stop_context};
 }
 
 void sp_engine_stats(sp_engine *engine, sp_stats *out)

@@ -16,6 +16,9 @@
 
 typedef struct sp_engine sp_engine;
 typedef struct sp_stream sp_stream;
+struct sp_captures;
+struct sp_capture_spec;
+struct sp_graph_runner;
 
 typedef struct sp_engine_options {
     const char *model_path;
@@ -37,6 +40,8 @@ typedef struct sp_engine_options {
     double queue_timeout, request_timeout; /* seconds; 60, 600 */
     double step_seconds;     /* time one step should take: how long a prefill chunk may be; 0.02 */
     size_t max_tensor_bytes; /* answers of apply; 64 MiB */
+    size_t capture_bytes, capture_max_bytes; /* all captures and their heads; one capture; 512, 256 MiB */
+    double capture_expiry;                   /* seconds without use; 600 */
     bool openblas;
     sp_weights_options weights;
     sp_weights_as weights_as;          /* --weights: what matrices become at load; SP_WEIGHTS_STORED */
@@ -128,6 +133,9 @@ typedef struct sp_request {
     uint32_t logprobs;     /* top N logprobs of generated tokens (at most 20); 0: only the chosen one's */
     const char *attention; /* JSON value of `attention`; NULL: the engine's default */
     size_t attention_size;
+    bool may_capture;                      /* `attention` may hold capture: the reply tells attention_id */
+    const struct sp_capture_spec *capture; /* capture the run as engine/graph/capture.h says; or NULL */
+    uint64_t owner;                        /* of captures: who may ask for them */
 } sp_request;
 void sp_request_init(sp_request *request); /* max_tokens 16, temperature 1, top_p 1 */
 
@@ -196,6 +204,15 @@ void sp_stream_wait(sp_stream *stream, double seconds, sp_event *event);
 void sp_stream_cancel(sp_stream *stream);
 /* Cancels if needed; after it returns notify is not called again. */
 void sp_stream_free(sp_stream *stream);
+/* The id of the request's capture, until free; NULL: it has none. */
+#define SP_ATTENTION_ID 32
+const char *sp_stream_attention_id(const sp_stream *stream);
+
+/* --- attention graphs: engine/graph/ --- */
+struct sp_captures *sp_engine_captures(sp_engine *engine);
+/* How heads are made: in short steps between the engine's own. stop may be NULL. */
+void sp_engine_graph_runner(sp_engine *engine, bool (*stop)(void *context), void *stop_context,
+                            struct sp_graph_runner *out);
 
 /* Runs sp_apply in short steps on the engine thread, between its own, and waits for it; any thread. */
 sp_status sp_engine_apply(sp_engine *engine, const void *in, size_t in_size, const sp_apply_options *options,

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "engine/deadline.h"
+#include "engine/graph/capture.h"
 #include "engine/stats.h"
 #include "engine/step.h"
 
@@ -103,6 +104,18 @@ size_t sp_scheduler_scratch_bytes(const sp_scheduler *s)
     return s->step.scratch_bytes;
 }
 
+const sp_kv *sp_scheduler_kv(const sp_scheduler *s)
+{
+    return &s->kv;
+}
+
+/* Pages owned by running requests. */
+static uint32_t used_pages(const sp_scheduler *s)
+{
+    uint32_t pinned = s->options.captures ? sp_captures_pinned(s->options.captures) : 0;
+    return sp_kv_used(&s->kv) - pinned;
+}
+
 /* --- ends --- */
 
 /* Books the end of a sequence and frees its pages; its stream is told afterwards, so that who sees the end
@@ -116,7 +129,9 @@ static void book_end(sp_scheduler *s, sp_sequence *sequence, sp_status status, s
     if (ran) {
         memmove(s->running + at, s->running + at + 1, (s->n_running - at - 1) * sizeof *s->running);
         s->n_running--;
-        sp_kv_give(&s->kv, sequence->n_pages, sequence->pages);
+        bool keeps = status == SP_OK && sequence->capture;
+        uint32_t n_kept = keeps ? sp_capture_adopt(sequence->capture, sequence->pages) : 0;
+        sp_kv_give(&s->kv, sequence->n_pages - n_kept, sequence->pages + n_kept);
     }
     sp_usage *usage = &sequence->usage;
     usage->prompt_tokens = sequence->n_prompt;
@@ -126,7 +141,7 @@ static void book_end(sp_scheduler *s, sp_sequence *sequence, sp_status status, s
     pthread_mutex_lock(&s->lock);
     if (ran) {
         s->stats.running = s->n_running;
-        s->stats.kv_pages_used = sp_kv_used(&s->kv);
+        s->stats.kv_pages_used = used_pages(s);
         s->service_seconds += 0.2 * (now - sequence->admitted - s->service_seconds);
         if (s->n_active > 0) s->n_active--;
     }
@@ -269,6 +284,8 @@ static void admit(sp_scheduler *s, double now)
     s->short_of_pages = false;
     while (s->queue && s->n_active < s->options.max_sequences && s->n_running < s->max_admitted) {
         sp_sequence *sequence = s->queue;
+        if (s->options.captures && s->kv.n_free < sequence->n_pages)
+            sp_captures_reclaim(s->options.captures, &s->kv, sequence->n_pages);
         s->short_of_pages = !sp_kv_take(&s->kv, sequence->n_pages, sequence->pages);
         if (s->short_of_pages) break;
         s->queue = sequence->next;
@@ -279,7 +296,7 @@ static void admit(sp_scheduler *s, double now)
         s->n_active++;
         s->stats.waiting = --s->n_waiting;
         s->stats.running = s->n_running;
-        s->stats.kv_pages_used = sp_kv_used(&s->kv);
+        s->stats.kv_pages_used = used_pages(s);
         sp_histogram_add(&s->stats.queue_time, sequence->usage.queue_seconds);
     }
     pthread_mutex_unlock(&s->lock);
@@ -326,7 +343,7 @@ static uint32_t fill_step(sp_scheduler *s)
     for (uint32_t i = 0; i < s->n_running && n_active < s->options.max_sequences; i++) {
         sp_sequence *sequence = s->running[i];
         bool prefills = sp_sequence_prefills(sequence);
-        if (!prefills && !sp_stream_has_room(sequence->stream)) continue;
+        if (!prefills && !sequence->completing && !sp_stream_has_room(sequence->stream)) continue;
         n_active++;
         if (!prefills) sp_step_add(&s->step, sequence, 1);
     }
@@ -391,6 +408,12 @@ static void deliver(sp_scheduler *s, sp_step_entry *entry, sp_attend_job *job, d
     bool prefilled = sp_sequence_prefills(sequence), finished = false;
     sp_finish finish = SP_FINISH_LENGTH;
     sequence->position += entry->rows;
+    if (sequence->capture && !job->failed)
+        sp_capture_grow(sequence->capture, sequence->tokens, sequence->position);
+    if (sequence->completing) {
+        finished = true;
+        finish = sequence->finish;
+    }
     job->phase->tokens += entry->rows;
     if (prefilled) {
         pthread_mutex_lock(&s->lock);
@@ -405,7 +428,10 @@ static void deliver(sp_scheduler *s, sp_step_entry *entry, sp_attend_job *job, d
         job->failed = give_token(s, sequence, &entry->sampled, now, &finished, &finish, &job->error) != SP_OK;
     if (job->failed)
         end_badly(s, sequence, &job->error);
-    else if (finished)
+    else if (finished && sequence->capture && sequence->position < sequence->n_tokens) {
+        sequence->completing = true;
+        sequence->finish = finish;
+    } else if (finished)
         end_well(s, sequence, finish);
 }
 
@@ -428,6 +454,7 @@ static bool run_call(sp_scheduler *s)
 bool sp_scheduler_step(sp_scheduler *s)
 {
     double now = s->options.clock();
+    if (s->options.captures) sp_captures_tidy(s->options.captures, &s->kv);
     end_expired(s, now);
     admit(s, now);
     bool worked = run_call(s);

@@ -10,6 +10,7 @@
 #ifndef SPARSED_ENGINE_SCHEDULER_H
 #define SPARSED_ENGINE_SCHEDULER_H
 
+#include "engine/kv.h"
 #include "engine/sequence.h"
 
 /* Sequences admitted at most, for each of max_sequences: paused ones keep their pages beside the running
@@ -23,8 +24,9 @@ typedef struct sp_scheduler_options {
     sp_dtype kv_type;
     uint32_t context, n_pages, max_sequences, max_queue;
     double queue_timeout, request_timeout, step_seconds;
-    bool poison;               /* fill freed pages with NaN */
-    const sp_fit *const *fits; /* (n_fits) by sp_sequence.adapter: 0 the base's; entries may be NULL */
+    struct sp_captures *captures; /* may pin pages; NULL: none */
+    bool poison;                  /* fill freed pages with NaN */
+    const sp_fit *const *fits;    /* (n_fits) by sp_sequence.adapter: 0 the base's; entries may be NULL */
     size_t n_fits;
     uint32_t max_chunk;    /* prefill rows of one step; 0: 512 */
     double (*clock)(void); /* NULL: sp_now */
@@ -35,6 +37,8 @@ sp_status sp_scheduler_open(const sp_scheduler_options *options, sp_scheduler **
 /* Ends what waits and runs with SP_UNAVAILABLE and frees all. Nobody may be in step() or run(). */
 void sp_scheduler_close(sp_scheduler *scheduler);
 size_t sp_scheduler_scratch_bytes(const sp_scheduler *scheduler);
+/* The pool: to read pages that somebody owns. */
+const sp_kv *sp_scheduler_kv(const sp_scheduler *scheduler);
 
 /* --- any thread --- */
 /* Takes the sequence over on SP_OK. SP_BUSY when the queue is full, SP_UNAVAILABLE after stop. */

@@ -1,6 +1,7 @@
 /* See sequence.h. */
 #include "engine/sequence.h"
 
+#include "engine/graph/capture.h"
 #include "models/adapter.h"
 
 #include <math.h>
@@ -144,6 +145,10 @@ static sp_status resolve_attention(sp_sequence *s, const sp_request *request, sp
         return sp_fail_param(error, SP_INVALID, "attention",
                              "%s cannot generate: its rows change when tokens follow",
                              s->attention.backend->name);
+    if (s->attention.capture && (!request->may_capture || !host->captures))
+        return sp_fail_param(error, SP_INVALID, "attention.capture",
+                             "attention.capture is for generated text; POST /v1/attention/captures takes an "
+                             "input without generating");
     s->adapter = request->adapter;
     s->trained = is_trained(s, adapted);
     if (host->note) add_note(&s->attention, host->note);
@@ -191,6 +196,36 @@ static sp_status allocate(sp_sequence *s, const sp_request *request, const int32
     return enough ? SP_OK : sp_fail(error, SP_NO_MEMORY, "no memory for a request of %zu tokens", n_tokens);
 }
 
+/* Numbers of a bit set below n, rising; returns how many. */
+static uint32_t list_bits(const uint64_t *set, uint32_t n, uint32_t *out)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < n && i < SP_MAX_CAPTURED; i++)
+        if (set[i / 64] >> (i % 64) & 1) out[count++] = i;
+    return count;
+}
+
+/* What is kept beside the run: as a capturing request says, or as `attention.capture` does. */
+static sp_status open_capture(sp_sequence *s, const sp_request *request, sp_error *error)
+{
+    const sp_hparams *hparams = &s->host->model->hparams;
+    uint32_t layers[SP_MAX_CAPTURED], heads[SP_MAX_CAPTURED];
+    sp_capture_spec spec = {.owner = request->owner};
+    if (!request->capture && !s->attention.capture) return SP_OK;
+    if (!s->host->captures) return sp_fail(error, SP_UNSUPPORTED, "captures are not taken here");
+    if (request->capture) spec = *request->capture;
+    if (!request->capture && s->attention.some_layers) {
+        spec.layers = layers;
+        spec.n_layers = list_bits(s->attention.layers, hparams->n_layers, layers);
+    }
+    if (!request->capture && s->attention.some_heads) {
+        spec.heads = heads;
+        spec.n_heads = list_bits(s->attention.heads_kept, hparams->n_heads, heads);
+    }
+    return sp_capture_open(s->host->captures, &spec, &s->attention, s->adapter, s->tokens, s->n_prompt,
+                           s->n_prompt + s->max_tokens, &s->capture, error);
+}
+
 static void note_length(sp_sequence *s)
 {
     char note[128];
@@ -217,6 +252,7 @@ static sp_status open_output(sp_sequence *s, const sp_request *request, void (*n
                                      request->max_tokens < SP_STREAM_EVENTS ? request->max_tokens + 1 : 0,
                                  .notify = notify,
                                  .notify_context = context,
+                                 .attention_id = s->capture ? sp_capture_id(s->capture) : NULL,
                                  .wake = host->wake,
                                  .wake_context = host->wake_context};
     s->stream = sp_stream_open(&options);
@@ -255,6 +291,7 @@ static sp_status fill(sp_sequence *s, const sp_request *request, void (*notify)(
     if (status == SP_OK) status = allocate(s, request, ids, n_ids, error);
     if (status == SP_OK) status = open_adjust(s, request, ids, n_ids, error);
     if (status == SP_OK) note_length(s);
+    if (status == SP_OK) status = open_capture(s, request, error);
     if (status == SP_OK) status = open_output(s, request, notify, context, error);
     sp_free(ids);
     return status;
@@ -315,6 +352,7 @@ void sp_sequence_close(sp_sequence *s)
         sp_stream_finish(stream, &(sp_event){.type = SP_EVENT_ERROR});
         sp_stream_free(stream);
     }
+    if (s->capture) sp_capture_leave(s->capture);
     sp_stops_close(&s->stops);
     sp_free(s->tokens);
     sp_free(s->pages);
@@ -439,6 +477,7 @@ void sp_sequence_finish(sp_sequence *s, sp_finish finish)
 
 void sp_sequence_fail(sp_sequence *s, const sp_error *error)
 {
+    if (s->capture) sp_capture_fail(s->capture, error);
     sp_stream_finish(s->stream,
                      &(sp_event){.type = SP_EVENT_ERROR, .token = -1, .usage = s->usage, .error = *error});
     s->stream = NULL;

@@ -20,8 +20,9 @@ typedef struct sp_sequence_host {
     const char *attention;       /* JSON: the default of requests without one; NULL: dense */
     const sp_attention *pattern; /* what the model was trained with; NULL: dense */
     sp_attention_host attention_host;
-    bool override_normalizer; /* attention_host's holds for adapters too */
-    const char *note;         /* for every report; or NULL */
+    bool override_normalizer;     /* attention_host's holds for adapters too */
+    const char *note;             /* for every report; or NULL */
+    struct sp_captures *captures; /* where captures go; NULL: none are taken */
     void (*wake)(void *context);
     void *wake_context;
 } sp_sequence_host;
@@ -49,9 +50,12 @@ typedef struct sp_sequence {
 
     sp_attention attention;
     bool trained;
-    sp_attention_phase prefill, decode;
-    uint64_t rows_empty;
-    sp_head_measure *measures; /* (n_layers, n_heads) or NULL */
+    sp_attention_phase prefill, decode, spare;
+    uint64_t rows_empty, spare_rows;
+    struct sp_capture *capture; /* held; NULL: none */
+    bool completing;            /* captured and over but for the last token, which is run once more */
+    sp_finish finish;           /* while completing */
+    sp_head_measure *measures;  /* (n_layers, n_heads) or NULL */
     bool scores_prompt;
     float *prompt_logprobs;       /* (n_prompt) where the prompt is scored; the stream's once it is read */
     sp_token_logprob *prompt_top; /* (n_prompt, n_top) the same */

@@ -135,6 +135,7 @@ uint32_t sp_step_room(const sp_step *step, const sp_sequence *sequence)
  */
 static bool wants_logits(const sp_sequence *s, uint32_t position)
 {
+    if (s->completing) return false;
     if (position + 1 < s->n_prompt) return s->scores_prompt;
     return s->max_tokens > 0 || (s->prompt_logits && position + 1 == s->n_prompt);
 }
@@ -155,7 +156,13 @@ void sp_step_add(sp_step *step, sp_sequence *s, uint32_t rows)
                         .position = s->position,
                         .phase = prefills ? &s->prefill : &s->decode,
                         .rows_empty = &s->rows_empty,
-                        .measures = s->measures};
+                        .measures = s->measures,
+                        .capture = s->capture};
+    if (s->completing) { /* this row is run for the capture alone: it is not in the report */
+        step->jobs[slot].phase = &s->spare;
+        step->jobs[slot].rows_empty = &s->spare_rows;
+        step->jobs[slot].measures = NULL;
+    }
     for (uint32_t i = 0; i < rows; i++) {
         size_t row = step->n_rows++;
         uint32_t position = s->position + i;

@@ -7,6 +7,7 @@
 #include <assert.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
 typedef struct sp_entry {
@@ -35,6 +36,7 @@ struct sp_stream {
     float *prompt_logprobs;       /* (n_prompt) or NULL */
     sp_token_logprob *prompt_top; /* (n_prompt, n_top) or NULL */
     sp_event last;
+    char attention_id[SP_ATTENTION_ID];
 };
 
 static void destroy(sp_stream *stream)
@@ -76,6 +78,8 @@ sp_stream *sp_stream_open(const sp_stream_options *options)
     stream->options = *options;
     if (stream->options.n_events == 0) stream->options.n_events = SP_STREAM_EVENTS;
     stream->references = 2;
+    if (options->attention_id)
+        (void)snprintf(stream->attention_id, sizeof stream->attention_id, "%s", options->attention_id);
     pthread_mutex_init(&stream->lock, NULL);
     pthread_condattr_t clock;
     pthread_condattr_init(&clock);
@@ -300,4 +304,9 @@ void sp_stream_free(sp_stream *stream)
     stream->options.notify = NULL;
     while (stream->notifying) pthread_cond_wait(&stream->change, &stream->lock);
     release(stream);
+}
+
+const char *sp_stream_attention_id(const sp_stream *stream)
+{
+    return stream->attention_id[0] ? stream->attention_id : NULL;
 }

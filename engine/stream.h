@@ -21,6 +21,7 @@ typedef struct sp_stream_options {
     void *notify_context;
     void (*wake)(void *context); /* the engine's: something was cancelled or drained; may be NULL */
     void *wake_context;
+    const char *attention_id; /* copied; NULL: none */
 } sp_stream_options;
 
 /* With two references. NULL when out of memory. */

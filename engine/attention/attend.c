@@ -2,6 +2,7 @@
 #include "engine/attention/attend.h"
 #include "engine/attention/codes.h"
 #include "engine/attention/measure.h"
+#include "engine/graph/capture.h"
 
 #include <assert.h>
 
@@ -205,6 +206,8 @@ static sp_status run_job(sp_attender *attender, size_t index, const sp_attend_ca
                            .n_kv_heads = options->n_kv_heads,
                            .q = call->q + job->first_row * q_row,
                            .out = out};
+    if (job->capture)
+        sp_capture_rows(job->capture, call->layer, job->position, job->rows, args.q, call->scale, job->fit);
     args.kv =
         sp_kv_layer(options->kv, job->pages, call->layer, job->position + job->rows, attender->pointers);
     sp_cached_plan *cached;

@@ -14,14 +14,15 @@
 
 typedef struct sp_attend_job {
     const sp_attention *attention;
-    const sp_fit *fit;         /* of the sequence's model or adapter; NULL: none */
-    const uint32_t *pages;     /* page table: holds position + rows positions */
-    uint32_t first_row, rows;  /* rows of the batch */
-    uint32_t position;         /* of the first of them */
-    sp_attention_phase *phase; /* edges, tiles, seconds are added to */
-    uint64_t *rows_empty;      /* added to */
-    sp_head_measure *measures; /* (n_layers, n_heads), added to; NULL: not measured */
-    bool failed;               /* this sequence cannot go on; its rows are zero, the others are unharmed */
+    const sp_fit *fit;          /* of the sequence's model or adapter; NULL: none */
+    const uint32_t *pages;      /* page table: holds position + rows positions */
+    uint32_t first_row, rows;   /* rows of the batch */
+    uint32_t position;          /* of the first of them */
+    sp_attention_phase *phase;  /* edges, tiles, seconds are added to */
+    uint64_t *rows_empty;       /* added to */
+    sp_head_measure *measures;  /* (n_layers, n_heads), added to; NULL: not measured */
+    struct sp_capture *capture; /* its queries are kept; NULL: no capture */
+    bool failed;                /* this sequence cannot go on; its rows are zero, the others are unharmed */
     sp_error error;
 } sp_attend_job;
 

@@ -204,14 +204,59 @@ static sp_status read_measure(sp_parser *parser, sp_json_type type)
                          "attention.measure is not available here");
 }
 
+/* A list of numbers below n, into a bit set. */
+static sp_status read_numbers(sp_parser *parser, const char *field, uint32_t n, uint64_t *set, bool *some)
+{
+    sp_json *json = &parser->json;
+    if (n > SP_MAX_CAPTURED) n = SP_MAX_CAPTURED;
+    sp_json_type type = sp_json_next(json);
+    if (type == SP_JSON_NULL) return SP_OK;
+    bool good = type == SP_JSON_ARRAY;
+    size_t count = 0;
+    for (; good && (type = sp_json_next(json)) != SP_JSON_ARRAY_END; count++) {
+        int64_t value;
+        good = type == SP_JSON_NUMBER && sp_json_int64(json, &value) && value >= 0 && value < n;
+        if (good) set[value / 64] |= (uint64_t)1 << (value % 64);
+    }
+    *some = true;
+    if (good && count > 0) return SP_OK;
+    return sp_fail_param(parser->error, SP_INVALID, field,
+                         "%s must be a list of one or more numbers from 0 to %u", field, n - 1);
+}
+
+static sp_status read_captured(sp_parser *parser)
+{
+    sp_attention *out = parser->out;
+    sp_json *json = &parser->json;
+    while (sp_json_next(json) == SP_JSON_KEY) {
+        sp_status status;
+        if (sp_json_is(json, "layers")) {
+            status = read_numbers(parser, "attention.capture.layers", parser->host->n_layers, out->layers,
+                                  &out->some_layers);
+        } else if (sp_json_is(json, "heads")) {
+            status = read_numbers(parser, "attention.capture.heads", parser->host->n_heads, out->heads_kept,
+                                  &out->some_heads);
+        } else {
+            status = sp_fail_param(parser->error, SP_INVALID, "attention.capture",
+                                   "unknown key '%.*s' in attention.capture; it takes layers and heads",
+                                   (int)(json->raw_size < 60 ? json->raw_size : 60), json->raw);
+        }
+        if (status) return status;
+    }
+    return SP_OK;
+}
+
 static sp_status read_capture(sp_parser *parser, sp_json_type type)
 {
     if (type == SP_JSON_NULL || type == SP_JSON_FALSE) return SP_OK;
     if (type != SP_JSON_TRUE && type != SP_JSON_OBJECT) {
         return bad_type(parser, "attention.capture", "true, false or {\"layers\": [..], \"heads\": [..]}");
     }
-    return sp_fail_param(parser->error, SP_INVALID, "attention.capture",
-                         "attention.capture is not built into this version; leave it out");
+    if (!parser->host->allow_capture)
+        return sp_fail_param(parser->error, SP_INVALID, "attention.capture",
+                             "attention.capture is not available here");
+    parser->out->capture = true;
+    return type == SP_JSON_OBJECT ? read_captured(parser) : SP_OK;
 }
 
 static sp_status unknown_key(const sp_parser *parser)

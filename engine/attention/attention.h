@@ -31,6 +31,7 @@ typedef struct sp_param {
 } sp_param;
 
 #define SP_MAX_PARAMS 16
+#define SP_MAX_CAPTURED 256u /* layers and heads that a capture's lists may name are below */
 typedef enum sp_heads_mode { SP_HEADS_MERGED, SP_HEADS_INTERLEAVED, SP_HEADS_MULTIHEAD } sp_heads_mode;
 
 typedef struct sp_backend sp_backend;
@@ -44,8 +45,11 @@ typedef struct sp_attention {
     sp_normalizer normalizer;
     sp_heads_mode heads;
     bool strict, measure;
-    char requested[32]; /* the backend's name as asked */
-    char notes[256];    /* sentences for attention_report.notes, separated by \n */
+    bool capture;                      /* keep what graph queries need (engine/graph/) */
+    bool some_layers, some_heads;      /* of the capture: those of the sets below, else all */
+    uint64_t layers[4], heads_kept[4]; /* bit sets, SP_MAX_CAPTURED */
+    char requested[32];                /* the backend's name as asked */
+    char notes[256];                   /* sentences for attention_report.notes, separated by \n */
 } sp_attention;
 
 /* What a plan is made for. */
@@ -96,7 +100,7 @@ double sp_attention_param(const sp_attention *attention, const char *name);
 
 /* What a model means to an attention object. */
 typedef struct sp_attention_host {
-    uint32_t n_heads;
+    uint32_t n_heads, n_layers;     /* n_layers: of a capture's list */
     sp_normalizer model_normalizer; /* what "model" resolves to */
     bool generates;                 /* the request decodes: the backend must stream */
     bool allow_measure, allow_capture;
@@ -137,6 +141,8 @@ void sp_attention_report_again(const char *report, size_t size, const sp_attenti
                                uint64_t rows_empty, sp_json_writer *out);
 /* The whole reply of GET /v1/attention/backends: one object. */
 void sp_backends_write(sp_json_writer *out);
+/* The parameters, resolved: {"window":33}. */
+void sp_attention_write_params(const sp_attention *attention, sp_json_writer *out);
 /* {"alpha": a} or "softmax". */
 void sp_normalizer_write(sp_normalizer normalizer, sp_json_writer *out);
 

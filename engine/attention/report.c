@@ -28,9 +28,8 @@ static void write_integer(const char *name, double value, uint64_t seed, sp_json
         sp_json_number(out, value);
 }
 
-static void write_params(const sp_attention *attention, sp_json_writer *out)
+void sp_attention_write_params(const sp_attention *attention, sp_json_writer *out)
 {
-    sp_json_key(out, "params");
     sp_json_open(out, '{');
     for (size_t i = 0; i < attention->backend->n_params; i++) {
         const char *name = attention->backend->params[i].name;
@@ -135,7 +134,8 @@ void sp_attention_report_write(const sp_attention_report *report, sp_json_writer
     sp_json_cstring(out, attention->requested);
     sp_json_key(out, "backend");
     sp_json_cstring(out, attention->backend->name);
-    write_params(attention, out);
+    sp_json_key(out, "params");
+    sp_attention_write_params(attention, out);
     sp_json_key(out, "normalizer");
     sp_normalizer_write(attention->normalizer, out);
     write_heads(report, out);

@@ -1,0 +1,443 @@
+/* One capture: opened beside its sequence, filled by the engine thread, read by anybody (capture.h). */
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "engine/graph/capture_parts.h"
+
+#define ARENA_BYTES ((size_t)64 << 20) /* lists, labels and texts of one capture; counted */
+
+/* --- what it is made of --- */
+
+static void make_id(char *id)
+{
+    unsigned char random[12] = {0};
+    if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random) memset(random, 0, sizeof random);
+    (void)snprintf(id, SP_CAPTURE_ID, "attn-");
+    for (size_t i = 0; i < sizeof random; i++)
+        (void)snprintf(id + 5 + 2 * i, SP_CAPTURE_ID - 5 - 2 * i, "%02x", random[i]);
+}
+
+/* A rising copy of the chosen numbers below n, or of all of them. */
+static const uint32_t *copy_list(sp_arena *arena, const uint32_t *chosen, uint32_t n_chosen, uint32_t n,
+                                 uint32_t *count)
+{
+    uint32_t *list = sp_arena_alloc(arena, chosen ? n_chosen : n, sizeof *list);
+    *count = chosen ? n_chosen : n;
+    for (uint32_t i = 0; list && i < *count; i++) list[i] = chosen ? chosen[i] : i;
+    return list;
+}
+
+static bool copy_lists(sp_capture *capture, const sp_capture_spec *spec, const sp_hparams *hparams)
+{
+    sp_capture_info *info = &capture->info;
+    sp_arena *arena = &capture->arena;
+    info->layers = copy_list(arena, spec->layers, spec->n_layers, hparams->n_layers, &info->n_layers);
+    info->heads = copy_list(arena, spec->heads, spec->n_heads, hparams->n_heads, &info->n_heads);
+    capture->slot_of = sp_arena_alloc(arena, hparams->n_layers, sizeof *capture->slot_of);
+    capture->head_kept = sp_arena_alloc(arena, hparams->n_heads, 1);
+    if (!info->layers || !info->heads || !capture->slot_of || !capture->head_kept) return false;
+    for (uint32_t l = 0; l < hparams->n_layers; l++) capture->slot_of[l] = SP_NO_HEAD;
+    for (uint32_t i = 0; i < info->n_layers; i++) capture->slot_of[info->layers[i]] = i;
+    for (uint32_t i = 0; i < info->n_heads; i++) capture->head_kept[info->heads[i]] = 1;
+    return true;
+}
+
+static bool copy_labels(sp_capture *capture, const sp_capture_spec *spec)
+{
+    if (spec->n_labels == 0) return true;
+    sp_label_set *sets = sp_arena_alloc(&capture->arena, spec->n_labels, sizeof *sets);
+    capture->info.labels = sets;
+    capture->info.n_labels = spec->n_labels;
+    for (size_t i = 0; sets && i < spec->n_labels; i++) {
+        const sp_label_set *from = &spec->labels[i];
+        const char **labels = sp_arena_alloc(&capture->arena, from->n, sizeof *labels);
+        sets[i] = (sp_label_set){.name = sp_arena_copy(&capture->arena, from->name, strlen(from->name)),
+                                 .labels = labels,
+                                 .n = from->n};
+        if (!sets[i].name || !labels) return false;
+        for (uint32_t t = 0; t < from->n; t++) {
+            labels[t] = sp_arena_copy(&capture->arena, from->labels[t], strlen(from->labels[t]));
+            if (!labels[t]) return false;
+        }
+    }
+    return sets != NULL;
+}
+
+/* --- provenance --- */
+
+static const char *finish_json(sp_capture *capture, sp_buffer *text)
+{
+    const char *copy = text->failed ? NULL : sp_arena_copy(&capture->arena, text->data, text->size);
+    sp_buffer_fini(text);
+    return copy ? copy : "";
+}
+
+static const char *params_json(sp_capture *capture)
+{
+    sp_buffer text;
+    sp_json_writer writer;
+    sp_buffer_init(&text, 4096);
+    sp_json_writer_init(&writer, &text);
+    sp_attention_write_params(&capture->attention, &writer);
+    return finish_json(capture, &text);
+}
+
+static const char *normalizer_json(sp_capture *capture)
+{
+    sp_buffer text;
+    sp_json_writer writer;
+    sp_buffer_init(&text, 256);
+    sp_json_writer_init(&writer, &text);
+    sp_normalizer_write(capture->attention.normalizer, &writer);
+    return finish_json(capture, &text);
+}
+
+static const char *gold_json(sp_capture *capture)
+{
+    const sp_gold *gold = &capture->info.gold;
+    sp_buffer text;
+    sp_json_writer writer;
+    sp_buffer_init(&text, 256);
+    sp_json_writer_init(&writer, &text);
+    sp_json_open(&writer, '{');
+    sp_json_key(&writer, "normalizer");
+    sp_normalizer_write(gold->normalizer, &writer);
+    if (gold->cut == SP_CUT_MASS) {
+        sp_json_key(&writer, "mass");
+        sp_json_number(&writer, gold->mass);
+    } else if (gold->cut == SP_CUT_TOP_K) {
+        sp_json_key(&writer, "top_k");
+        sp_json_uint(&writer, gold->top_k);
+    } else if (gold->cut == SP_CUT_MIN_WEIGHT) {
+        sp_json_key(&writer, "min_weight");
+        sp_json_number(&writer, gold->min_weight);
+    }
+    sp_json_close(&writer, '}');
+    return finish_json(capture, &text);
+}
+
+static void fill_source(sp_capture *capture, uint32_t adapter)
+{
+    static const char *const heads[] = {"merged", "interleaved", "multihead"};
+    const sp_captures_options *options = &capture->store->options;
+    capture->source =
+        (sp_graph_source){.capture = capture->id,
+                          .model = options->model_ids ? options->model_ids[adapter] : options->model->name,
+                          .arch = options->model->arch ? options->model->arch->name : "",
+                          .backend = capture->attention.backend->name,
+                          .params = params_json(capture),
+                          .normalizer = normalizer_json(capture),
+                          .gold = gold_json(capture),
+                          .heads = heads[capture->attention.heads],
+                          .dtype = sp_dtype_name(options->kv_type),
+                          .software = "sparsed " SPARSED_VERSION,
+                          .block = "self",
+                          .created = (int64_t)time(NULL)};
+    if (!capture->source.model) capture->source.model = "";
+}
+
+/* --- opening --- */
+
+static sp_gold choose_gold(const sp_capture_spec *spec, const sp_attention *attention)
+{
+    sp_gold gold = {.normalizer = attention->normalizer};
+    if (spec->has_gold) return spec->gold;
+    if (sp_is_softmax(gold.normalizer)) gold.cut = SP_CUT_MASS, gold.mass = 0.95;
+    return gold;
+}
+
+/* Bytes of queries of one layer, and of everything else. */
+static void count_bytes(const sp_captures *store, uint32_t capacity, size_t *layer, size_t *rest)
+{
+    const sp_hparams *hparams = &store->options.model->hparams;
+    size_t pages = ((size_t)capacity + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
+    *layer = (size_t)capacity * hparams->n_heads * hparams->head_dim * sizeof(float);
+    *rest = pages * (store->page_bytes + sizeof(uint32_t)) + (size_t)capacity * sizeof(int32_t) +
+            sizeof(sp_capture);
+}
+
+static sp_status check_size(const sp_captures *store, uint32_t capacity, uint32_t n_layers, size_t extra,
+                            size_t *bytes, sp_error *error)
+{
+    size_t layer, rest, most = store->options.max_capture_bytes;
+    count_bytes(store, capacity, &layer, &rest);
+    rest += extra;
+    *bytes = rest + n_layers * layer;
+    if (*bytes <= most) return SP_OK;
+    if (rest + layer > most)
+        return sp_fail_param(error, SP_TOO_LARGE, "layers",
+                             "even one layer of %u tokens takes %zu bytes, more than capture_max_bytes %zu; "
+                             "capture fewer tokens",
+                             capacity, rest + layer, most);
+    return sp_fail_param(
+        error, SP_TOO_LARGE, "layers",
+        "%u layers of %u tokens take %zu bytes, more than capture_max_bytes %zu; name at most "
+        "%zu layers, such as \"layers\": [0]",
+        n_layers, capacity, *bytes, most, (most - rest) / layer);
+}
+
+static bool allocate(sp_capture *capture, uint32_t capacity)
+{
+    const sp_hparams *hparams = &capture->store->options.model->hparams;
+    const sp_capture_info *info = &capture->info;
+    size_t row = (size_t)hparams->n_heads * hparams->head_dim;
+    capture->q = sp_alloc_zero(info->n_layers, sizeof *capture->q);
+    capture->tokens = sp_alloc(capacity, sizeof *capture->tokens);
+    capture->pages =
+        sp_alloc(((size_t)capacity + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS, sizeof *capture->pages);
+    capture->slots = sp_alloc_zero((size_t)info->n_layers * hparams->n_heads, sizeof *capture->slots);
+    if (!capture->q || !capture->tokens || !capture->pages || !capture->slots) return false;
+    for (uint32_t i = 0; i < info->n_layers; i++) {
+        capture->q[i] = sp_alloc(capacity, row * sizeof(float));
+        if (!capture->q[i]) return false;
+    }
+    return true;
+}
+
+/* Into the table, counted in the budget. */
+static sp_status enlist(sp_captures *store, sp_capture *capture, sp_error *error)
+{
+    pthread_mutex_lock(&store->lock);
+    bool fits = sp_store_reserve(store, capture->fixed_bytes, capture);
+    if (fits) {
+        capture->last_used = sp_store_now(store);
+        capture->holds = 1;
+        capture->listed = true;
+        capture->next = store->all;
+        store->all = capture;
+        store->count++;
+    }
+    pthread_mutex_unlock(&store->lock);
+    if (fits) return SP_OK;
+    if (capture->fixed_bytes > store->options.max_bytes)
+        return sp_fail_param(error, SP_TOO_LARGE, "layers",
+                             "the capture takes %zu bytes, capture_bytes is %zu", capture->fixed_bytes,
+                             store->options.max_bytes);
+    return sp_fail(error, SP_BUSY, "captures in use hold all of capture_bytes (%zu); try again later",
+                   store->options.max_bytes);
+}
+
+sp_status sp_capture_open(sp_captures *store, const sp_capture_spec *spec, const sp_attention *attention,
+                          uint32_t adapter, const int32_t *tokens, uint32_t n_prompt, uint32_t capacity,
+                          sp_capture **out, sp_error *error)
+{
+    const sp_hparams *hparams = &store->options.model->hparams;
+    size_t bytes = 0;
+    uint32_t n_layers = spec->layers ? spec->n_layers : hparams->n_layers;
+    sp_status status = check_size(store, capacity, n_layers, 0, &bytes, error);
+    if (status != SP_OK) return status;
+    sp_capture *capture = sp_alloc_zero(1, sizeof *capture);
+    if (!capture) return sp_fail(error, SP_NO_MEMORY, "no memory for a capture");
+    capture->store = store;
+    capture->owner = spec->owner;
+    capture->alone = spec->alone;
+    capture->attention = *attention;
+    capture->head_dim = hparams->head_dim;
+    capture->info = (sp_capture_info){.id = capture->id,
+                                      .model_layers = hparams->n_layers,
+                                      .model_heads = hparams->n_heads,
+                                      .kv_heads = hparams->n_kv_heads,
+                                      .capacity = capacity,
+                                      .causal = true,
+                                      .gold = choose_gold(spec, attention),
+                                      .attention = &capture->attention,
+                                      .source = &capture->source};
+    make_id(capture->id);
+    sp_arena_init(&capture->arena, ARENA_BYTES);
+    bool copied = copy_lists(capture, spec, hparams) && copy_labels(capture, spec);
+    fill_source(capture, adapter);
+    status = copied ? check_size(store, capacity, n_layers, capture->arena.used, &bytes, error)
+                    : sp_fail(error, SP_NO_MEMORY, "no memory for the lists and labels of a capture");
+    capture->fixed_bytes = bytes;
+    if (status == SP_OK && !allocate(capture, capacity))
+        status = sp_fail(error, SP_NO_MEMORY, "no memory for a capture of %u tokens", capacity);
+    if (status == SP_OK) {
+        capture->info.tokens = capture->tokens;
+        memcpy(capture->tokens, tokens, n_prompt * sizeof *tokens);
+        status = enlist(store, capture, error);
+    }
+    if (status == SP_OK) {
+        *out = capture;
+        return SP_OK;
+    }
+    sp_capture_free_parts(capture);
+    sp_free(capture->pages);
+    sp_free(capture);
+    return status;
+}
+
+void sp_capture_free_parts(sp_capture *capture)
+{
+    size_t n_slots = (size_t)capture->info.n_layers * capture->info.model_heads;
+    for (size_t i = 0; capture->slots && i < n_slots; i++) {
+        sp_head_close(capture->slots[i].head);
+        for (int g = 0; g < SP_N_GRAPHS; g++) sp_free(capture->slots[i].thumbnails[g]);
+    }
+    for (uint32_t i = 0; capture->q && i < capture->info.n_layers; i++) sp_free(capture->q[i]);
+    if (capture->view_texts) sp_arena_fini(capture->view_texts);
+    sp_free(capture->view_texts);
+    sp_free(capture->views);
+    sp_free(capture->slots);
+    sp_free(capture->q);
+    sp_free(capture->tokens);
+    sp_arena_fini(&capture->arena);
+    capture->view_texts = NULL;
+    capture->views = NULL;
+    capture->slots = NULL;
+    capture->q = NULL;
+    capture->tokens = NULL;
+}
+
+/* --- the engine thread fills it --- */
+
+const char *sp_capture_id(const sp_capture *capture)
+{
+    return capture->id;
+}
+
+void sp_capture_rows(sp_capture *capture, uint32_t layer, uint32_t position, uint32_t rows, const float *q,
+                     float scale, const sp_fit *fit)
+{
+    uint32_t slot = capture->slot_of[layer];
+    size_t row = capture->info.model_heads * capture->head_dim;
+    capture->scale = scale;
+    capture->fit = fit;
+    if (slot == SP_NO_HEAD || position + rows > capture->info.capacity) return;
+    memcpy(capture->q[slot] + position * row, q, rows * row * sizeof *q);
+}
+
+void sp_capture_grow(sp_capture *capture, const int32_t *tokens, uint32_t n)
+{
+    pthread_mutex_lock(&capture->store->lock);
+    for (uint32_t i = capture->n_tokens; i < n; i++) capture->tokens[i] = tokens[i];
+    capture->n_tokens = n;
+    pthread_mutex_unlock(&capture->store->lock);
+}
+
+uint32_t sp_capture_adopt(sp_capture *capture, const uint32_t *pages)
+{
+    sp_captures *store = capture->store;
+    pthread_mutex_lock(&store->lock);
+    uint32_t kept = 0;
+    if (capture->listed) {
+        size_t all = ((size_t)capture->info.capacity + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
+        kept = (capture->n_tokens + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
+        memcpy(capture->pages, pages, kept * sizeof *pages);
+        capture->n_pages = kept;
+        store->pinned += kept;
+        sp_store_return(store, capture, (all - kept) * store->page_bytes);
+        capture->state = SP_CAPTURE_READY;
+        capture->last_used = sp_store_now(store);
+    }
+    pthread_cond_broadcast(&store->changed);
+    pthread_mutex_unlock(&store->lock);
+    return kept;
+}
+
+void sp_capture_fail(sp_capture *capture, const sp_error *error)
+{
+    pthread_mutex_lock(&capture->store->lock);
+    if (capture->state == SP_CAPTURE_RUNNING) {
+        capture->state = SP_CAPTURE_FAILED;
+        capture->error = *error;
+    }
+    pthread_cond_broadcast(&capture->store->changed);
+    pthread_mutex_unlock(&capture->store->lock);
+}
+
+void sp_capture_leave(sp_capture *capture)
+{
+    pthread_mutex_lock(&capture->store->lock);
+    bool drop = capture->listed && capture->state != SP_CAPTURE_READY && !capture->alone;
+    if (drop) sp_store_unlist(capture->store, capture, false);
+    pthread_mutex_unlock(&capture->store->lock);
+    sp_capture_release(capture);
+}
+
+void sp_capture_keep_stream(sp_capture *capture, struct sp_stream *stream)
+{
+    pthread_mutex_lock(&capture->store->lock);
+    capture->stream = stream;
+    pthread_mutex_unlock(&capture->store->lock);
+}
+
+/* --- readers --- */
+
+const sp_capture_info *sp_capture_get_info(const sp_capture *capture)
+{
+    return &capture->info;
+}
+
+void sp_capture_get_status(sp_capture *capture, sp_capture_status *out)
+{
+    sp_captures *store = capture->store;
+    pthread_mutex_lock(&store->lock);
+    double left = store->options.expiry - (sp_store_now(store) - capture->last_used);
+    *out = (sp_capture_status){.state = capture->state,
+                               .error = capture->error,
+                               .n_tokens = capture->n_tokens,
+                               .n_planned = capture->info.capacity,
+                               .bytes = capture->bytes,
+                               .expires = (int64_t)time(NULL) + (int64_t)(left > 0 ? left : 0)};
+    pthread_mutex_unlock(&store->lock);
+}
+
+/* The bytes with every ill-formed part replaced by U+FFFD. */
+static const char *well_formed(sp_arena *arena, const char *bytes, size_t n, size_t *size)
+{
+    char *text = sp_arena_alloc(arena, 3 * n + 1, 1);
+    size_t used = 0;
+    for (size_t i = 0; text && i < n;) {
+        size_t length = sp_utf8_length(bytes + i, n - i);
+        memcpy(text + used, length ? bytes + i : "\xef\xbf\xbd", length ? length : 3);
+        used += length ? length : 3;
+        i += length ? length : 1;
+    }
+    *size = used;
+    return text;
+}
+
+static bool make_views(sp_capture *capture, sp_graph_token *views, sp_arena *texts)
+{
+    const sp_tokenizer *tokenizer = capture->store->options.model->tokenizer;
+    for (uint32_t i = 0; i < capture->n_tokens; i++) {
+        sp_graph_token *view = &views[i];
+        view->id = capture->tokens[i];
+        view->special = sp_tokenizer_is_special(tokenizer, view->id);
+        view->bytes = sp_tokenizer_bytes(tokenizer, view->id, &view->n_bytes);
+        if (sp_utf8_valid(view->bytes, view->n_bytes)) {
+            view->text = view->bytes;
+            view->n_text = view->n_bytes;
+        } else {
+            view->text = well_formed(texts, view->bytes, view->n_bytes, &view->n_text);
+        }
+        if (!view->text) return false;
+    }
+    return true;
+}
+
+sp_status sp_capture_tokens(sp_capture *capture, const sp_graph_token **out, sp_error *error)
+{
+    sp_captures *store = capture->store;
+    sp_status status = SP_OK;
+    pthread_mutex_lock(&store->lock);
+    if (!capture->views && capture->n_tokens > 0) {
+        sp_graph_token *views = sp_alloc_zero(capture->n_tokens, sizeof *views);
+        sp_arena *texts = sp_alloc_zero(1, sizeof *texts);
+        if (texts) sp_arena_init(texts, ARENA_BYTES);
+        if (views && texts && make_views(capture, views, texts)) {
+            capture->views = views;
+            capture->view_texts = texts;
+        } else {
+            if (texts) sp_arena_fini(texts);
+            sp_free(texts);
+            sp_free(views);
+            status = sp_fail(error, SP_NO_MEMORY, "no memory for the texts of %u tokens", capture->n_tokens);
+        }
+    }
+    *out = capture->views;
+    pthread_mutex_unlock(&store->lock);
+    return status;
+}

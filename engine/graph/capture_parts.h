@@ -1,0 +1,98 @@
+/* Private to engine/graph: the inside of captures and of their table (capture.h), shared by store.c (table,
+ * budget), capture.c (one capture) and capture_heads.c (its heads). Fields marked (L) are guarded by the
+ * store's lock; the others are constant once a capture is open, or belong to the engine thread until it is
+ * ready. */
+#ifndef SPARSED_ENGINE_GRAPH_CAPTURE_PARTS_H
+#define SPARSED_ENGINE_GRAPH_CAPTURE_PARTS_H
+
+#include <pthread.h>
+
+#include "engine/graph/capture.h"
+
+/* One head of a capture. */
+typedef struct sp_capture_slot {
+    sp_head *head; /* NULL: not begun (L); its inside belongs to the maker until it is done */
+    bool building; /* somebody makes it (L) */
+    bool done;     /* (L), as what follows: as of the last step */
+    double progress, seconds;
+    size_t bytes;
+    unsigned users;   /* readers (L) */
+    double last_used; /* (L) */
+    bool has_record;  /* (L) */
+    sp_head_record record;
+    uint8_t *thumbnails[SP_N_GRAPHS]; /* (64, 64) or NULL (L) */
+} sp_capture_slot;
+
+struct sp_capture {
+    sp_captures *store;
+    sp_capture *next; /* in the table, or among those to be tidied (L) */
+    char id[SP_CAPTURE_ID];
+    uint64_t owner;
+    sp_capture_info info;
+    sp_attention attention;
+    sp_graph_source source;
+    sp_arena arena;     /* lists, labels, texts */
+    uint32_t *slot_of;  /* (model layers) index among the kept layers, or SP_NO_HEAD */
+    uint8_t *head_kept; /* (model heads) */
+    size_t head_dim;
+    float scale;
+    const sp_fit *fit;      /* the engine's */
+    float **q;              /* (kept layers) each (capacity, model heads, head_dim) */
+    int32_t *tokens;        /* (capacity) */
+    uint32_t *pages;        /* (ceil(capacity / 64)) */
+    size_t fixed_bytes;     /* queries, pages, tokens, labels */
+    sp_capture_slot *slots; /* (kept layers, model heads) */
+
+    sp_capture_state state; /* (L) */
+    sp_error error;         /* (L) */
+    uint32_t n_tokens;      /* (L) */
+    uint32_t n_pages;       /* pages it owns (L) */
+    size_t bytes;           /* counted in the budget (L) */
+    double last_used;       /* (L) */
+    unsigned holds;         /* (L) */
+    bool listed;            /* in the table (L) */
+    sp_graph_token *views;  /* (n_tokens) or NULL (L) */
+    sp_arena *view_texts;
+    bool alone;
+    struct sp_stream *stream; /* of its own request, or NULL (L) */
+};
+
+/* An id that is gone, for an hour. */
+typedef struct sp_tombstone {
+    char id[SP_CAPTURE_ID];
+    uint64_t owner;
+    double since;
+} sp_tombstone;
+#define SP_TOMBSTONES 4096u
+#define SP_TOMBSTONE_SECONDS 3600.0
+
+struct sp_captures {
+    sp_captures_options options;
+    size_t page_bytes;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;   /* a head is done or left, a capture is ready */
+    sp_capture *all;          /* (L) */
+    sp_capture *dead;         /* to be tidied (L) */
+    size_t used, count;       /* (L) */
+    uint32_t pinned;          /* pages (L) */
+    sp_tombstone *tombstones; /* (SP_TOMBSTONES) ring (L) */
+    uint32_t n_tombstones, next_tombstone;
+};
+
+/* --- with the lock held --- */
+/* Makes room for so many bytes and counts them. keep: is not evicted. False: everything else is in use. */
+bool sp_store_reserve(sp_captures *store, size_t bytes, sp_capture *keep);
+void sp_store_return(sp_captures *store, sp_capture *capture, size_t bytes);
+/* Frees the head of a slot that nobody uses. */
+void sp_slot_drop(sp_capture *capture, sp_capture_slot *slot);
+/* Out of the table; evicted: its id is remembered. */
+void sp_store_unlist(sp_captures *store, sp_capture *capture, bool evicted);
+/* The last hold is gone: frees all but the pages, which wait for the engine thread. */
+void sp_store_bury(sp_captures *store, sp_capture *capture);
+double sp_store_now(const sp_captures *store);
+void sp_store_wake(sp_captures *store); /* without the lock */
+
+/* Frees what a capture holds, not its pages. */
+void sp_capture_free_parts(sp_capture *capture);
+
+#endif
