@@ -231,6 +231,7 @@ static sp_status open_captures(sp_engine *engine, sp_error *error)
     sp_captures_options captures = {.model = engine->model,
                                     .model_ids = engine->info.model_ids,
                                     .kv_type = options->kv_type,
+                                    .page_bytes = engine->info.kv_bytes / engine->info.kv_pages,
                                     .max_bytes = options->capture_bytes,
                                     .max_capture_bytes = options->capture_max_bytes,
                                     .expiry = options->capture_expiry,
@@ -246,6 +247,7 @@ static sp_status open_scheduler(sp_engine *engine, sp_error *error)
     const sp_engine_options *options = &engine->options;
     uint32_t n_pages = 0;
     sp_status status = size_pool(engine, &n_pages, error);
+    if (status == SP_OK) status = open_captures(engine, error);
     if (status != SP_OK) return status;
     sp_scheduler_options scheduler = {.model = engine->model,
                                       .kv_type = options->kv_type,
@@ -312,7 +314,6 @@ sp_status sp_engine_open(const sp_engine_options *options, sp_engine **out, sp_e
         status = sp_chat_open(engine->model->chat_template, options->chat_template, engine->model->tokenizer,
                               &engine->chat, error);
     if (status == SP_OK) status = open_attention(engine, error);
-    if (status == SP_OK) status = open_captures(engine, error);
     if (status == SP_OK) status = open_scheduler(engine, error);
     if (status == SP_OK) {
         fill_info(engine);

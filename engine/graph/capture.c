@@ -154,7 +154,7 @@ static void count_bytes(const sp_captures *store, uint32_t capacity, size_t *lay
     const sp_hparams *hparams = &store->options.model->hparams;
     size_t pages = ((size_t)capacity + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
     *layer = (size_t)capacity * hparams->n_heads * hparams->head_dim * sizeof(float);
-    *rest = pages * (store->page_bytes + sizeof(uint32_t)) + (size_t)capacity * sizeof(int32_t) +
+    *rest = pages * (store->options.page_bytes + sizeof(uint32_t)) + (size_t)capacity * sizeof(int32_t) +
             sizeof(sp_capture);
 }
 
@@ -327,7 +327,7 @@ uint32_t sp_capture_adopt(sp_capture *capture, const uint32_t *pages)
         memcpy(capture->pages, pages, kept * sizeof *pages);
         capture->n_pages = kept;
         store->pinned += kept;
-        sp_store_return(store, capture, (all - kept) * store->page_bytes);
+        sp_store_return(store, capture, (all - kept) * store->options.page_bytes);
         capture->state = SP_CAPTURE_READY;
         capture->last_used = sp_store_now(store);
     }

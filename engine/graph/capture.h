@@ -31,6 +31,7 @@ typedef struct sp_captures_options {
     const sp_model *model;
     const char *const *model_ids; /* as sp_engine_info */
     sp_dtype kv_type;
+    size_t page_bytes;           /* of a KV page, its side included */
     size_t max_bytes;            /* of all captures and heads; --capture-bytes */
     size_t max_capture_bytes;    /* of one capture without its heads; --capture-max-bytes */
     double expiry;               /* seconds without use; --capture-expiry */

@@ -72,6 +72,14 @@ static bool reserve(void *context, size_t bytes)
     return fits;
 }
 
+static void release(void *context, size_t bytes)
+{
+    sp_capture *capture = context;
+    pthread_mutex_lock(&capture->store->lock);
+    sp_store_return(capture->store, capture, bytes);
+    pthread_mutex_unlock(&capture->store->lock);
+}
+
 static bool is_stopped(const sp_graph_runner *runner)
 {
     return runner->stop && runner->stop(runner->stop_context);
@@ -95,7 +103,7 @@ static sp_status make_head(sp_capture *capture, const sp_head_source *source, sp
                            const sp_graph_runner *runner, sp_error *error)
 {
     sp_head *head = slot->head;
-    const sp_head_options options = {.reserve = reserve, .context = capture};
+    const sp_head_options options = {.reserve = reserve, .release = release, .context = capture};
     head_call call = {.capture = capture, .seconds = runner->step_seconds};
     sp_status status = sp_head_builder_open(source, head, &options, &call.builder, error);
     while (status == SP_OK && !head->done && !is_stopped(runner)) {

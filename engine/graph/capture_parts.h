@@ -68,7 +68,6 @@ typedef struct sp_tombstone {
 
 struct sp_captures {
     sp_captures_options options;
-    size_t page_bytes;
     pthread_mutex_t lock;
     pthread_cond_t changed;   /* a head is done or left, a capture is ready */
     sp_capture *all;          /* (L) */

@@ -345,11 +345,17 @@ static sp_status keep_edges(sp_head_builder *b, sp_csr *csr, uint32_t rows, bool
 static void lose_pred(sp_head_builder *b)
 {
     sp_head *head = b->head;
+    size_t bytes = 0;
     for (uint32_t i = 0; i < head->n_blocks; i++) {
+        uint32_t first = i * head->block_rows, last = first + head->block_rows;
+        if (!head->pred.weights[i]) continue;
+        bytes += (head->pred.indptr[last] - head->pred.indptr[first]) * sizeof(float);
         sp_free(head->pred.weights[i]);
         head->pred.weights[i] = NULL;
     }
     head->lost = true;
+    head->bytes -= bytes;
+    if (b->options.release) b->options.release(b->options.context, bytes);
 }
 
 static sp_status end_block(sp_head_builder *b, uint32_t rows, sp_error *error)

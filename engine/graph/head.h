@@ -81,6 +81,7 @@ typedef struct sp_head_options {
     const sp_head *given; /* gold is read from it instead of computed; or NULL */
     bool record_only;     /* no edges are kept, edges_after is not counted; needs given */
     bool (*reserve)(void *context, size_t bytes); /* asked before the edges of a block are kept */
+    void (*release)(void *context, size_t bytes); /* told when some are given up */
     void *context;
 } sp_head_options;
 /* Borrows source, head and given. A head that is partly made is taken up where it was left. */

@@ -18,7 +18,6 @@ void sp_store_wake(sp_captures *store)
 
 sp_status sp_captures_open(const sp_captures_options *options, sp_captures **out, sp_error *error)
 {
-    const sp_hparams *hparams = &options->model->hparams;
     sp_captures *store = sp_alloc_zero(1, sizeof *store);
     if (!store) return sp_fail(error, SP_NO_MEMORY, "no memory for captures");
     store->options = *options;
@@ -29,11 +28,7 @@ sp_status sp_captures_open(const sp_captures_options *options, sp_captures **out
     pthread_cond_init(&store->changed, &clock);
     pthread_condattr_destroy(&clock);
     store->tombstones = sp_alloc_zero(SP_TOMBSTONES, sizeof *store->tombstones);
-    sp_kv_options kv = {.n_layers = hparams->n_layers,
-                        .n_kv_heads = hparams->n_kv_heads,
-                        .head_dim = hparams->head_dim,
-                        .dtype = options->kv_type};
-    if (store->tombstones && sp_kv_page_bytes(&kv, &store->page_bytes)) {
+    if (store->tombstones) {
         *out = store;
         return SP_OK;
     }

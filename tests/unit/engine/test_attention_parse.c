@@ -169,8 +169,8 @@ static void test_unknown_and_not_built(void **state)
     refused("{\"params\":1}", "attention.params", "object");
     refused("{\"Backend\":\"dense\"}", "attention.Backend", "unknown key");
     refused("{\"decode\":{\"backend\":\"dense\"}}", "attention.decode", "not built");
-    refused("{\"capture\":true}", "attention.capture", "not built");
-    refused("{\"capture\":{\"layers\":[0]}}", "attention.capture", "not built");
+    refused("{\"capture\":true}", "attention.capture", "not available here");
+    refused("{\"capture\":{\"layers\":[0]}}", "attention.capture", "not available here");
     refused("{\"capture\":1}", "attention.capture", "true, false");
     refused("{\"device\":\"cuda\"}", "attention.device", "cpu");
     refused("{\"device\":true}", "attention.device", "cpu");
@@ -332,7 +332,30 @@ static void test_backends_list(void **state)
     sp_buffer_fini(&buffer);
 }
 
+/* Which layers and heads a capture keeps. */
+static void test_capture(void **state)
+{
+    (void)state;
+    const sp_attention_host host = {.n_heads = 8,
+                                    .n_layers = 70,
+                                    .model_normalizer = {.alpha = 1.5f},
+                                    .generates = true,
+                                    .allow_capture = true};
+    sp_attention all = accepted_by(&host, "{\"capture\":true}");
+    assert_true(all.capture && !all.some_layers && !all.some_heads);
+    assert_false(accepted_by(&host, "{\"capture\":false}").capture);
+    sp_attention some = accepted_by(&host, "{\"capture\":{\"layers\":[0,69],\"heads\":[3,1,3]}}");
+    assert_true(some.capture && some.some_layers && some.some_heads);
+    assert_true(some.layers[0] == 1 && some.layers[1] == (uint64_t)1 << 5 && some.heads_kept[0] == 10);
+    refused_by(&host, "{\"capture\":{\"layers\":[70]}}", "attention.capture.layers", "0 to 69");
+    refused_by(&host, "{\"capture\":{\"layers\":[]}}", "attention.capture.layers", "one or more");
+    refused_by(&host, "{\"capture\":{\"heads\":[-1]}}", "attention.capture.heads", "0 to 7");
+    refused_by(&host, "{\"capture\":{\"heads\":3}}", "attention.capture.heads", "list");
+    refused_by(&host, "{\"capture\":{\"rows\":[1]}}", "attention.capture", "rows");
+}
+
 static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_capture),
     cmocka_unit_test(test_defaults),
     cmocka_unit_test(test_values),
     cmocka_unit_test(test_ranges),
