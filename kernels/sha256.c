@@ -44,20 +44,58 @@ static void take_block(uint32_t state[8], const uint8_t *block)
     for (int i = 0; i < 8; i++) state[i] += v[i];
 }
 
+void sp_sha256_begin(sp_sha256_state *state)
+{
+    static const uint32_t start[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                                      0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+    memcpy(state->words, start, sizeof start);
+    state->size = 0;
+}
+
+void sp_sha256_add(sp_sha256_state *state, const void *bytes, size_t n)
+{
+    const uint8_t *from = bytes;
+    size_t held = (size_t)(state->size % 64);
+    state->size += n;
+    if (held) {
+        size_t part = n < 64 - held ? n : 64 - held;
+        if (part) memcpy(state->block + held, from, part);
+        if (held + part < 64) return;
+        take_block(state->words, state->block);
+        from += part;
+        n -= part;
+    }
+    for (; n >= 64; n -= 64, from += 64) take_block(state->words, from);
+    if (n) memcpy(state->block, from, n);
+}
+
+void sp_sha256_end(sp_sha256_state *state, uint8_t out[SP_SHA256_BYTES])
+{
+    static const uint8_t padding[64] = {0x80};
+    uint8_t length[8];
+    size_t held = (size_t)(state->size % 64);
+    for (size_t i = 0; i < 8; i++) length[i] = (uint8_t)(state->size * 8 >> (56 - 8 * i));
+    sp_sha256_add(state, padding, held < 56 ? 56 - held : 120 - held);
+    sp_sha256_add(state, length, sizeof length);
+    for (size_t i = 0; i < SP_SHA256_BYTES; i++)
+        out[i] = (uint8_t)(state->words[i / 4] >> (24 - 8 * (i % 4)));
+}
+
+void sp_sha256_end_hex(sp_sha256_state *state, char out[2 * SP_SHA256_BYTES + 1])
+{
+    static const char digits[] = "0123456789abcdef";
+    uint8_t digest[SP_SHA256_BYTES];
+    sp_sha256_end(state, digest);
+    for (size_t i = 0; i < 2 * SP_SHA256_BYTES; i++) out[i] = digits[digest[i / 2] >> (i % 2 ? 0 : 4) & 15];
+    out[2 * SP_SHA256_BYTES] = 0;
+}
+
 void sp_sha256(const void *bytes, size_t n, uint8_t out[SP_SHA256_BYTES])
 {
-    uint32_t state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
-                         0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
-    const uint8_t *at = bytes;
-    size_t left = n;
-    for (; left >= 64; left -= 64, at += 64) take_block(state, at);
-    uint8_t tail[128] = {0};
-    size_t size = left < 56 ? 64 : 128;
-    if (left) memcpy(tail, at, left);
-    tail[left] = 0x80;
-    for (size_t i = 0; i < 8; i++) tail[size - 1 - i] = (uint8_t)((uint64_t)n * 8 >> (8 * i));
-    for (size_t i = 0; i < size; i += 64) take_block(state, tail + i);
-    for (size_t i = 0; i < SP_SHA256_BYTES; i++) out[i] = (uint8_t)(state[i / 4] >> (24 - 8 * (i % 4)));
+    sp_sha256_state state;
+    sp_sha256_begin(&state);
+    sp_sha256_add(&state, bytes, n);
+    sp_sha256_end(&state, out);
 }
 
 bool sp_sha256_same(const uint8_t a[SP_SHA256_BYTES], const uint8_t b[SP_SHA256_BYTES])

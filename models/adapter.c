@@ -7,6 +7,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "models/fingerprint.h"
+
 /* --- adapter_config.json --- */
 
 /* Keys that are read, and keys that only say how it was trained or what made it. */
@@ -231,6 +233,11 @@ static sp_status load(sp_adapter *adapter, const sp_model *model, const char *pa
     sp_buffer_fini(&file);
     l.weights = weights;
     if (status == SP_OK) status = load_tensors(&l);
+    if (status == SP_OK && options->fingerprint) {
+        sp_sha256_state hashed = model->hashed;
+        sp_fingerprint_adapter(&hashed, weights, model->hparams.n_layers);
+        sp_sha256_end_hex(&hashed, adapter->fingerprint);
+    }
     sp_weights_close(weights);
     return status;
 }

@@ -39,6 +39,7 @@ struct sp_adapter {
     char *name;
     bool has_normalizer;
     sp_normalizer normalizer; /* what it was trained with, where it says so */
+    char fingerprint[65];     /* of the model with it; "" where the options did not ask for it */
     uint32_t rank, n_layers, n_parts;
     float scale;
     sp_low_rank *parts; /* (n_layers, n_parts) */

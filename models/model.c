@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #include "kernels/json.h"
+#include "models/fingerprint.h"
 
 #define MAX_TEMPLATE_BYTES ((size_t)1 << 20)
 
@@ -177,6 +178,16 @@ static sp_status read_template(sp_model *model, const char *path, sp_error *erro
     return model->chat_template ? SP_OK : sp_fail(error, SP_NO_MEMORY, "%s: out of memory", path);
 }
 
+static sp_status take_fingerprint(sp_model *model, const sp_weights *weights, sp_error *error)
+{
+    sp_sha256_begin(&model->hashed);
+    sp_status status =
+        sp_fingerprint_weights(&model->hashed, weights, model->gguf, model->hparams.n_layers, error);
+    sp_sha256_state end = model->hashed;
+    if (status == SP_OK) sp_sha256_end_hex(&end, model->fingerprint);
+    return status;
+}
+
 static sp_status load_weights(sp_model *model, const char *path, const sp_model_options *options,
                               sp_error *error)
 {
@@ -186,6 +197,7 @@ static sp_status load_weights(sp_model *model, const char *path, const sp_model_
                                    : sp_weights_open(path, &options->weights, &weights, error);
     if (status != SP_OK) return status;
     status = model->arch->load(model, weights, options, error);
+    if (status == SP_OK && options->fingerprint) status = take_fingerprint(model, weights, error);
     sp_weights_close(weights);
     if (status == SP_OK && options->progress) options->progress(options->progress_context, 1.0);
     return status;

@@ -6,6 +6,7 @@
 #ifndef SPARSED_MODELS_MODEL_H
 #define SPARSED_MODELS_MODEL_H
 
+#include "kernels/sha256.h"
 #include "models/config.h"
 #include "models/forward.h"
 #include "models/gguf.h"
@@ -42,6 +43,7 @@ typedef struct sp_model_options {
     sp_weights_as weights_as;
     bool exact; /* float32 activations with bf16 and quantized weights too (reference arithmetic, as --kv f32
                  * asks) */
+    bool fingerprint; /* take the fingerprints of the model and its adapters (models/fingerprint.h) */
     const sp_adapter_option *adapters; /* (n_adapters, at most SP_MAX_ADAPTERS) */
     size_t n_adapters;
     /* Progress: called with a fraction 0..1 while loading; may be NULL. */
@@ -79,6 +81,8 @@ struct sp_model {
     char *name;                    /* last part of the path */
     char *chat_template;           /* Jinja text; NULL: none */
     char *attention_pattern;       /* JSON of config.json's attention_pattern, or NULL */
+    char fingerprint[65];          /* hex; "" where the options did not ask for it */
+    sp_sha256_state hashed;        /* its state, which adapters go on from */
     size_t weight_bytes, n_params; /* adapters included in weight_bytes */
     sp_adapter **adapters;         /* (n_adapters) */
     size_t n_adapters;

@@ -41,6 +41,22 @@ static void known_digests(void **state)
     for (size_t i = 0; i < sizeof edges / sizeof *edges; i++) is(many, edges[i].n, edges[i].digest);
 }
 
+/* The same in pieces of every length up to a whole block and beyond, ended as hex. */
+static void pieces(void **state)
+{
+    (void)state;
+    char text[200], hex[2 * SP_SHA256_BYTES + 1];
+    memset(text, 'a', sizeof text);
+    for (size_t piece = 1; piece <= 120; piece++) {
+        sp_sha256_state pieces_of;
+        sp_sha256_begin(&pieces_of);
+        for (size_t at = 0; at < 120; at += piece)
+            sp_sha256_add(&pieces_of, text + at, 120 - at < piece ? 120 - at : piece);
+        sp_sha256_end_hex(&pieces_of, hex);
+        assert_string_equal(hex, "2f3d335432c70b580af0e8e1b3674a7c020d683aa5f73aaaedfdc55af904c21c");
+    }
+}
+
 static void compares_every_byte(void **state)
 {
     (void)state;
@@ -59,6 +75,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(known_digests),
+        cmocka_unit_test(pieces),
         cmocka_unit_test(compares_every_byte),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

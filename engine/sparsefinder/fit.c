@@ -1,0 +1,74 @@
+/* See fit.h: finding what a fit holds, checking it against a model, freeing it. Reading and writing are in
+ * fit_read.c and fit_write.c. */
+#include "engine/sparsefinder/fit.h"
+
+#include <string.h>
+
+static void free_tables(sp_fit_table *tables, size_t n)
+{
+    for (size_t i = 0; i < n; i++) sp_free(tables[i].values);
+    sp_free(tables);
+}
+
+static void free_set(sp_fit_set *set)
+{
+    sp_free(set->q_weight);
+    sp_free(set->q_bias);
+    sp_free(set->k_weight);
+    sp_free(set->k_bias);
+    free_tables(set->centroids, set->n_centroids);
+    free_tables(set->bins, set->n_bins);
+    free_tables(set->thresholds, set->n_thresholds);
+}
+
+void sp_fit_close(sp_fit *fit)
+{
+    if (!fit) return;
+    for (size_t i = 0; fit->layers && i < 2 * (size_t)fit->n_layers; i++) {
+        for (size_t k = 0; k < fit->layers[i].n_sets; k++) free_set(&fit->layers[i].sets[k]);
+        sp_free(fit->layers[i].sets);
+    }
+    sp_free(fit->layers);
+    sp_free(fit);
+}
+
+static sp_status fail_count(sp_error *error, const char *key, const char *what, uint32_t has, uint32_t wants)
+{
+    return sp_fail_param(error, SP_DATA, key, "the fit was made for %u %s, the model has %u", (unsigned)has,
+                         what, (unsigned)wants);
+}
+
+sp_status sp_fit_check(const sp_fit *fit, const char *fingerprint, uint32_t n_layers, uint32_t n_heads,
+                       uint32_t head_dim, sp_error *error)
+{
+    if (fit->n_layers != n_layers) return fail_count(error, "layers", "layers", fit->n_layers, n_layers);
+    if (fit->n_heads != n_heads) return fail_count(error, "heads", "query heads", fit->n_heads, n_heads);
+    if (fit->head_dim != head_dim) return fail_count(error, "d", "numbers a head", fit->head_dim, head_dim);
+    if (fingerprint[0] && !fit->model[0])
+        return sp_fail_param(error, SP_DATA, "model",
+                             "the fit does not say which model it was made for; this one is %s", fingerprint);
+    if (fingerprint[0] && strcmp(fit->model, fingerprint) != 0)
+        return sp_fail_param(error, SP_DATA, "model", "the fit was made for the model %s, this one is %s",
+                             fit->model, fingerprint);
+    return SP_OK;
+}
+
+const sp_fit_set *sp_fit_find(const sp_fit *fit, uint32_t layer, sp_attend_kind kind, sp_fit_type type,
+                              uint32_t size)
+{
+    if (layer >= fit->n_layers) return NULL;
+    const sp_fit_layer *all = &fit->layers[2 * (size_t)layer + (kind == SP_ATTEND_CROSS)];
+    for (size_t i = 0; i < all->n_sets; i++)
+        if (all->sets[i].type == type && all->sets[i].size == size) return &all->sets[i];
+    return NULL;
+}
+
+/* A table with a size in its name comes before the one without, where both have this size. */
+const sp_fit_table *sp_fit_table_find(const sp_fit_table *tables, size_t n, uint32_t size)
+{
+    if (n == 0) return NULL;
+    if (size == 0) return &tables[0];
+    for (size_t i = 1; i < n; i++)
+        if (tables[i].size == size) return &tables[i];
+    return tables[0].size == size ? &tables[0] : NULL;
+}
