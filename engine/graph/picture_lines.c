@@ -1,0 +1,194 @@
+/* Lines between two columns of tokens, queries left, keys right. See picture.h.
+ *
+ * Up to SP_PICTURE_LINES edges are strokes, weak ones first, so that strong ones lie on top. Of more, each
+ * edge adds its weight to every pixel column of the gutter it crosses (a digital differential analyser, one
+ * sample a column), and the sums are drawn on a logarithmic ramp: the picture of a million edges costs what
+ * its pixels cost and depends on no order. */
+#include "engine/graph/sheet.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define GUTTER 300.0
+#define ROW_HEIGHT 15.0
+#define MAX_HEIGHT 1080.0
+#define HEADER 22.0 /* the axis words */
+#define GAP 8.0     /* between a token and its lines */
+
+typedef struct columns {
+    double query_pitch, key_pitch; /* units between neighbours */
+    double left, right;            /* widths of the labels */
+    double height;
+    sp_point origin; /* of the gutter */
+} columns;
+
+static double y_of(double pitch, uint32_t index)
+{
+    return (index + 0.5) * pitch;
+}
+
+static double label_width(const sp_slice *slice, uint32_t begin, uint32_t end, double pitch)
+{
+    uint32_t stride = sp_label_stride(pitch);
+    double width = 34;
+    sp_buffer text;
+    sp_buffer_init(&text, 4096);
+    for (uint64_t i = (begin + stride - 1) / stride * (uint64_t)stride; i < end; i += stride) {
+        sp_label_text(slice, (uint32_t)i, stride, &text);
+        width = fmax(width, sp_text_width(SP_FONT_TEXT, text.data, text.size));
+    }
+    sp_buffer_fini(&text);
+    return width;
+}
+
+static void fit_columns(const sp_slice *slice, columns *c)
+{
+    uint32_t n = sp_slice_rows(slice), m = slice->col_end - slice->col_begin;
+    c->query_pitch = fmin(ROW_HEIGHT, MAX_HEIGHT / n);
+    c->key_pitch = fmin(ROW_HEIGHT, MAX_HEIGHT / m);
+    c->height = ceil(fmax(n * c->query_pitch, m * c->key_pitch));
+    c->left = label_width(slice, slice->row_begin, slice->row_end, c->query_pitch);
+    c->right = label_width(slice, slice->col_begin, slice->col_end, c->key_pitch);
+}
+
+static void draw_labels(sp_sheet *sheet, const sp_slice *slice, const columns *c, bool keys)
+{
+    uint32_t begin = keys ? slice->col_begin : slice->row_begin, end = keys ? slice->col_end : slice->row_end;
+    double pitch = keys ? c->key_pitch : c->query_pitch;
+    uint32_t stride = sp_label_stride(pitch);
+    double x = c->origin.x + (keys ? GUTTER + GAP : -GAP);
+    sp_buffer text;
+    sp_buffer_init(&text, 4096);
+    for (uint64_t i = (begin + stride - 1) / stride * (uint64_t)stride; i < end; i += stride) {
+        sp_label_text(slice, (uint32_t)i, stride, &text);
+        sp_point at = {x, c->origin.y + y_of(pitch, (uint32_t)i - begin) + 4};
+        sp_canvas_text(&sheet->canvas, SP_FONT_TEXT, at, text.data, text.size, sheet->palette.ink,
+                       keys ? SP_START : SP_END, false);
+    }
+    sp_buffer_fini(&text);
+    sp_sheet_say(sheet, x, c->origin.y - 9, keys ? "\xe2\x86\x92 key" : "query \xe2\x86\x92",
+                 sheet->palette.muted, keys ? SP_START : SP_END);
+}
+
+/* Strokes of one level. */
+static void draw_level(sp_sheet *sheet, const sp_slice *slice, const columns *c, const uint8_t *levels,
+                       uint8_t level)
+{
+    double width = 1 + 1.6 * (level - 1) / (SP_RAMP_LEVELS - 1.0);
+    for (uint32_t i = 0; i < sp_slice_rows(slice); i++) {
+        sp_point from = {c->origin.x, c->origin.y + y_of(c->query_pitch, i)};
+        for (uint32_t e = slice->indptr[i]; e < slice->indptr[i + 1]; e++) {
+            if (levels[e] != level) continue;
+            sp_point to = {c->origin.x + GUTTER,
+                           c->origin.y + y_of(c->key_pitch, slice->indices[e] - slice->col_begin)};
+            sp_canvas_line(&sheet->canvas, from, to, width, sheet->palette.ramp[level], 1);
+        }
+    }
+}
+
+static void draw_strokes(sp_sheet *sheet, const sp_slice *slice, const columns *c, double low, double high)
+{
+    uint8_t levels[SP_PICTURE_LINES];
+    bool used[SP_RAMP_LEVELS + 1] = {false};
+    for (uint32_t e = 0; e < sp_slice_edges(slice); e++) {
+        levels[e] = sp_color_level(sheet->scale, slice->weights[e], low, high);
+        used[levels[e]] = true;
+    }
+    for (int level = 1; level <= SP_RAMP_LEVELS; level++)
+        if (used[level]) draw_level(sheet, slice, c, levels, (uint8_t)level);
+}
+
+/* Sums of the weights that pass each pixel: (height, width). A weight of 0 counts as a very small one. */
+static void add_up(const sp_slice *slice, const columns *c, uint32_t width, uint32_t height, double per_unit,
+                   float *sums)
+{
+    for (uint32_t i = 0; i < sp_slice_rows(slice); i++) {
+        double from = y_of(c->query_pitch, i) * per_unit;
+        for (uint32_t e = slice->indptr[i]; e < slice->indptr[i + 1]; e++) {
+            double to = y_of(c->key_pitch, slice->indices[e] - slice->col_begin) * per_unit;
+            float weight = fmaxf(slice->weights[e], 1e-6f);
+            for (uint32_t x = 0; x < width; x++) {
+                uint32_t y = (uint32_t)(from + (to - from) * (x + 0.5) / width);
+                sums[(size_t)(y < height ? y : height - 1) * width + x] += weight;
+            }
+        }
+    }
+}
+
+static sp_status draw_density(sp_sheet *sheet, const sp_slice *slice, const columns *c, double *low,
+                              double *high, sp_error *error)
+{
+    uint32_t width = (uint32_t)GUTTER, height = (uint32_t)c->height;
+    size_t n = (size_t)width * height;
+    float *sums = sp_alloc_zero(n, sizeof *sums);
+    uint8_t *levels = sp_alloc(n, 1);
+    sp_status status = SP_OK;
+    if (sums && levels) {
+        double least = INFINITY, most = 0;
+        add_up(slice, c, width, height, height / c->height, sums);
+        for (size_t i = 0; i < n; i++) {
+            most = fmax(most, sums[i]);
+            if (sums[i] > 0) least = fmin(least, sums[i]);
+        }
+        *high = most;
+        *low = fmax(least, most * 1e-4);
+        for (size_t i = 0; i < n; i++)
+            levels[i] = sums[i] > 0 ? sp_color_level(SP_SCALE_LOG, sums[i], *low, *high) : 0;
+        sp_rect rect = {c->origin.x, c->origin.y, GUTTER, c->height};
+        sp_canvas_cells(&sheet->canvas, rect, levels, height, width, sheet->palette.ramp);
+    } else {
+        status = sp_fail(error, SP_NO_MEMORY, "no memory for a picture");
+    }
+    sp_free(sums);
+    sp_free(levels);
+    return status;
+}
+
+static sp_status draw_lines(sp_sheet *sheet, const sp_slice *slice, columns *c, sp_error *error)
+{
+    bool strokes = sp_slice_edges(slice) <= SP_PICTURE_LINES;
+    double low, high;
+    sp_status status = SP_OK;
+    c->origin = (sp_point){sheet->content.x + c->left + GAP, sheet->content.y + HEADER};
+    draw_labels(sheet, slice, c, false);
+    draw_labels(sheet, slice, c, true);
+    sp_weight_range(&slice, 1, sheet->scale, &low, &high);
+    if (strokes) {
+        draw_strokes(sheet, slice, c, low, high);
+    } else {
+        sheet->scale = SP_SCALE_LOG;
+        status = draw_density(sheet, slice, c, &low, &high, error);
+    }
+    sp_legend_heading(sheet, strokes ? "weight of the edge" : "weight passing a point");
+    sp_legend_ramp(sheet, low, high);
+    sp_legend_note(sheet, strokes ? "no line: no edge" : "background: no edge");
+    if (!strokes) sp_legend_note(sheet, "too many edges for single lines");
+    return status;
+}
+
+sp_status sp_picture_lines(const sp_slice *slice, const sp_picture_options *options, sp_buffer *out,
+                           sp_error *error)
+{
+    sp_sheet_texts texts;
+    sp_sheet sheet;
+    columns c = {0};
+    fit_columns(slice, &c);
+    sp_sheet_texts_init(&texts);
+    sp_caption_title(slice->source, slice, &texts.title);
+    sp_caption_facts(slice, &texts.facts);
+    sp_caption_provenance(slice->source, &texts.provenance);
+    texts.reading =
+        "A line is an edge: the query on its left reads the key on its right; darker and wider is more.";
+    if (options->dark)
+        texts.reading = "A line is an edge: the query on its left reads the key on its right; brighter and "
+                        "wider is more.";
+    double width = c.left + c.right + 2 * GAP + GUTTER;
+    double height = fmax(HEADER + c.height, sp_legend_height(true, 0, 2));
+    sp_status status = sp_sheet_open(&sheet, options, &texts, width, height, error);
+    if (!status) status = draw_lines(&sheet, slice, &c, error);
+    if (!status) status = sp_sheet_finish(&sheet, out, error);
+    sp_sheet_fini(&sheet);
+    sp_sheet_texts_fini(&texts);
+    return status;
+}

@@ -1,0 +1,86 @@
+/* Private to engine/: what all pictures share. A sheet is a page with title and reading help above, a content
+ * area and a legend column in the middle, provenance below; a grid is a matrix of cells in it with its
+ * labels.
+ */
+#ifndef SPARSED_ENGINE_GRAPH_SHEET_H
+#define SPARSED_ENGINE_GRAPH_SHEET_H
+
+#include "engine/graph/picture.h"
+
+#define SP_LEGEND_WIDTH 176.0
+#define SP_LEGEND_GAP 26.0
+#define SP_LINE_HEIGHT 15.0 /* of text below text */
+
+typedef struct sp_sheet {
+    sp_canvas canvas;
+    sp_palette palette;
+    sp_color_scale scale;
+    sp_point content; /* top left corner of the content */
+    sp_point legend;  /* where the next entry of the legend begins */
+    sp_buffer title, description;
+} sp_sheet;
+
+/* How many texts: title is one line or more in bold, each of notes a paragraph below it. content_height also
+ * holds the legend. */
+typedef struct sp_sheet_texts {
+    sp_buffer title, facts, provenance;
+    const char *reading; /* one sentence: how to read it */
+} sp_sheet_texts;
+void sp_sheet_texts_init(sp_sheet_texts *texts);
+void sp_sheet_texts_fini(sp_sheet_texts *texts);
+
+sp_status sp_sheet_open(sp_sheet *sheet, const sp_picture_options *options, const sp_sheet_texts *texts,
+                        double content_width, double content_height, sp_error *error) SP_MUST_CHECK;
+sp_status sp_sheet_finish(sp_sheet *sheet, sp_buffer *out, sp_error *error) SP_MUST_CHECK;
+void sp_sheet_fini(sp_sheet *sheet);
+/* A text of NUL-terminated UTF-8. */
+void sp_sheet_say(sp_sheet *sheet, double x, double y, const char *text, sp_rgb color, sp_anchor anchor);
+
+/* --- legend entries, one below the other --- */
+void sp_legend_heading(sp_sheet *sheet, const char *text);
+void sp_legend_note(sp_sheet *sheet, const char *text);
+/* The ramp with values at five places, and the scale's name. */
+void sp_legend_ramp(sp_sheet *sheet, double low, double high);
+typedef enum sp_legend_key {
+    SP_KEY_NONE,
+    SP_KEY_MASKED,
+    SP_KEY_BOTH,
+    SP_KEY_MISSED,
+    SP_KEY_EXTRA,
+    SP_KEY_PENDING
+} sp_legend_key;
+void sp_legend_entry(sp_sheet *sheet, sp_legend_key key, const char *text);
+double sp_legend_height(bool ramp, uint32_t entries, uint32_t notes);
+
+/* --- a matrix --- */
+typedef struct sp_grid {
+    double cell;            /* side of a cell in units */
+    uint32_t step;          /* positions a cell stands for, on both axes */
+    uint32_t rows, columns; /* cells */
+    uint32_t row_begin, row_end, col_begin, col_end;
+    bool causal;
+    double row_labels, column_labels; /* width and height of the labels with their gap */
+    sp_rect rect;                     /* of the cells; x and y set by the caller */
+} sp_grid;
+/* The largest grid with sides of at most max_side and cells of at most max_cell. */
+void sp_grid_fit(const sp_slice *slice, double max_side, double max_cell, bool row_labels, sp_grid *grid);
+void sp_grid_draw_base(sp_sheet *sheet, const sp_grid *grid); /* frame, mask, grid lines */
+void sp_grid_draw_rows(sp_sheet *sheet, const sp_grid *grid, const sp_slice *slice);
+void sp_grid_draw_columns(sp_sheet *sheet, const sp_grid *grid, const sp_slice *slice);
+/* "query" and "key" with their arrows, in the corner left above. */
+void sp_grid_draw_axes(sp_sheet *sheet, const sp_grid *grid);
+/* Fills levels (rows, columns) with the ramp levels of the largest weight of each cell, 0 without an edge. */
+void sp_grid_levels(const sp_grid *grid, const sp_slice *slice, sp_color_scale scale, double low, double high,
+                    uint8_t *levels);
+
+/* Range of the weights above 0 of several slices: low 0 unless the scale is log; 0..1 when there are none. */
+void sp_weight_range(const sp_slice *const *slices, size_t n, sp_color_scale scale, double *low,
+                     double *high);
+/* "0.0012": two digits that count. */
+void sp_weight_text(double value, char text[32]);
+/* Every how many positions a label fits, where positions lie pitch units apart: 1, 2, 5, 10, 20, .. */
+uint32_t sp_label_stride(double pitch);
+/* A position's label: its token, with its number before it where only some positions have a label. */
+void sp_label_text(const sp_slice *slice, uint32_t position, uint32_t stride, sp_buffer *out);
+
+#endif
