@@ -419,6 +419,10 @@ static sp_status finish_options(sp_options *options, unsigned command, sp_error 
     if ((command & SP_FOR_SCORE) && !options->text)
         return sp_fail_param(error, SP_USAGE, "text",
                              "--text: which file shall be scored? - reads standard input");
+    if ((command & SP_FOR_IMPORT_FIT) && !options->projections)
+        return sp_fail_param(error, SP_USAGE, "projections", "--projections: which file holds them?");
+    if ((command & SP_FOR_IMPORT_FIT) && !options->out)
+        return sp_fail_param(error, SP_USAGE, "out", "--out: which fit file shall be written?");
     if ((command & SP_FOR_ATTEND) && !options->in)
         return sp_fail_param(error, SP_USAGE, "in", "--in: which safetensors file holds q, k and v?");
     if ((command & SP_FOR_ATTEND) && !options->out)

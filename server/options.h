@@ -43,6 +43,9 @@ typedef struct sp_options {
     int64_t max_tokens, seed, top_k, length, min_context; /* length 0: the context */
     int64_t min_tokens;
     double temperature, top_p, min_p, presence_penalty, frequency_penalty, repetition_penalty;
+    const char *projections, *centroids; /* import-fit */
+    int64_t layers, heads;               /* import-fit; 0: any */
+    double alpha;
     sp_arena arena; /* owns the strings */
 } sp_options;
 
@@ -62,6 +65,8 @@ typedef enum sp_option_type {
 #define SP_FOR_SCORE 32u
 #define SP_FOR_TOKENIZE 64u
 #define SP_FOR_INSPECT 128u
+#define SP_FOR_IMPORT_FIT 512u
+#define SP_FOR_SWEEP 1024u
 typedef struct sp_option {
     const char *name; /* "max-queue" */
     sp_option_type type;

@@ -62,6 +62,13 @@ static const command_text command_texts[] = {
      "file whose metadata names the attention. The file format is in engine/README.md, section \"attend\".",
      "    sparsed attend --in case.safetensors --out result.safetensors\n"
      "    sparsed attend --in case.safetensors --out - --metrics > result.safetensors\n"},
+    {SP_FOR_IMPORT_FIT, "sparsed import-fit --projections FILE [--centroids FILE] --out FILE [options]",
+     "Turns projections and centroids that the published Sparsefinder code saved with torch.save into a fit "
+     "file. The saves are read as data: nothing in them is executed, and anything but tensors, lists, "
+     "dictionaries, numbers and texts is refused. --model holds them against a model and names it in the "
+     "fit; without it only sparsed attend takes the fit.",
+     "    sparsed import-fit --projections proj.pt --centroids dump_4r_16s_1n_shared.pickle \\\n"
+     "            --layers 12 --heads 12 --out sparsefinder.safetensors\n"},
     {SP_FOR_BENCH, "sparsed bench [--model DIR] [options]",
      "With --model: how fast the model reads prompts of 512, 2,048 and 8,192 tokens, and writes behind none, "
      "4,096 and 16,384 tokens and for 8 requests at once, through the engine as serving uses it; the "

@@ -12,6 +12,7 @@
 #define SCORE SP_FOR_SCORE
 #define TOKENIZE SP_FOR_TOKENIZE
 #define INSPECT SP_FOR_INSPECT
+#define IMPORT SP_FOR_IMPORT_FIT
 #define ENGINE (SERVE | GENERATE | SCORE)
 #define LIMIT (SP_FOR_SERVE | SP_IS_LIMIT)
 
@@ -23,7 +24,7 @@
 
 const sp_option sp_option_table[] = {
     /* --- the model and how it runs --- */
-    {"model", SP_OPTION_TEXT, AT(model), ENGINE | BENCH | TOKENIZE | INSPECT, 0, 0, NULL, "MODEL",
+    {"model", SP_OPTION_TEXT, AT(model), ENGINE | BENCH | TOKENIZE | INSPECT | IMPORT, 0, 0, NULL, "MODEL",
      "Folder with config.json, tokenizer.json and *.safetensors, a .gguf file, or the name of a model in the "
      "cache folder "
      "(~/.cache/sparsed/models, where deploy/fetch-model.sh puts them). Without it: models/austen below the "
@@ -191,11 +192,24 @@ const sp_option sp_option_table[] = {
 
     /* --- attend --- */
     {"in", SP_OPTION_TEXT, AT(in), ATTEND, 0, 0, NULL, "FILE", "safetensors file with q, k, v; required."},
-    {"out", SP_OPTION_TEXT, AT(out), ATTEND, 0, 0, NULL, "FILE",
-     "safetensors file to write; - writes to standard output. Required."},
+    {"out", SP_OPTION_TEXT, AT(out), ATTEND | IMPORT, 0, 0, NULL, "FILE",
+     "safetensors file to write; with attend - writes to standard output. Required."},
     {"device", SP_OPTION_TEXT, AT(device), ATTEND, 0, 0, "cpu", "cpu", "Where to compute."},
     {"metrics", SP_OPTION_FLAG, AT(metrics), ATTEND, 0, 0, "false", NULL,
      "Compare the edges with the gold graph: those that dense attention with the same entmax gives weight."},
+
+    /* --- import-fit --- */
+    {"projections", SP_OPTION_TEXT, AT(projections), IMPORT, 0, 0, NULL, "FILE",
+     "PyTorch save with a list over layers of {'q': {w, b}, 'k': {w, b}}. Required."},
+    {"centroids", SP_OPTION_TEXT, AT(centroids), IMPORT, 0, 0, NULL, "FILE",
+     "PyTorch save with a list over layers of centroids, heads x runs x clusters x rank, or x block * rank "
+     "for blocks."},
+    {"layers", SP_OPTION_INT, AT(layers), IMPORT, 0, 1024, "0", "N",
+     "Refuse projections of another number of layers; 0: any."},
+    {"heads", SP_OPTION_INT, AT(heads), IMPORT, 0, 1024, "0", "N",
+     "Refuse projections of another number of query heads; 0: any."},
+    {"alpha", SP_OPTION_NUMBER, AT(alpha), IMPORT, 1.000001, 2, "1.5", "A",
+     "The alpha of the entmax attention that the projections were trained on."},
 
     {"json", SP_OPTION_FLAG, AT(json), GENERATE | SCORE | INSPECT | BENCH, 0, 0, "false", NULL,
      "Write one JSON object to standard output instead of text."},
