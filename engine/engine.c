@@ -290,7 +290,9 @@ static void fill_info(sp_engine *engine)
     engine->host.max_piece = longest_piece(model->tokenizer);
     engine->host.wake = sp_scheduler_wake;
     engine->host.wake_context = engine->scheduler;
-    size_t inside = engine->options.max_queue + (size_t)SP_ADMITTED_A_PLACE * engine->options.max_sequences;
+    /* waiting, admitted, and one that follows each of these */
+    size_t inside =
+        engine->options.max_queue + 2 * (size_t)SP_ADMITTED_A_PLACE * engine->options.max_sequences;
     info->scratch_bytes = sp_scheduler_scratch_bytes(engine->scheduler) + engine->device->attend_scratch +
                           inside * sp_sequence_max_bytes(&engine->host);
 }

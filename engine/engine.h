@@ -51,6 +51,9 @@ typedef struct sp_engine_options {
     void *progress_context;
 } sp_engine_options;
 
+/* Requests admitted at most, for each of max_sequences: paused ones keep their memory beside the running. */
+#define SP_ADMITTED_A_PLACE 4u
+
 void sp_engine_options_init(sp_engine_options *options); /* the defaults above */
 /* Loads the model and starts the engine thread. */
 sp_status sp_engine_open(const sp_engine_options *options, sp_engine **out, sp_error *error) SP_MUST_CHECK;

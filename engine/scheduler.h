@@ -13,10 +13,6 @@
 #include "engine/kv.h"
 #include "engine/sequence.h"
 
-/* Sequences admitted at most, for each of max_sequences: paused ones keep their pages beside the running
- * ones. */
-#define SP_ADMITTED_A_PLACE 4u
-
 typedef struct sp_scheduler sp_scheduler;
 
 typedef struct sp_scheduler_options {

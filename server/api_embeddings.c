@@ -18,7 +18,7 @@
 typedef struct embedding {
     sp_stream *stream; /* NULL: not submitted yet */
     bool moved, done;
-    sp_event last; /* DONE; its memory is the stream's */
+    float *states; /* (hidden) once done */
 } embedding;
 
 typedef struct embeddings {
@@ -28,14 +28,20 @@ typedef struct embeddings {
     uint32_t dimensions;
     const char *model;
     embedding *items; /* (asked.n_prompts) */
-    size_t n_started, n_done;
+    size_t n_started, n_done, hidden;
+    uint64_t tokens;
+    sp_buffer report; /* the first input's */
 } embeddings;
 
 static void free_embeddings(void *state)
 {
     embeddings *e = state;
-    for (size_t i = 0; e->items && i < e->n_started; i++) sp_stream_free(e->items[i].stream);
+    for (size_t i = 0; e->items && i < e->n_started; i++) {
+        sp_stream_free(e->items[i].stream);
+        sp_free(e->items[i].states);
+    }
     sp_free(e->items);
+    sp_buffer_fini(&e->report);
     sp_arena_fini(&e->arena);
     sp_free(e);
 }
@@ -131,7 +137,6 @@ static void write_vector(const embeddings *e, const float *states, sp_json_write
 static void reply(sp_exchange *exchange, const embeddings *e)
 {
     sp_json_writer out;
-    uint64_t tokens = 0;
     sp_exchange_json(exchange, 200, &out);
     sp_json_open(&out, '{');
     sp_json_key(&out, "object");
@@ -139,13 +144,12 @@ static void reply(sp_exchange *exchange, const embeddings *e)
     sp_json_key(&out, "data");
     sp_json_open(&out, '[');
     for (size_t i = 0; i < e->asked.n_prompts; i++) {
-        tokens += e->items[i].last.usage.prompt_tokens;
         sp_json_open(&out, '{');
         sp_json_key(&out, "object");
         sp_json_cstring(&out, "embedding");
         sp_json_key(&out, "index");
         sp_json_uint(&out, i);
-        write_vector(e, e->items[i].last.embedding, &out);
+        write_vector(e, e->items[i].states, &out);
         sp_json_close(&out, '}');
     }
     sp_json_close(&out, ']');
@@ -154,12 +158,12 @@ static void reply(sp_exchange *exchange, const embeddings *e)
     sp_json_key(&out, "usage");
     sp_json_open(&out, '{');
     sp_json_key(&out, "prompt_tokens");
-    sp_json_uint(&out, tokens);
+    sp_json_uint(&out, e->tokens);
     sp_json_key(&out, "total_tokens");
-    sp_json_uint(&out, tokens);
+    sp_json_uint(&out, e->tokens);
     sp_json_close(&out, '}');
     sp_json_key(&out, "attention_report");
-    sp_json_raw(&out, e->items[0].last.report, e->items[0].last.report_size);
+    sp_json_raw(&out, e->report.data, e->report.size);
     sp_json_close(&out, '}');
 }
 
@@ -189,6 +193,21 @@ static sp_status submit_next(sp_exchange *exchange, embeddings *e, sp_error *err
     return status;
 }
 
+/* Of a stream that has ended the vector stays, and of the first one the report. */
+static sp_status keep(embeddings *e, embedding *item, const sp_event *last, sp_error *error)
+{
+    item->states = sp_alloc(e->hidden, sizeof *item->states);
+    if (item->states) memcpy(item->states, last->embedding, e->hidden * sizeof *item->states);
+    if (item == e->items) sp_buffer_append(&e->report, last->report, last->report_size);
+    e->tokens += last->usage.prompt_tokens;
+    item->done = true;
+    e->n_done++;
+    sp_stream_free(item->stream);
+    item->stream = NULL;
+    return item->states && !e->report.failed ? SP_OK
+                                             : sp_fail(error, SP_NO_MEMORY, "no memory for the reply");
+}
+
 static sp_status read_item(embeddings *e, embedding *item, sp_error *error)
 {
     sp_event event;
@@ -201,9 +220,8 @@ static sp_status read_item(embeddings *e, embedding *item, sp_error *error)
         }
         item->moved = true;
         if (event.type != SP_EVENT_DONE) continue;
-        item->done = true;
-        item->last = event;
-        e->n_done++;
+        sp_status status = keep(e, item, &event, error);
+        if (status) return status;
     }
     return SP_OK;
 }
@@ -247,9 +265,14 @@ static void start(sp_exchange *exchange, embeddings *e)
     sp_error error = {0};
     size_t n_ids = 0;
     e->model = info->model_ids[e->asked.request.adapter];
+    e->hidden = info->hparams.hidden;
+    sp_buffer_init(&e->report, SP_REPLY_BYTES);
     e->items = sp_alloc_zero(e->asked.n_prompts, sizeof *e->items);
     sp_status status = e->items ? check_inputs(exchange, e, &n_ids, &error)
                                 : sp_fail(&error, SP_NO_MEMORY, "no memory for the request");
+    if (!status &&
+        !sp_exchange_hold(exchange, e->asked.n_prompts * (sizeof *e->items + e->hidden * sizeof(float))))
+        status = sp_fail(&error, SP_UNAVAILABLE, "replies take too much memory just now; try again");
     if (!status) status = submit_next(exchange, e, &error);
     if (!status) {
         sp_exchange_set_state(exchange, e, free_embeddings);

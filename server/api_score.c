@@ -144,6 +144,15 @@ static void poll_score(sp_exchange *exchange)
     }
 }
 
+/* Bytes that scoring may keep: no text has more tokens than bytes, but for the few that are added. */
+static size_t scored_bytes(const score_request *asked)
+{
+    size_t tokens = 0;
+    for (size_t i = 0; i < asked->n_inputs; i++)
+        tokens += asked->inputs[i].text_size + asked->inputs[i].n_ids + 8;
+    return tokens * (sizeof(sp_token) + sizeof(int32_t) + sizeof(float));
+}
+
 static void submit(sp_exchange *exchange, score_request *asked)
 {
     sp_engine *engine = sp_exchange_engine(exchange);
@@ -152,6 +161,10 @@ static void submit(sp_exchange *exchange, score_request *asked)
     size_t n_tokens = 0;
     asked->options.notify = wake;
     asked->options.notify_context = exchange;
+    if (!sp_exchange_hold(exchange, scored_bytes(asked))) {
+        sp_exchange_refuse(exchange, 503, NULL, "replies take too much memory just now; try again");
+        return;
+    }
     sp_status status =
         sp_scorer_open(engine, asked->inputs, asked->n_inputs, &asked->options, &n_tokens, &scorer, &error);
     if (status == SP_TOO_LONG) {

@@ -108,7 +108,8 @@ void sp_connection_release(sp_exchange *exchange)
     size_t *budget = exchange->route && (exchange->route->flags & SP_ROUTE_BYTES) ? &server->tensor_bytes
                                                                                   : &server->json_bytes;
     *budget -= exchange->reserved;
-    exchange->reserved = 0;
+    server->reply_bytes -= exchange->held;
+    exchange->reserved = exchange->held = 0;
     if (exchange->active) server->n_active--;
     exchange->active = exchange->watched = false;
     exchange->conn->exchange = NULL;

@@ -311,6 +311,25 @@ bool sp_exchange_reserve(sp_exchange *exchange, size_t bytes)
     return fits;
 }
 
+bool sp_exchange_hold(sp_exchange *exchange, size_t bytes)
+{
+    sp_server *server = exchange->server;
+    size_t all = bytes + exchange->out.capacity;
+    if (!exchange->route || !(exchange->route->flags & SP_ROUTE_BYTES)) all += exchange->reply.body.capacity;
+    size_t counted = all > SP_SMALL_REPLY ? all - SP_SMALL_REPLY : 0, budget = SP_REPLIES * SP_REPLY_BYTES;
+    if (all < SP_LARGE_REPLY) budget += sp_server_max_requests(server->options) * SP_REPLY_SHARE;
+    pthread_mutex_lock(&server->lock);
+    size_t others = server->reply_bytes - exchange->held;
+    bool fits = counted <= exchange->held || (others <= budget && counted <= budget - others);
+    if (fits) {
+        server->reply_bytes = others + counted;
+        exchange->held = counted;
+        exchange->kept = bytes;
+    }
+    pthread_mutex_unlock(&server->lock);
+    return fits;
+}
+
 static void cors_headers(const sp_exchange *exchange,
                          void (*add)(void *context, const char *name, const char *value), void *context)
 {

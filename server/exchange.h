@@ -6,9 +6,11 @@
  *   - sp_exchange_wait(poll): the connection is suspended; poll runs on the HTTP thread after every
  * sp_exchange_wake until it fills the reply or begins a stream;
  *   - sp_exchange_stream(pull): headers go out, then pull appends bytes whenever the client can take them. A
- * poll may do this too. Owned by http.c; what a handler hangs on it (state) is freed by free_state, on any of
- * the server's threads, after which no wake may come. sp_exchange_wake is the only function that other
- * threads may call. Tests: tests/http/ */
+ *     poll may do this too.
+ * Owned by http.c. What a handler hangs on it (state) is freed by free_state, on any of the server's threads,
+ * after which no wake may come: as soon as the reply is made or a stream's last bytes are, so that a slow
+ * client holds bytes only; on routes of bytes, where the state counts the answer, when it is sent.
+ * sp_exchange_wake is the only function that other threads may call. Tests: tests/http/ */
 #ifndef SPARSED_SERVER_EXCHANGE_H
 #define SPARSED_SERVER_EXCHANGE_H
 
@@ -78,5 +80,8 @@ void *sp_exchange_state(const sp_exchange *exchange);
 void sp_exchange_wait(sp_exchange *exchange, sp_poll_fn poll);
 void sp_exchange_stream(sp_exchange *exchange, const char *content_type, sp_pull_fn pull);
 void sp_exchange_wake(sp_exchange *exchange); /* any thread; cheap */
+/* So many bytes are kept for making the reply, beside its body and frames, which count by themselves. False
+ * when replies in all would take too much. Ends with free_state. */
+bool sp_exchange_hold(sp_exchange *exchange, size_t bytes) SP_MUST_CHECK;
 
 #endif

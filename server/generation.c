@@ -19,11 +19,15 @@ static void free_generation(void *state)
         sp_stream_free(g->choices[i].stream);
         sp_buffer_fini(&g->choices[i].text);
         sp_token_rows_fini(&g->choices[i].rows);
+        sp_buffer_fini(&g->choices[i].report);
     }
     for (size_t i = 0; i < g->asked.n_prompts; i++) {
         if (g->owned) sp_free(g->owned[i]);
         if (g->texts) sp_buffer_fini(&g->texts[i]);
+        if (g->scored) sp_free(g->scored[i].logprobs);
+        if (g->scored) sp_free(g->scored[i].top);
     }
+    sp_free(g->scored);
     sp_free(g->choices);
     sp_free(g->owned);
     sp_free(g->texts);
@@ -200,12 +204,13 @@ static void reply_whole(sp_exchange *exchange, sp_generation *g)
 }
 
 /* Reads what a choice's stream has. */
-static sp_status read_choice(sp_generation *g, sp_choice *c, sp_error *error)
+static sp_status read_choice(sp_exchange *exchange, sp_generation *g, sp_choice *c, sp_error *error)
 {
     sp_event event;
+    if (c->done) return SP_OK;
     while (!c->done) {
         sp_stream_read(c->stream, &event);
-        if (event.type == SP_EVENT_NONE) return SP_OK;
+        if (event.type == SP_EVENT_NONE) break;
         if (event.type == SP_EVENT_ERROR) {
             *error = event.error;
             return event.error.status;
@@ -215,7 +220,8 @@ static sp_status read_choice(sp_generation *g, sp_choice *c, sp_error *error)
         sp_buffer_append(&c->text, event.text, event.text_size);
         if (event.type == SP_EVENT_TOKEN && keeps_rows(g)) sp_token_rows_add(&c->rows, &event);
     }
-    return SP_OK;
+    sp_status status = c->done ? sp_generation_keep(g, c, error) : SP_OK;
+    return status ? status : sp_generation_count(exchange, g, c, error);
 }
 
 static void poll_whole(sp_exchange *exchange)
@@ -224,7 +230,7 @@ static void poll_whole(sp_exchange *exchange)
     sp_error error = {0};
     sp_status status = SP_OK;
     for (size_t i = 0; i < g->n_started && !status; i++) {
-        status = read_choice(g, &g->choices[i], &error);
+        status = read_choice(exchange, g, &g->choices[i], &error);
         if (!status && i + 1 == g->n_started) status = launch(exchange, g, &error);
     }
     if (status)
@@ -339,6 +345,10 @@ static sp_pull pull(sp_exchange *exchange, sp_buffer *out)
     }
     note_event(g, c, &event);
     write_event(g, c, &event, out);
+    if (c->done) { /* all of it is written */
+        sp_stream_free(c->stream);
+        c->stream = NULL;
+    }
     if (launch(exchange, g, &error)) {
         write_error_frames(&error, out);
         return SP_PULL_END;
@@ -410,6 +420,7 @@ static void open_choices(sp_generation *g)
         sp_buffer_init(&c->text, TEXT_BYTES);
         sp_token_rows_init(&c->rows, g->asked.request.logprobs, TEXT_BYTES);
         sp_text_place_init(&c->place, g->tokenizer, true);
+        sp_buffer_init(&c->report, TEXT_BYTES);
         c->place.characters = sp_text_characters(g->texts[p].data, g->texts[p].size);
     }
 }
@@ -442,9 +453,11 @@ static sp_status open_generation(sp_exchange *exchange, sp_generation *g, sp_err
     sp_buffer_fini(&id);
     g->owned = sp_alloc_zero(g->asked.n_prompts, sizeof *g->owned);
     g->texts = sp_alloc_zero(g->asked.n_prompts, sizeof *g->texts);
+    g->scored = sp_alloc_zero(g->asked.n_prompts, sizeof *g->scored);
     g->choices = sp_alloc_zero(g->n_choices, sizeof *g->choices);
-    return g->owned && g->texts && g->choices ? SP_OK
-                                              : sp_fail(error, SP_NO_MEMORY, "no memory for the request");
+    return g->owned && g->texts && g->scored && g->choices
+               ? SP_OK
+               : sp_fail(error, SP_NO_MEMORY, "no memory for the request");
 }
 
 void sp_generation_start(sp_exchange *exchange, const sp_format *format, const sp_asked *asked,
@@ -467,6 +480,10 @@ void sp_generation_start(sp_exchange *exchange, const sp_format *format, const s
     if (!status) status = check_prompts(exchange, g, &n_ids, &error);
     if (!status) {
         open_choices(g);
+        for (size_t i = 0; i < g->n_choices && !status; i++)
+            status = sp_generation_count(exchange, g, &g->choices[i], &error);
+    }
+    if (!status) {
         status = submit_next(exchange, g, &error);
     }
     if (status) {

@@ -20,12 +20,20 @@ typedef struct sp_choice {
     bool moved;              /* an event has come: it has left the queue */
     bool began;              /* its first chunk is written */
     bool done;
-    sp_event last;       /* DONE; its memory is the stream's */
+    sp_event last;       /* DONE; its memory is the stream's, once kept the choice's and the prompt's */
     uint32_t n_written;  /* tokens so far */
     sp_buffer text;      /* of a plain reply, so far */
     sp_token_rows rows;  /* of a plain reply, where logprobs or ids are wanted; else of the event at hand */
     sp_text_place place; /* where the next token's text begins */
+    sp_buffer report;    /* of a plain reply, once done */
+    size_t held;         /* bytes counted for it */
 } sp_choice;
+
+/* What was scored of a prompt: (n_ids) and (n_ids, logprobs), NULL where it was not asked for. */
+typedef struct sp_scored {
+    float *logprobs;
+    sp_token_logprob *top;
+} sp_scored;
 
 typedef struct sp_generation sp_generation;
 
@@ -43,10 +51,12 @@ typedef struct sp_format {
 
 struct sp_generation {
     const sp_format *format;
-    sp_asked asked;   /* in arena */
-    sp_arena arena;   /* the body's */
-    int32_t **owned;  /* (n_prompts) ids */
-    sp_buffer *texts; /* (n_prompts) under echo: the prompt's text */
+    sp_asked asked;        /* in arena */
+    sp_arena arena;        /* the body's */
+    int32_t **owned;       /* (n_prompts) ids */
+    sp_buffer *texts;      /* (n_prompts) under echo: the prompt's text */
+    sp_scored *scored;     /* (n_prompts) of a plain reply */
+    size_t held, reserved; /* bytes it keeps, and has reserved */
     const char *model;
     const sp_tokenizer *tokenizer;
     char id[40];
@@ -63,6 +73,14 @@ struct sp_generation {
  */
 void sp_generation_start(sp_exchange *exchange, const sp_format *format, const sp_asked *asked,
                          sp_arena *arena);
+
+/* --- generation_keep.c --- */
+/* The choice is done and its reply is a plain one: its stream is freed, what the reply needs of it is kept.
+ * SP_NO_MEMORY. */
+sp_status sp_generation_keep(sp_generation *g, sp_choice *choice, sp_error *error) SP_MUST_CHECK;
+/* Counts again what is kept for the choice. SP_UNAVAILABLE when replies hold too much. */
+sp_status sp_generation_count(sp_exchange *exchange, sp_generation *g, sp_choice *choice,
+                              sp_error *error) SP_MUST_CHECK;
 
 /* "stop" or "length". */
 const char *sp_finish_name(sp_finish finish);

@@ -18,7 +18,6 @@
 #include "server/state.h"
 
 #define ARENA_BYTES (64 * 1024) /* decoded path and query values */
-#define STREAM_BYTES (1u << 20) /* one pull's bytes at most */
 #define BLOCK_BYTES 16384
 
 static void lock(sp_server *server)
@@ -100,13 +99,38 @@ static enum MHD_Result queue(sp_exchange *exchange, struct MHD_Response *respons
     return result;
 }
 
+/* All that comes of it is made: it goes, before a slow client takes its time. */
+static void drop_state(sp_exchange *exchange)
+{
+    if (exchange->route && (exchange->route->flags & SP_ROUTE_BYTES)) return;
+    if (exchange->free_state) exchange->free_state(exchange->state);
+    exchange->free_state = NULL;
+    exchange->state = NULL;
+    exchange->kept = 0;
+}
+
 static enum MHD_Result send_reply(sp_exchange *exchange)
 {
     sp_buffer *body = &exchange->reply.body;
+    drop_state(exchange);
     if (body->failed) sp_exchange_refuse(exchange, 500, NULL, "the reply is too large");
+    if (!sp_exchange_hold(exchange, 0))
+        sp_exchange_refuse(exchange, 503, NULL, "replies take too much memory just now; try again");
     exchange->bytes_out = body->size;
     return queue(exchange, MHD_create_response_from_buffer(body->size, body->data, MHD_RESPMEM_PERSISTENT),
                  exchange->reply.status);
+}
+
+/* Large frames give their memory back. */
+static void clear_out(sp_exchange *exchange)
+{
+    sp_buffer *out = &exchange->out;
+    if (out->capacity > BLOCK_BYTES) {
+        sp_buffer_fini(out);
+        sp_buffer_init(out, SP_REPLY_BYTES);
+    }
+    sp_buffer_clear(out);
+    exchange->out_at = 0;
 }
 
 /* Content reader of streams: hands over what is there; suspends when nothing is. */
@@ -130,11 +154,12 @@ static ssize_t read_stream(void *context, uint64_t position, char *bytes, size_t
         }
         if (exchange->ended) return MHD_CONTENT_READER_END_OF_STREAM;
         if (begin_look(exchange, &ping)) return MHD_CONTENT_READER_END_WITH_ERROR;
-        sp_buffer_clear(out);
-        exchange->out_at = 0;
+        clear_out(exchange);
         sp_pull result = exchange->pull(exchange, out);
         if (out->failed) return MHD_CONTENT_READER_END_WITH_ERROR;
         exchange->ended = result == SP_PULL_END;
+        if (exchange->ended) drop_state(exchange);
+        if (!sp_exchange_hold(exchange, exchange->kept)) return MHD_CONTENT_READER_END_WITH_ERROR;
         if (ping && out->size == 0) sp_sse_ping(out);
         if (out->size == 0 && result == SP_PULL_WAIT && suspend(exchange)) return 0;
     }
@@ -142,7 +167,7 @@ static ssize_t read_stream(void *context, uint64_t position, char *bytes, size_t
 
 static enum MHD_Result start_stream(sp_exchange *exchange)
 {
-    sp_buffer_init(&exchange->out, STREAM_BYTES);
+    sp_buffer_init(&exchange->out, SP_REPLY_BYTES);
     exchange->reply.status = 200;
     return queue(
         exchange,

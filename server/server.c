@@ -17,6 +17,7 @@
 #define ENTRY_SECONDS 0.5 /* a connection that was just accepted may still bring a request */
 #define EXCHANGE_BYTES 8192
 #define CJSON_FACTOR 48 /* parsed tree and copies, a byte of body */
+#define REPLY_GROWTH 2  /* a buffer that doubles: the old half, the new whole, and what it is made from */
 
 sp_status sp_server_open(const sp_options *options, sp_server **out, sp_error *error)
 {
@@ -192,17 +193,24 @@ double sp_server_retry_seconds(sp_server *server)
     return seconds >= 1.0 ? (seconds <= 120.0 ? seconds : 120.0) : 1.0;
 }
 
+size_t sp_server_max_requests(const sp_options *options)
+{
+    return 2 * SP_ADMITTED_A_PLACE * (size_t)options->max_sequences + (size_t)options->max_queue;
+}
+
 size_t sp_server_memory_bytes(const sp_options *options)
 {
     size_t connections = (size_t)options->max_connections + SP_SPARE_CONNECTIONS;
     size_t body = (size_t)options->max_body_bytes, tensor = (size_t)options->max_tensor_bytes;
-    size_t requests = (size_t)options->max_sequences + (size_t)options->max_queue;
-    size_t total = connections * (SP_HTTP_POOL_BYTES + EXCHANGE_BYTES);
+    size_t requests = sp_server_max_requests(options);
+    size_t total = connections * (SP_HTTP_POOL_BYTES + EXCHANGE_BYTES + SP_SMALL_REPLY);
     total += (size_t)SP_HTTP_THREADS * CJSON_FACTOR * body;               /* parsed at once */
     total += connections * SP_SMALL_BODY + (size_t)SP_JSON_BODIES * body; /* received or being received */
     total +=
         3 * ((size_t)SP_JSON_BODIES * body + requests * SP_SMALL_BODY); /* their prompts, kept to the end */
-    total += requests * ((size_t)1 << 20); /* frames and texts of running requests */
+    /* replies, and what is kept for them; being written or grown on a thread, they are not counted yet */
+    total += SP_REPLIES * SP_REPLY_BYTES + requests * SP_REPLY_SHARE;
+    total += (size_t)SP_HTTP_THREADS * REPLY_GROWTH * SP_REPLY_BYTES;
     /* apply: bodies, answers, one whose client left, and what the running job computes with */
     total += (2 * (size_t)SP_TENSOR_BODIES + 1 + SP_APPLY_WORK) * tensor + SP_APPLY_PLAN_BYTES;
     return total + ((size_t)SP_HTTP_THREADS + 2) * ((size_t)2 << 20);

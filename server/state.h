@@ -22,7 +22,11 @@
 #define SP_SPARE_CONNECTIONS 64  /* above --max-connections, to say 503 */
 #define SP_SMALL_BODY 65536      /* of every body this much is always taken; only the rest is budgeted */
 #define SP_JSON_BODIES 32        /* JSON bodies held at once count at most this many times max_body_bytes */
-#define SP_TENSOR_BODIES 2       /* and tensor bodies, and answers, this many times max_tensor_bytes */
+#define SP_SMALL_REPLY 16384     /* the same of every reply */
+#define SP_REPLIES 3             /* large replies held at once count at most this many times SP_REPLY_BYTES */
+#define SP_LARGE_REPLY ((size_t)1 << 20)   /* from here on a reply is large */
+#define SP_REPLY_SHARE ((size_t)256 << 10) /* and for every request this much is left to small ones */
+#define SP_TENSOR_BODIES 2 /* and tensor bodies, and answers, this many times max_tensor_bytes */
 #define SP_MAX_PATH 2048
 
 typedef enum sp_phase { SP_SERVING, SP_DELAYING, SP_DRAINING, SP_CUTTING, SP_STOPPED } sp_phase;
@@ -73,6 +77,8 @@ struct sp_exchange {
     uint8_t owner[SP_SHA256_BYTES]; /* digest of the key; zero: none */
     size_t limit, taken;            /* of the body: at most, and bytes that came */
     size_t reserved;                /* of the budget for bodies (L) */
+    size_t kept;                    /* what its handler keeps for the reply */
+    size_t held;                    /* of the budget for replies (L) */
     sp_buffer body;
     sp_reply reply;
     uint64_t bytes_out;
@@ -105,8 +111,8 @@ struct sp_server {
     sp_conn *all;                      /* (L) */
     size_t max_fds, n_conns, n_active; /* (L) */
     uint32_t serial;
-    size_t json_bytes, tensor_bytes; /* reserved (L) */
-    sp_phase phase;                  /* (L) */
+    size_t json_bytes, tensor_bytes, reply_bytes; /* reserved (L) */
+    sp_phase phase;                               /* (L) */
     unsigned stops;
     double phase_until, phase_since;
     uint64_t http_requests[SP_MAX_ROUTES + 1][SP_STATUS_CLASSES]; /* by route; last: no route (L) */
@@ -121,6 +127,8 @@ struct sp_server {
     } lingering[64]; /* watch thread and (L) */
 };
 
+/* Requests that the engine may hold at once: waiting, admitted, and one more of each of these. */
+size_t sp_server_max_requests(const sp_options *options);
 double sp_server_retry_seconds(sp_server *server); /* for Retry-After, >= 1 */
 
 /* --- http.c --- */

@@ -99,7 +99,8 @@ class Command(unittest.TestCase):
 
     def test_usage(self):
         self.assert_exit(64, run("serve", "--model", MODEL, "--max-queue", "0"), "--max-queue")
-        self.assert_exit(64, run("serve", "--model", MODEL, "--api-key-file", "x"), "--api-key-file")
+        self.assert_exit(64, run("serve", "--model", MODEL, "--cors-origin", "x"), "--cors-origin")
+        self.assert_exit(66, run("serve", "--model", MODEL, "--api-key-file", "/nonexistent/keys"), "/nonexistent/keys")
         self.assert_exit(64, run("serve", "--model", MODEL, "--host", "0.0.0.0"), "--insecure")
         self.assert_exit(64, run("serve", "--port", "0", cwd=self.folder), "--model")
         self.assert_exit(64, run("serve", "--model", MODEL, "--port", "0", "--attention", "lazy"), "lazy")
