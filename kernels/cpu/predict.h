@@ -18,7 +18,8 @@
 
 #include "kernels/cpu/cpu.h"
 
-#define SP_SCAN_ROWS 24 /* most rows of a tile */
+#define SP_SCAN_ROWS 6  /* most rows of a tile */
+#define SP_SCAN_STEP 64 /* tiles that are scored before their candidates are taken */
 #define SP_SCAN_PAD 64  /* numbers behind a candidate list that may be overwritten */
 
 /* Projected queries of one map's heads and one tile of 64 projected keys. */
@@ -30,7 +31,8 @@ typedef struct sp_scan_tile {
     const uint16_t *pairs; /* the same as bf16; bf16 keys only */
     const float *lengths;  /* (rows): |q|, cosine only */
     const void *k;         /* as in sp_code_view */
-    float *near;           /* (rows, 64) */
+    float *near;           /* (rows, 64), rows near_stride numbers apart */
+    size_t near_stride;
 } sp_scan_tile;
 
 /* Candidates of one row: keys ascend. */
@@ -49,11 +51,13 @@ typedef struct sp_predict_slots {
     void (*near_bf16)(const sp_scan_tile *tile);
     /* Bit j: near[j] > floor.  near (64) */
     uint64_t (*above)(const float *near, float floor);
-    /* Appends the keys first_key + j with near[j] > best->floor and bit j of allowed. */
-    void (*take)(const float *near, uint64_t allowed, uint32_t first_key, sp_scan_best *best);
-    /* Keeps the `keep` largest (ties to the lower key), in order; best->n >= keep; floor becomes the smallest
-     * kept. */
-    void (*shrink)(sp_scan_best *best, size_t keep);
+    /* Appends the keys first_key + j with near[j] > best->floor and bit j of allowed, j in 0 .. 64 tiles - 1.
+     * near (tiles, 64), allowed (tiles). Raises the floor first where that is sure to leave `keep` keys. */
+    void (*take)(const float *near, const uint64_t *allowed, uint32_t tiles, uint32_t first_key, size_t keep,
+                 sp_scan_best *best);
+    /* Keeps the largest, in order, ties to the lower key: at least keep, at most `most` of them; best->n >=
+     * keep; floor becomes the smallest kept. */
+    void (*shrink)(sp_scan_best *best, size_t keep, size_t most);
     /* Nearest centroids of rows of x (stride numbers apart) into ids (id_stride apart); one map. */
     void (*assign)(const sp_assign_args *args, uint32_t map, size_t first, size_t rows);
 } sp_predict_slots;

@@ -4,6 +4,7 @@
 #include "kernels/cpu/predict_avx512.h"
 
 #include <assert.h>
+#include <float.h>
 #include <immintrin.h>
 #include <string.h>
 
@@ -126,7 +127,7 @@ INLINE void near_rows(const bool half, const sp_metric metric, const int rows, c
     }
 #pragma GCC unroll 4
     for (int i = 0; i < rows; i++) {
-        float *to = tile->near + (row + (size_t)i) * SP_TILE;
+        float *to = tile->near + (row + (size_t)i) * tile->near_stride;
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
             __m512 near = sum[i][j];
@@ -181,30 +182,27 @@ void sp_avx512_near_bf16(const sp_scan_tile *tile)
 
 /* --- candidates --- */
 
-uint64_t sp_avx512_above(const float *near, float floor)
+INLINE uint64_t compare(const int how, const float *near, __m512 limit)
 {
-    const __m512 limit = _mm512_set1_ps(floor);
-    uint64_t word = 0;
+    __mmask16 in[4];
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; j++)
-        word |= (uint64_t)_mm512_cmp_ps_mask(_mm512_loadu_ps(near + 16 * j), limit, _CMP_GT_OQ) << 16 * j;
-    return word;
+    for (int j = 0; j < 4; j++) in[j] = _mm512_cmp_ps_mask(_mm512_loadu_ps(near + 16 * j), limit, how);
+    return _mm512_kunpackd(_mm512_kunpackw(in[3], in[2]), _mm512_kunpackw(in[1], in[0]));
 }
 
-void sp_avx512_take(const float *near, uint64_t allowed, uint32_t first_key, sp_scan_best *best)
+INLINE uint64_t above(const float *near, __m512 limit)
 {
-    uint64_t word = sp_avx512_above(near, best->floor) & allowed;
-    if (!word) return;
-    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) {
-        __mmask16 in = (__mmask16)(word >> 16 * j);
-        if (!in) continue;
-        __m512i keys = _mm512_add_epi32(lanes, _mm512_set1_epi32((int)(first_key + 16 * (uint32_t)j)));
-        _mm512_storeu_ps(best->near + best->n, _mm512_maskz_compress_ps(in, _mm512_loadu_ps(near + 16 * j)));
-        _mm512_storeu_si512(best->keys + best->n, _mm512_maskz_compress_epi32(in, keys));
-        best->n += (size_t)_mm_popcnt_u32(in);
-    }
+    return compare(_CMP_GT_OQ, near, limit);
+}
+
+INLINE uint64_t reached(const float *near, __m512 limit)
+{
+    return compare(_CMP_GE_OQ, near, limit);
+}
+
+uint64_t sp_avx512_above(const float *near, float floor)
+{
+    return above(near, _mm512_set1_ps(floor));
 }
 
 /* Floats as integers in the same order, and back. -0 and 0 compare alike as floats, which is all that counts.
@@ -232,15 +230,16 @@ INLINE __mmask16 first_lanes(size_t n)
 static size_t count_from(const float *x, size_t n, float floor)
 {
     const __m512 limit = _mm512_set1_ps(floor);
-    size_t count = 0;
-    for (size_t i = 0; i < n; i += 16)
+    size_t count = 0, i = 0;
+    for (; i + SP_TILE <= n; i += SP_TILE) count += (size_t)__builtin_popcountll(reached(x + i, limit));
+    for (; i < n; i += 16)
         count += (size_t)_mm_popcnt_u32(
             _mm512_mask_cmp_ps_mask(first_lanes(n - i), _mm512_loadu_ps(x + i), limit, _CMP_GE_OQ));
     return count;
 }
 
-/* The largest number that keep of x reach, or one that exactly keep of them do. */
-static float find_floor(const float *x, size_t n, size_t keep, size_t *reach)
+/* A number that keep of x reach, and at most `most` of them: the largest such, or one on the way there. */
+static float find_floor(const float *x, size_t n, size_t keep, size_t most, size_t *reach)
 {
     __m512 low = _mm512_set1_ps(INFINITY), high = _mm512_set1_ps(-INFINITY);
     for (size_t i = 0; i < n; i += 16) {
@@ -262,19 +261,19 @@ static float find_floor(const float *x, size_t n, size_t keep, size_t *reach)
         if (count < keep) continue;
         value |= bit;
         *reach = count;
-        if (count == keep) break;
+        if (count <= most) break;
     }
     return unordered(value);
 }
 
-void sp_avx512_shrink(sp_scan_best *best, size_t keep)
+void sp_avx512_shrink(sp_scan_best *best, size_t keep, size_t most)
 {
     assert(best->n >= keep && keep > 0);
     size_t reach, n = 0;
-    float floor = find_floor(best->near, best->n, keep, &reach);
+    float floor = find_floor(best->near, best->n, keep, most, &reach);
     const __m512 limit = _mm512_set1_ps(floor);
     __m512 least = _mm512_set1_ps(INFINITY);
-    size_t spare = reach - keep; /* of those at the floor itself, the last so many go */
+    size_t spare = reach > most ? reach - keep : 0; /* of those at the floor itself, the last so many go */
     size_t ties = 0;
     if (spare) {
         for (size_t i = 0; i < best->n; i += 16)
@@ -298,6 +297,70 @@ void sp_avx512_shrink(sp_scan_best *best, size_t keep)
     }
     best->n = n;
     best->floor = _mm512_reduce_min_ps(least);
+}
+
+/* The keep-th largest of the maxima of disjoint sets of keys is a floor that keep keys reach. A set is the
+ * keys of one lane in `group` tiles. */
+static float sure_floor(const float *near, const uint64_t *allowed, uint32_t tiles, uint32_t group,
+                        size_t keep)
+{
+    _Alignas(64) float tops[SP_SCAN_STEP * 16];
+    const __m512 none = _mm512_set1_ps(-INFINITY);
+    size_t reach, n = 0;
+    for (uint32_t t = 0; t < tiles; t += group, n += 16) {
+        __m512 top = none;
+        for (uint32_t i = t; i < t + group && i < tiles; i++) {
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) {
+                __m512 x = _mm512_loadu_ps(near + i * SP_TILE + 16 * j);
+                /* in this order what is not a number is passed over */
+                top = _mm512_mask_max_ps(top, (__mmask16)(allowed[i] >> 16 * j), x, top);
+            }
+        }
+        _mm512_store_ps(tops + n, top);
+    }
+    float floor = find_floor(tops, n, keep, keep + keep / 8, &reach);
+    return floor > -FLT_MAX && reach >= keep ? nextafterf(floor, -INFINITY) : -INFINITY;
+}
+
+void sp_avx512_take(const float *near, const uint64_t *allowed, uint32_t tiles, uint32_t first_key,
+                    size_t keep, sp_scan_best *best)
+{
+    if (best->floor == -INFINITY && 2 * keep <= (size_t)tiles * 16) {
+        size_t group = (size_t)tiles * 16 / (4 * keep);
+        best->floor = sure_floor(near, allowed, tiles, group ? (uint32_t)group : 1, keep);
+    }
+    const __m512 limit = _mm512_set1_ps(best->floor);
+    uint64_t words[SP_SCAN_STEP + 1];
+    uint32_t at[SP_SCAN_STEP + 1], used = 0;
+    for (uint32_t t = 0; t < tiles; t++) { /* tiles with a hit, without a branch */
+        words[used] = allowed[t] & above(near + t * SP_TILE, limit);
+        at[used] = t * SP_TILE;
+        used += words[used] != 0;
+    }
+    const uint64_t last = (uint64_t)1 << 63;
+    float *to = best->near + best->n;
+    uint32_t *keys = best->keys + best->n;
+    for (uint32_t i = 0; i < used;
+         i++) { /* mostly one hit or two: both are written, what is none is overwritten */
+        uint64_t word = words[i], rest = word & (word - 1);
+        uint32_t hits = (uint32_t)__builtin_popcountll(word);
+        uint32_t one = at[i] + (uint32_t)__builtin_ctzll(word),
+                 two = at[i] + (uint32_t)__builtin_ctzll(rest | last);
+        to[0] = near[one];
+        to[1] = near[two];
+        keys[0] = first_key + one;
+        keys[1] = first_key + two;
+        for (uint32_t j = 2; j < hits; j++) {
+            rest &= rest - 1;
+            uint32_t next = at[i] + (uint32_t)__builtin_ctzll(rest | last);
+            to[j] = near[next];
+            keys[j] = first_key + next;
+        }
+        to += hits;
+        keys += hits;
+    }
+    best->n = (size_t)(to - best->near);
 }
 
 /* --- nearest centroids --- */

@@ -35,7 +35,7 @@ INLINE void dot_rows(const int rows, const sp_scan_tile *tile, size_t row)
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++)
-            _mm512_storeu_ps(tile->near + (row + (size_t)i) * SP_TILE + 16 * (size_t)j, sum[i][j]);
+            _mm512_storeu_ps(tile->near + (row + (size_t)i) * tile->near_stride + 16 * (size_t)j, sum[i][j]);
 }
 
 static void near_bf16(const sp_scan_tile *tile)

@@ -60,7 +60,7 @@ static void near_tile(const sp_scan_tile *tile, bool half)
 {
     for (size_t r = 0; r < tile->rows; r++) {
         const float *q = tile->q + r * tile->stride;
-        float *near = tile->near + r * SP_TILE;
+        float *near = tile->near + r * tile->near_stride;
         for (size_t j = 0; j < SP_TILE; j++) {
             switch (tile->metric) {
             case SP_METRIC_DOT:
@@ -97,11 +97,12 @@ static uint64_t above(const float *near, float floor)
     return word;
 }
 
-static void take(const float *near, uint64_t allowed, uint32_t first_key, sp_scan_best *best)
+static void take(const float *near, const uint64_t *allowed, uint32_t tiles, uint32_t first_key, size_t keep,
+                 sp_scan_best *best)
 {
-    for (uint64_t left = allowed; left; left &= left - 1) {
-        uint32_t j = (uint32_t)__builtin_ctzll(left);
-        if (!(near[j] > best->floor)) continue;
+    (void)keep;
+    for (uint32_t j = 0; j < tiles * SP_TILE; j++) {
+        if (!(allowed[j / SP_TILE] >> j % SP_TILE & 1) || !(near[j] > best->floor)) continue;
         best->near[best->n] = near[j];
         best->keys[best->n++] = first_key + j;
     }
@@ -117,8 +118,9 @@ static uint32_t ordered(float x)
 }
 
 /* The keep-th largest, bit by bit from the top: the largest value that keep numbers reach. */
-static void shrink(sp_scan_best *best, size_t keep)
+static void shrink(sp_scan_best *best, size_t keep, size_t most)
 {
+    (void)most;
     assert(best->n >= keep && keep > 0);
     uint32_t value = 0;
     for (uint32_t bit = 0x80000000u; bit; bit >>= 1) {

@@ -2,7 +2,7 @@
  * (scan_top).
  *
  * A task is a block of rows of the heads that read one map, so that each tile of 64 keys is loaded once for
- * up to 24 rows. For the nearest, a row keeps a list of candidates: a key enters when it is nearer than the
+ * up to 6 rows. For the nearest, a row keeps a list of candidates: a key enters when it is nearer than the
  * floor, and when the list is full it shrinks to the `keep` best, whose last is the new floor. Keys come
  * ascending, so of equal ones the lower stays. The result is the exact set whatever the cuts; few rows over
  * many keys (decoding) are cut into parts of the keys, whose lists are joined. Scratch stays with the device.
@@ -13,7 +13,8 @@
 #include "kernels/cpu/attend.h"
 #include "kernels/cpu/predict.h"
 
-#define LIST_ROOM 256 /* candidates beyond `keep` before a list shrinks */
+#define LIST_ROOM 64 /* candidates beyond `keep` before a list shrinks */
+#define FEW_ROWS 4
 #define PART_TILES 32 /* least tiles of a part */
 #define PART_TASKS 4  /* tasks a thread that parts make at most */
 
@@ -23,10 +24,10 @@ typedef struct scan_scratch {
 
 /* Scratch of one thread. */
 typedef struct worker_scratch {
-    float *q, *lengths, *near; /* (24, stride), (24), (24, 64) */
-    uint16_t *pairs;           /* (24, stride) */
-    float *list_near;          /* (24, room) */
-    uint32_t *list_keys;       /* (24, room) */
+    float *q, *lengths, *near; /* (6, stride), (6), (6, 64, 64) */
+    uint16_t *pairs;           /* (6, stride) */
+    float *list_near;          /* (6, room) */
+    uint32_t *list_keys;       /* (6, room) */
 } worker_scratch;
 
 typedef struct scan {
@@ -34,8 +35,8 @@ typedef struct scan {
     const sp_predict_slots *slots;
     bool top;
     size_t share, stride, blocks, parts, tiles, part_tiles;
-    size_t room;      /* numbers of a candidate list */
-    size_t part_room; /* numbers of a part's list of one row */
+    size_t room, full; /* numbers of a candidate list; how many make it shrink */
+    size_t part_room;  /* numbers of a part's list of one row */
     uint8_t *workers;
     size_t worker_bytes;
     float *part_near; /* (n_maps, rows * share, parts, part_room) */
@@ -63,7 +64,8 @@ static size_t carve_worker(const scan *s, uint8_t *base, worker_scratch *out)
     out->q = (float *)carve(base, &used, SP_SCAN_ROWS * s->stride * sizeof *out->q);
     out->pairs = (uint16_t *)carve(base, &used, SP_SCAN_ROWS * s->stride * sizeof *out->pairs);
     out->lengths = (float *)carve(base, &used, SP_SCAN_ROWS * sizeof *out->lengths);
-    out->near = (float *)carve(base, &used, SP_SCAN_ROWS * SP_TILE * sizeof *out->near);
+    out->near = (float *)carve(base, &used,
+                               (SP_SCAN_ROWS * SP_SCAN_STEP * SP_TILE + SP_SCAN_PAD) * sizeof *out->near);
     if (!s->top) return used;
     out->list_near = (float *)carve(base, &used, SP_SCAN_ROWS * s->room * sizeof *out->list_near);
     out->list_keys = (uint32_t *)carve(base, &used, SP_SCAN_ROWS * s->room * sizeof *out->list_keys);
@@ -135,9 +137,9 @@ static void load_queries(const scan *s, const scan_row *rows, size_t n, const wo
 typedef struct block {
     scan_row rows[SP_SCAN_ROWS];
     sp_scan_best best[SP_SCAN_ROWS];
-    uint64_t words[SP_SCAN_ROWS];
-    size_t n, first; /* rows; index of the first within its map */
-    uint32_t map;
+    uint64_t words[SP_SCAN_ROWS][SP_SCAN_STEP];
+    size_t n, first;        /* rows; index of the first within its map */
+    uint32_t map, whole[2]; /* tiles of which every row may take all keys: from, to */
     worker_scratch scratch;
 } block;
 
@@ -146,23 +148,32 @@ static float floor_of(const sp_scan_args *args, uint32_t head)
     return args->metric == SP_METRIC_DOT ? args->thresholds[head] : -args->thresholds[head];
 }
 
-static void use_tile(const scan *s, block *b, uint32_t tile)
+/* Tiles t .. t + n - 1 of all rows are scored. */
+static void use_tiles(const scan *s, block *b, uint32_t tile, uint32_t n)
 {
     const sp_scan_args *args = s->args;
     for (size_t i = 0; i < b->n; i++) {
-        const float *near = b->scratch.near + i * SP_TILE;
-        sp_scan_best *best = &b->best[i];
-        if (!s->top) {
-            size_t words = s->tiles, at = (size_t)b->rows[i].head * args->rows + b->rows[i].row;
-            uint64_t word = b->words[i];
-            if (word) word &= s->slots->above(near, floor_of(args, b->rows[i].head));
-            args->words[at * words + tile] = word;
+        const float *near = b->scratch.near + i * SP_SCAN_STEP * SP_TILE;
+        const uint64_t *allowed = b->words[i];
+        if (s->top) {
+            s->slots->take(near, allowed, n, tile * SP_TILE, args->keep, &b->best[i]);
+            if (b->best[i].n > s->full)
+                s->slots->shrink(&b->best[i], args->keep, args->keep + args->keep / 4);
             continue;
         }
-        if (!b->words[i]) continue;
-        if (best->n + SP_TILE + SP_SCAN_PAD > s->room) s->slots->shrink(best, args->keep);
-        s->slots->take(near, b->words[i], tile * SP_TILE, best);
+        size_t at = (size_t)b->rows[i].head * args->rows + b->rows[i].row;
+        float floor = floor_of(args, b->rows[i].head);
+        for (uint32_t t = 0; t < n; t++)
+            args->words[at * s->tiles + tile + t] =
+                allowed[t] ? allowed[t] & s->slots->above(near + t * SP_TILE, floor) : 0;
     }
+}
+
+/* Few rows compute less than it takes to bring the next tile. */
+static void ask_tile(const scan *s, uint32_t map, uint32_t tile)
+{
+    const uint8_t *codes = s->args->keys.pages[tile] + map * s->args->keys.map_bytes;
+    for (size_t i = 0; i < s->args->keys.map_bytes; i += 64) __builtin_prefetch(codes + i);
 }
 
 static void scan_part(const scan *s, block *b, uint32_t begin, uint32_t end)
@@ -177,18 +188,28 @@ static void scan_part(const scan *s, block *b, uint32_t begin, uint32_t end)
                          .q = b->scratch.q,
                          .pairs = b->scratch.pairs,
                          .lengths = b->scratch.lengths,
-                         .near = b->scratch.near};
-    for (uint32_t t = begin; t < end; t++) {
-        uint64_t any = 0;
-        for (size_t i = 0; i < b->n; i++) {
-            b->words[i] = allowed_bits(&b->rows[i], t);
-            any |= b->words[i];
+                         .near_stride = SP_SCAN_STEP * SP_TILE};
+    for (uint32_t t = begin; t < end; t += SP_SCAN_STEP) {
+        uint32_t n = end - t < SP_SCAN_STEP ? end - t : SP_SCAN_STEP;
+        uint64_t some = 0;
+        for (uint32_t j = 0; j < n; j++) {
+            bool whole = t + j >= b->whole[0] && t + j < b->whole[1];
+            uint64_t any = whole ? UINT64_MAX : 0;
+            for (size_t i = 0; i < b->n; i++) {
+                b->words[i][j] = whole ? UINT64_MAX : allowed_bits(&b->rows[i], t + j);
+                any |= b->words[i][j];
+            }
+            some |= any;
+            if (!any) continue;
+            tile.k = args->keys.pages[t + j] + b->map * args->keys.map_bytes;
+            tile.near = b->scratch.near + j * SP_TILE;
+            if (b->n <= FEW_ROWS && t + j + 1 < end) ask_tile(s, b->map, t + j + 1);
+            if (half)
+                s->slots->near_bf16(&tile);
+            else
+                s->slots->near_f32(&tile);
         }
-        if (!any && s->top) continue;
-        tile.k = args->keys.pages[t] + b->map * args->keys.map_bytes;
-        if (any && half) s->slots->near_bf16(&tile);
-        if (any && !half) s->slots->near_f32(&tile);
-        use_tile(s, b, t);
+        if (some || !s->top) use_tiles(s, b, t, n);
     }
 }
 
@@ -197,7 +218,7 @@ static void put_best(const scan *s, const scan_row *row, sp_scan_best *best)
 {
     const sp_scan_args *args = s->args;
     size_t at = (size_t)row->head * args->rows + row->row;
-    if (best->n > args->keep) s->slots->shrink(best, args->keep);
+    if (best->n > args->keep) s->slots->shrink(best, args->keep, args->keep);
     memcpy(args->best + at * args->keep, best->keys, best->n * sizeof *best->keys);
     args->n_best[at] = (uint32_t)best->n;
 }
@@ -207,7 +228,7 @@ static void put_part(const scan *s, const block *b, size_t i, size_t part)
     size_t rows = s->args->rows * s->share;
     size_t at = (b->map * rows + b->first + i) * s->parts + part;
     sp_scan_best best = b->best[i];
-    if (best.n > s->args->keep) s->slots->shrink(&best, s->args->keep);
+    if (best.n > s->args->keep) s->slots->shrink(&best, s->args->keep, s->args->keep);
     memcpy(s->part_near + at * s->part_room, best.near, best.n * sizeof *best.near);
     memcpy(s->part_keys + at * s->part_room, best.keys, best.n * sizeof *best.keys);
     s->part_n[at] = (uint32_t)best.n;
@@ -229,6 +250,12 @@ static void scan_task(void *context, size_t task, size_t worker)
         b.best[i] = (sp_scan_best){.near = s->top ? b.scratch.list_near + i * s->room : NULL,
                                    .keys = s->top ? b.scratch.list_keys + i * s->room : NULL,
                                    .floor = -INFINITY};
+    }
+    b.whole[0] = 0, b.whole[1] = UINT32_MAX;
+    for (size_t i = 0; i < b.n; i++) {
+        uint32_t from = (b.rows[i].begin[0] + SP_TILE - 1) / SP_TILE, to = b.rows[i].end[0] / SP_TILE;
+        if (from > b.whole[0]) b.whole[0] = from;
+        if (to < b.whole[1]) b.whole[1] = to;
     }
     load_queries(s, b.rows, b.n, &b.scratch);
     size_t begin = part * s->part_tiles, end = begin + s->part_tiles;
@@ -289,7 +316,8 @@ static bool reserve(scan *s, sp_cpu_state *cpu, size_t threads)
     if (!scratch) return false;
     size_t keys = s->tiles * SP_TILE, keep = s->args->keep < keys ? s->args->keep : keys;
     size_t spare = keep > LIST_ROOM ? keep : LIST_ROOM;
-    s->room = (keep + spare < keys ? keep + spare : keys) + SP_TILE + SP_SCAN_PAD;
+    s->full = keep + spare < keys ? keep + spare : keys;
+    s->room = s->full + SP_SCAN_STEP * SP_TILE + SP_SCAN_PAD;
     worker_scratch unused;
     s->worker_bytes = carve_worker(s, NULL, &unused);
     s->workers = sp_attend_reserve(&scratch->workers, s->worker_bytes * threads);
