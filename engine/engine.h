@@ -176,8 +176,8 @@ typedef struct sp_event {
     sp_usage usage;     /* DONE */
     const char *report; /* DONE: attention_report as JSON; valid until free */
     size_t report_size;
-    sp_attention_phase prefill;   /* DONE: the report's figures of the prompt, to be summed over requests */
-    uint64_t rows_empty;          /* DONE */
+    const sp_attention_report
+        *figures;                 /* DONE: the same as numbers, to be summed over requests; until free */
     const float *prompt_logprobs; /* TOKEN, DONE, when asked: (prompt_tokens), [0] NaN; until free */
     const sp_token_logprob *prompt_top; /* the same: (prompt_tokens, request.logprobs) falling; token -1 where
                                            there is none; NULL when logprobs is 0 */

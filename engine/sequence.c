@@ -336,7 +336,7 @@ size_t sp_sequence_max_bytes(const sp_sequence_host *host)
     size_t tokens = host->context, heads = (size_t)hparams->n_layers * hparams->n_heads;
     size_t stops = (size_t)SP_MAX_STOPS * SP_MAX_STOP_BYTES * (1 + sizeof(uint16_t));
     sp_stream_options stream = {.max_piece = host->max_piece + SP_MAX_STOP_BYTES, .n_top = SP_MAX_LOGPROBS};
-    return sizeof(sp_sequence) +
+    return sizeof(sp_sequence) + sizeof(sp_attention_report) +
            tokens * (sizeof(int32_t) + sizeof(float) + SP_MAX_LOGPROBS * sizeof(sp_token_logprob)) +
            sp_adjust_bytes(tokens) + hparams->hidden * (sizeof(double) + sizeof(float)) +
            tokens / SP_TILE * sizeof(uint32_t) + hparams->vocab * sizeof(float) + stops + stream.max_piece +
@@ -364,6 +364,7 @@ void sp_sequence_close(sp_sequence *s)
     sp_free(s->prompt_logits);
     sp_adjust_close(&s->adjust);
     sp_buffer_fini(&s->report);
+    sp_free(s->figures);
     sp_free(s);
 }
 
@@ -431,20 +432,22 @@ sp_status sp_sequence_report(sp_sequence *s, sp_error *error)
 {
     const sp_model *model = s->host->model;
     size_t heads = s->measures ? (size_t)model->hparams.n_layers * model->hparams.n_heads : 0;
-    sp_attention_report report = {.attention = s->attention,
-                                  .prefill = s->prefill,
-                                  .decode = s->decode,
-                                  .rows_empty = s->rows_empty,
-                                  .trained = s->trained,
-                                  .batch_invariant = model->device->batch_invariant,
-                                  .device = model->device->kind->name,
-                                  .measures = s->measures,
-                                  .n_layers = model->hparams.n_layers,
-                                  .n_heads = model->hparams.n_heads};
+    s->figures = sp_alloc(1, sizeof *s->figures);
+    if (!s->figures) return sp_fail(error, SP_NO_MEMORY, "no memory for the attention report");
+    *s->figures = (sp_attention_report){.attention = s->attention,
+                                        .prefill = s->prefill,
+                                        .decode = s->decode,
+                                        .rows_empty = s->rows_empty,
+                                        .trained = s->trained,
+                                        .batch_invariant = model->device->batch_invariant,
+                                        .device = model->device->kind->name,
+                                        .measures = s->measures,
+                                        .n_layers = model->hparams.n_layers,
+                                        .n_heads = model->hparams.n_heads};
     sp_json_writer writer;
     sp_buffer_init(&s->report, REPORT_JSON_BYTES + MEASURE_JSON_BYTES * heads);
     sp_json_writer_init(&writer, &s->report);
-    sp_attention_report_write(&report, &writer);
+    sp_attention_report_write(s->figures, &writer);
     return s->report.failed ? sp_fail(error, SP_NO_MEMORY, "no memory for the attention report") : SP_OK;
 }
 
@@ -462,8 +465,7 @@ void sp_sequence_finish(sp_sequence *s, sp_finish finish)
                      .usage = s->usage,
                      .report = s->report.data,
                      .report_size = s->report.size,
-                     .prefill = s->prefill,
-                     .rows_empty = s->rows_empty,
+                     .figures = s->figures,
                      .embedding = s->embedding,
                      .prompt_logits = s->prompt_logits,
                      .prompt_ids = s->tokens};
@@ -473,6 +475,8 @@ void sp_sequence_finish(sp_sequence *s, sp_finish finish)
     s->embedding = NULL;
     s->prompt_logits = NULL;
     s->report = (sp_buffer){0};
+    s->measures = NULL;
+    s->figures = NULL;
 }
 
 void sp_sequence_fail(sp_sequence *s, const sp_error *error)

@@ -64,6 +64,7 @@ typedef struct sp_sequence {
     float *embedding;     /* (hidden) or NULL */
     float *prompt_logits; /* (vocab) or NULL */
     sp_buffer report;     /* JSON, once the end has come */
+    sp_attention_report *figures; /* what it says */
 
     double submitted, admitted, first_token, last_token; /* clock of the scheduler */
     sp_usage usage;

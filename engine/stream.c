@@ -48,6 +48,8 @@ static void destroy(sp_stream *stream)
     sp_free(stream->tail);
     sp_free(stream->top);
     sp_free((void *)stream->last.report);
+    if (stream->last.figures) sp_free((void *)stream->last.figures->measures);
+    sp_free((void *)stream->last.figures);
     sp_free((void *)stream->last.embedding);
     sp_free(stream->prompt_logprobs);
     sp_free(stream->prompt_top);

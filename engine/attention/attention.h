@@ -136,9 +136,10 @@ typedef struct sp_attention_report {
 } sp_attention_report;
 /* One JSON object, as engine/README.md says. */
 void sp_attention_report_write(const sp_attention_report *report, sp_json_writer *out);
-/* Writes a finished report again with these figures for the prompt: what several requests did together. */
-void sp_attention_report_again(const char *report, size_t size, const sp_attention_phase *prefill,
-                               uint64_t rows_empty, sp_json_writer *out);
+/* Adds what another request with the same attention counted: phases, empty rows, measures (which sum must
+ * have where more has them). */
+void sp_attention_report_add(sp_attention_report *sum, sp_head_measure *measures,
+                             const sp_attention_report *more);
 /* The whole reply of GET /v1/attention/backends: one object. */
 void sp_backends_write(sp_json_writer *out);
 /* The parameters, resolved: {"window":33}. */

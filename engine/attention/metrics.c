@@ -4,6 +4,7 @@
  * averaged over rows. Tests: tests/golden/test_attend_golden.c, tests/unit/engine/test_attention_metrics.c */
 #include "engine/attention/metrics.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -53,6 +54,37 @@ void sp_measure_row(sp_head_measure *measure, sp_normalizer normalizer, float *g
     measure->rows_valid++;
     measure->rows_exact += both == edges;
     measure->rows_empty += n_predicted == 0;
+}
+
+void sp_measure_add(sp_head_measure *sum, const sp_head_measure *more)
+{
+    sum->edges_gold += more->edges_gold;
+    sum->edges_pred += more->edges_pred;
+    sum->edges_both += more->edges_both;
+    sum->pairs_valid += more->pairs_valid;
+    sum->rows_valid += more->rows_valid;
+    sum->rows_exact += more->rows_exact;
+    sum->rows_empty += more->rows_empty;
+    sum->mass += more->mass;
+    sum->rows += more->rows;
+}
+
+double sp_cluster_entropy(const uint64_t *counts, size_t n_clusters)
+{
+    double total = 0, sum = 0;
+    for (size_t c = 0; c < n_clusters; c++) total += (double)counts[c];
+    for (size_t c = 0; c < n_clusters; c++) {
+        double p = (double)counts[c] / total;
+        if (counts[c] > 0) sum -= p * log(p);
+    }
+    if (total == 0) return (double)NAN;
+    return n_clusters > 1 ? sum / log((double)n_clusters) : 1;
+}
+
+uint64_t sp_balanced_operations(uint64_t n, uint64_t n_clusters)
+{
+    uint64_t size = (n + n_clusters - 1) / n_clusters;
+    return n_clusters * size * size;
 }
 
 void sp_ratio_write(const char *key, double a, double b, sp_json_writer *out)

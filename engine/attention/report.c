@@ -75,6 +75,7 @@ static void write_measures(const sp_attention_report *report, sp_json_writer *ou
             sp_json_key(out, "head");
             sp_json_uint(out, head);
             sp_measure_write(measure, out);
+            sp_ratio_write("exact", (double)measure->rows_exact, (double)measure->rows_valid, out);
             sp_ratio_write("mass", measure->mass, measure->rows, out);
             if (sp_is_softmax(report->attention.normalizer)) {
                 sp_json_key(out, "gold_mass");
@@ -156,31 +157,25 @@ void sp_attention_report_write(const sp_attention_report *report, sp_json_writer
     sp_json_close(out, '}');
 }
 
-void sp_attention_report_again(const char *report, size_t size, const sp_attention_phase *prefill,
-                               uint64_t rows_empty, sp_json_writer *out)
+static void add_phase(sp_attention_phase *sum, const sp_attention_phase *more)
 {
-    sp_json reader;
-    sp_json_init(&reader, report, size);
-    sp_json_next(&reader);
-    sp_json_open(out, '{');
-    while (sp_json_next(&reader) == SP_JSON_KEY) {
-        char name[32] = "";
-        bool is_phase = sp_json_is(&reader, "prefill"), is_empty = sp_json_is(&reader, "rows_empty");
-        if (reader.raw_size < sizeof name) memcpy(name, reader.raw, reader.raw_size);
-        size_t begin = reader.position;
-        sp_json_skip(&reader, sp_json_next(&reader));
-        while (report[begin] == ':' || report[begin] == ' ') begin++;
-        if (is_phase) {
-            write_phase(name, prefill, out);
-            continue;
-        }
-        sp_json_key(out, name);
-        if (is_empty)
-            sp_json_uint(out, rows_empty);
-        else
-            sp_json_raw(out, report + begin, reader.position - begin);
-    }
-    sp_json_close(out, '}');
+    sum->tokens += more->tokens;
+    sum->edges += more->edges;
+    sum->pairs += more->pairs;
+    sum->tiles += more->tiles;
+    sum->groups += more->groups;
+    sum->predict_seconds += more->predict_seconds;
+    sum->attend_seconds += more->attend_seconds;
+}
+
+void sp_attention_report_add(sp_attention_report *sum, sp_head_measure *measures,
+                             const sp_attention_report *more)
+{
+    add_phase(&sum->prefill, &more->prefill);
+    add_phase(&sum->decode, &more->decode);
+    sum->rows_empty += more->rows_empty;
+    for (size_t i = 0; more->measures && i < (size_t)sum->n_layers * sum->n_heads; i++)
+        sp_measure_add(&measures[i], &more->measures[i]);
 }
 
 static void write_caps(unsigned caps, sp_json_writer *out)

@@ -23,10 +23,9 @@ struct sp_scorer {
     size_t read;                 /* tokens of finished windows */
     uint32_t progress;           /* tokens of the running window that are read */
     sp_stream *stream;           /* NULL: done */
-    char *report;                /* of the first window */
-    size_t report_size;
-    sp_attention_phase phase; /* sums over windows */
-    uint64_t rows_empty;
+    bool reported;               /* the first window is done */
+    sp_attention_report report;  /* of the first window, with sums over all */
+    sp_head_measure *measures;   /* (layers, heads) the report's, where it measures */
     sp_usage usage;
 };
 
@@ -167,9 +166,6 @@ static bool goes_on(const sp_scorer *scorer)
 
 static sp_status submit(sp_scorer *scorer, sp_error *error)
 {
-    if (scorer->report && strstr(scorer->report, "\"heads\":[")) /* measured heads can't be summed */
-        return sp_fail_param(error, SP_INVALID, "attention.measure",
-                             "attention.measure takes one input, in one window");
     const scored_input *input = &scorer->inputs[scorer->input];
     size_t left = input->tokens.count - scorer->begin, window = scorer->options.window;
     scorer->window = window > 0 && window < left ? window : left;
@@ -183,31 +179,30 @@ static sp_status submit(sp_scorer *scorer, sp_error *error)
     request.adapter = scorer->options.adapter;
     request.attention = scorer->options.attention;
     request.attention_size = scorer->options.attention_size;
-    request.follows = scorer->report != NULL;
+    request.follows = scorer->reported;
     return sp_engine_submit(scorer->engine, &request, scorer->options.notify, scorer->options.notify_context,
                             &scorer->stream, error);
 }
 
 static sp_status take_report(sp_scorer *scorer, const sp_event *done, sp_error *error)
 {
-    sp_attention_phase *sum = &scorer->phase;
-    const sp_attention_phase *one = &done->prefill;
-    sum->tokens += one->tokens;
-    sum->edges += one->edges;
-    sum->pairs += one->pairs;
-    sum->tiles += one->tiles;
-    sum->groups += one->groups;
-    sum->predict_seconds += one->predict_seconds;
-    sum->attend_seconds += one->attend_seconds;
-    scorer->rows_empty += done->rows_empty;
+    const sp_attention_report *one = done->figures;
     scorer->usage.prompt_tokens += done->usage.prompt_tokens;
     scorer->usage.cached_tokens += done->usage.cached_tokens;
     scorer->usage.queue_seconds += done->usage.queue_seconds;
     scorer->usage.prefill_seconds += done->usage.prefill_seconds;
-    if (scorer->report) return SP_OK;
-    scorer->report = sp_copy_text(done->report, done->report_size);
-    scorer->report_size = done->report_size;
-    return scorer->report ? SP_OK : sp_fail(error, SP_NO_MEMORY, "no memory for the attention report");
+    if (scorer->reported) {
+        sp_attention_report_add(&scorer->report, scorer->measures, one);
+        return SP_OK;
+    }
+    size_t n = (size_t)one->n_layers * one->n_heads;
+    scorer->report = *one;
+    scorer->reported = true;
+    if (!one->measures) return SP_OK;
+    scorer->report.measures = scorer->measures = sp_alloc(n, sizeof *scorer->measures);
+    if (!scorer->measures) return sp_fail(error, SP_NO_MEMORY, "no memory for the attention report");
+    memcpy(scorer->measures, one->measures, n * sizeof *scorer->measures);
+    return SP_OK;
 }
 
 static sp_status take_scores(sp_scorer *scorer, const sp_event *done, sp_error *error)
@@ -325,7 +320,7 @@ void sp_scorer_close(sp_scorer *scorer)
     }
     sp_free(scorer->inputs);
     sp_free(scorer->attention);
-    sp_free(scorer->report);
+    sp_free(scorer->measures);
     sp_free(scorer);
 }
 
@@ -400,11 +395,14 @@ static void write_usage(const sp_usage *usage, sp_json_writer *out)
     sp_json_close(out, '}');
 }
 
+const sp_attention_report *sp_scorer_report(const sp_scorer *scorer)
+{
+    return scorer->reported ? &scorer->report : NULL;
+}
+
 void sp_scorer_write_report(const sp_scorer *scorer, sp_json_writer *out)
 {
-    if (scorer->report)
-        sp_attention_report_again(scorer->report, scorer->report_size, &scorer->phase, scorer->rows_empty,
-                                  out);
+    if (scorer->reported) sp_attention_report_write(&scorer->report, out);
 }
 
 void sp_scorer_write(const sp_scorer *scorer, sp_json_writer *out)

@@ -62,6 +62,8 @@ double sp_scorer_fraction(const sp_scorer *scorer); /* 0..1: tokens read of all 
 /* Figures of all inputs so far. */
 sp_score_sum sp_scorer_sum(const sp_scorer *scorer);
 sp_usage sp_scorer_usage(const sp_scorer *scorer); /* summed: tokens and prefill_seconds */
+/* The same as numbers; NULL before the first window is done. */
+const sp_attention_report *sp_scorer_report(const sp_scorer *scorer);
 /* The attention of all windows so far as one attention_report; nothing before the first is done. */
 void sp_scorer_write_report(const sp_scorer *scorer, sp_json_writer *out);
 /* The whole reply of POST /v1/score: one object. */

@@ -91,8 +91,25 @@ def test_attention(server):
     assert abs(narrow["data"][0]["nll"] - dense["data"][0]["nll"]) > 0.01
     measured = score(server, input=ONE, attention={"backend": "dense", "measure": True})
     assert len(measured["attention_report"]["heads"]) == 24
-    refused(server, "attention.measure", input=[ONE, TWO], attention={"backend": "dense", "measure": True})
+    several(server, measured)
     refused(server, "attention.params.window", input=ONE, attention={"backend": "window", "params": {"window": 4}})
+
+
+def several(server, one):
+    """Measures of several inputs: the integers add up, mass is the mean over rows, ratios are those of the sums."""
+    narrow = {"backend": "window", "params": {"window": 5}, "measure": True}
+    single = [score(server, input=text, attention=narrow)["attention_report"]["heads"] for text in (ONE, TWO)]
+    both = score(server, input=[ONE, TWO], attention=narrow)["attention_report"]["heads"]
+    assert len(both) == len(one["attention_report"]["heads"])
+    for first, second, together in zip(*single, both):
+        assert (first["layer"], first["head"]) == (together["layer"], together["head"])
+        for name in ("edges_gold", "edges_pred", "edges_both", "pairs_valid", "rows_valid", "rows_exact", "rows_empty"):
+            assert first[name] + second[name] == together[name], name
+        rows = first["rows_valid"], second["rows_valid"]
+        mass = (first["mass"] * rows[0] + second["mass"] * rows[1]) / sum(rows)
+        assert abs(together["mass"] - mass) < 1e-9
+        assert together["exact"] == together["rows_exact"] / together["rows_valid"]
+        assert abs(together["recall"] - together["edges_both"] / together["edges_gold"]) < 1e-12
 
 
 def test_refusals(server):
