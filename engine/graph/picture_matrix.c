@@ -56,8 +56,8 @@ static sp_status draw_matrix(sp_sheet *sheet, sp_grid *grid, const sp_slice *sli
     return SP_OK;
 }
 
-sp_status sp_picture_matrix(const sp_slice *slice, const sp_picture_options *options, sp_buffer *out,
-                            sp_error *error)
+static sp_status make_matrix(const sp_slice *slice, const sp_picture_options *options, sp_picture_area *area,
+                             sp_buffer *out, sp_error *error)
 {
     sp_sheet_texts texts;
     sp_sheet sheet;
@@ -68,14 +68,28 @@ sp_status sp_picture_matrix(const sp_slice *slice, const sp_picture_options *opt
     sp_caption_facts(slice, &texts.facts);
     sp_caption_provenance(slice->source, &texts.provenance);
     texts.reading = matrix_reading;
+    texts.bare = area != NULL;
     double height = fmax(grid.column_labels + grid.rect.height, sp_legend_height(true, 2, 2));
     sp_status status =
         sp_sheet_open(&sheet, options, &texts, grid.row_labels + grid.rect.width, height, error);
     if (!status) status = draw_matrix(&sheet, &grid, slice, error);
     if (!status) status = sp_sheet_finish(&sheet, out, error);
+    if (area) *area = (sp_picture_area){grid.rect, grid.step, grid.cell};
     sp_sheet_fini(&sheet);
     sp_sheet_texts_fini(&texts);
     return status;
+}
+
+sp_status sp_picture_matrix(const sp_slice *slice, const sp_picture_options *options, sp_buffer *out,
+                            sp_error *error)
+{
+    return make_matrix(slice, options, NULL, out, error);
+}
+
+sp_status sp_picture_matrix_bare(const sp_slice *slice, const sp_picture_options *options,
+                                 sp_picture_area *area, sp_buffer *out, sp_error *error)
+{
+    return make_matrix(slice, options, area, out, error);
 }
 
 /* --- panels --- */

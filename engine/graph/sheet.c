@@ -75,6 +75,7 @@ static double draw_head(sp_sheet *sheet, const sp_sheet_texts *texts, const sp_p
 static double draw_foot(sp_sheet *sheet, const sp_sheet_texts *texts, const sp_palette *p, double width,
                         double y)
 {
+    if (texts->bare) return y;
     return paragraph(sheet, SP_FONT_TEXT, texts->provenance.data, texts->provenance.size, width, y, p->muted);
 }
 

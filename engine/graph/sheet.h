@@ -20,15 +20,17 @@ typedef struct sp_sheet {
     sp_buffer title, description;
 } sp_sheet;
 
-/* How many texts: title is one line or more in bold, each of notes a paragraph below it. content_height also
- * holds the legend. */
+/* Each a paragraph: title in bold, reading (one sentence: how to read it) and facts below it, provenance at
+ * the bottom. bare: not drawn, only part of the file's description. */
 typedef struct sp_sheet_texts {
     sp_buffer title, facts, provenance;
-    const char *reading; /* one sentence: how to read it */
+    const char *reading;
+    bool bare;
 } sp_sheet_texts;
 void sp_sheet_texts_init(sp_sheet_texts *texts);
 void sp_sheet_texts_fini(sp_sheet_texts *texts);
 
+/* content_height also holds the legend. */
 sp_status sp_sheet_open(sp_sheet *sheet, const sp_picture_options *options, const sp_sheet_texts *texts,
                         double content_width, double content_height, sp_error *error) SP_MUST_CHECK;
 sp_status sp_sheet_finish(sp_sheet *sheet, sp_buffer *out, sp_error *error) SP_MUST_CHECK;
@@ -72,6 +74,16 @@ void sp_grid_draw_axes(sp_sheet *sheet, const sp_grid *grid);
 /* Fills levels (rows, columns) with the ramp levels of the largest weight of each cell, 0 without an edge. */
 void sp_grid_levels(const sp_grid *grid, const sp_slice *slice, sp_color_scale scale, double low, double high,
                     uint8_t *levels);
+
+/* The matrix alone, without title, sentences and provenance, for a page that says them itself, and where its
+ * cells lie in it. */
+typedef struct sp_picture_area {
+    sp_rect rect;
+    uint32_t step; /* positions a cell */
+    double cell;
+} sp_picture_area;
+sp_status sp_picture_matrix_bare(const sp_slice *slice, const sp_picture_options *options,
+                                 sp_picture_area *area, sp_buffer *out, sp_error *error) SP_MUST_CHECK;
 
 /* Range of the weights above 0 of several slices: low 0 unless the scale is log; 0..1 when there are none. */
 void sp_weight_range(const sp_slice *const *slices, size_t n, sp_color_scale scale, double *low,
