@@ -13,6 +13,8 @@
 
 #define PROMPT_MAX_BYTES (64u << 20)
 #define CHAT_CONTEXT 8192u /* tokens of a chat beside its first message */
+#define TEXT_TOKENS 128u   /* of an answer where nobody says */
+#define CHAT_TOKENS 4096u  /* the same of a chat, as the server's --max-output-tokens */
 
 volatile sig_atomic_t sp_generate_interrupted, sp_generate_ended;
 
@@ -175,6 +177,7 @@ sp_status sp_generate_request(const sp_options *options, sp_arena *arena, sp_req
     sp_request_init(request);
     request->adapter = (uint32_t)options->adapters.n;
     request->max_tokens = (uint32_t)options->max_tokens;
+    if (options->max_tokens < 0) request->max_tokens = options->chat ? CHAT_TOKENS : TEXT_TOKENS;
     request->min_tokens = (uint32_t)options->min_tokens;
     request->ignore_eos = options->ignore_eos;
     request->sampling = (sp_sampling){.temperature = options->temperature,
@@ -226,9 +229,9 @@ static int run_request(sp_engine *engine, const sp_options *options, const sp_re
 
 /* No more than this prompt and its text can take: a model of long context would else fill half of the memory
  * first. A normalizer may lengthen a text, hence four tokens a byte. */
-static uint32_t tokens_at_most(const sp_options *options, size_t prompt_bytes)
+static uint32_t tokens_at_most(const sp_request *request, size_t prompt_bytes)
 {
-    return (uint32_t)(4 * prompt_bytes + (size_t)options->max_tokens + 64);
+    return (uint32_t)(4 * prompt_bytes + request->max_tokens + 64);
 }
 
 int sp_command_generate(const sp_options *options)
@@ -251,7 +254,7 @@ int sp_command_generate(const sp_options *options)
     engine_options.progress_context = &progress;
     sp_status status = sp_generate_request(options, &arena, &request, &error);
     if (!status) status = read_prompt(options, &prompt, &error);
-    engine_options.context_enough = tokens_at_most(options, prompt.size);
+    engine_options.context_enough = tokens_at_most(&request, prompt.size);
     if (options->chat) engine_options.context_enough += CHAT_CONTEXT;
     if (!status) status = sp_engine_open(&engine_options, &engine, &error);
     sp_progress_clear(&progress);

@@ -13,6 +13,7 @@
 #include "server/generate.h"
 
 #define MAX_MESSAGES 4096
+#define ANSWER_TOKENS 256u /* room an answer of any length wants at least */
 #define MESSAGE_BYTES ((size_t)16 << 20)
 
 typedef struct session {
@@ -38,7 +39,8 @@ static void drop_messages(session *s, size_t at, size_t count)
     s->n -= count;
 }
 
-/* The chat as ids, within the context with at least one token of answer; forgets old messages for that. */
+/* The chat as ids, within the context with at least one token of answer; forgets old messages where less room
+ * is left than was asked for, or than an answer of any length wants. */
 static sp_status encode(session *s, sp_tokens *tokens, uint32_t *max_tokens, sp_error *error)
 {
     const sp_engine_info *info = sp_engine_get_info(s->engine);
@@ -48,7 +50,10 @@ static sp_status encode(session *s, sp_tokens *tokens, uint32_t *max_tokens, sp_
         size_t first = s->messages[0].role == SP_CHAT_SYSTEM;
         size_t wanted = s->request->max_tokens,
                room = info->context > tokens->count ? info->context - tokens->count : 0;
-        bool tight = room < wanted && s->n >= first + 3;
+        size_t least = s->options->max_tokens >= 0         ? wanted
+                       : info->context / 4 < ANSWER_TOKENS ? info->context / 4
+                                                           : ANSWER_TOKENS;
+        bool tight = room < least && s->n >= first + 3;
         if (!tight && room == 0)
             return sp_fail_param(error, SP_TOO_LONG, "prompt",
                                  "the message has %zu tokens with its chat, the context holds %u",

@@ -139,8 +139,8 @@ const sp_option sp_option_table[] = {
     /* --- generate --- */
     {"prompt", SP_OPTION_TEXT, AT(prompt), GENERATE, 0, 0, NULL, "TEXT",
      "Text to continue; - reads standard input."},
-    {"max-tokens", SP_OPTION_INT, AT(max_tokens), GENERATE, 0, 16777216, "128", "N",
-     "Tokens to write at most."},
+    {"max-tokens", SP_OPTION_INT, AT(max_tokens), GENERATE, -1, 16777216, "-1", "N",
+     "Tokens to write at most; -1: 128, in a chat the rest of the context, at most 4096."},
     {"temperature", SP_OPTION_NUMBER, AT(temperature), GENERATE, 0, 100, "1", "X",
      "0 takes the most likely token every time; larger is more varied."},
     {"top-p", SP_OPTION_NUMBER, AT(top_p), GENERATE, 1e-9, 1, "1", "P",

@@ -1,5 +1,6 @@
 """`sparsed generate`: the sampling options do what the API's fields do, --chat on a terminal keeps history, Ctrl-C stops an
 answer and not the program, refusals name the option."""
+import json
 import os
 import pty
 import select
@@ -52,6 +53,19 @@ def test_chat_once_and_from_a_pipe(server):
         second = wanted([user, {"role": "assistant", "content": first}, {"role": "user", "content": "Why?"}])
         got = generate(*options, text="Who is Emma?\n\nWhy?\n")
         assert got.returncode == 0 and got.stdout == first + "\n" + second + "\n", got
+
+
+def test_lengths_nobody_asked_for(server):
+    """128 tokens of a text; of a chat what the context has left, as /v1/chat/completions."""
+    more = ("--temperature", 0, "--ignore-eos", "--ctx", 300)
+    value = json.loads(generate("--prompt", "Emma", "--json", *more).stdout)
+    assert value["usage"]["completion_tokens"] == 128, value["usage"]
+    with harness.Server("--chat-template", "plain", "--ctx", "300") as plain:
+        fields = {"messages": [{"role": "user", "content": "Who is Emma?"}], "temperature": 0, "ignore_eos": True}
+        wanted = plain.post("/v1/chat/completions", fields).json()
+        assert wanted["usage"]["total_tokens"] == 300, wanted["usage"]
+        got = generate("--chat", "--chat-template", "plain", "--prompt", "Who is Emma?", *more)
+        assert got.stdout == wanted["choices"][0]["message"]["content"] + "\n", got
 
 
 class Terminal:

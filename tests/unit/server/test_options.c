@@ -106,7 +106,7 @@ static void test_values(void **state)
     assert_true(o.seed == INT64_MIN);
     assert_true(o.temperature == 0 && o.top_p == 0.9);
     assert_int_equal(o.top_k, -1);
-    assert_int_equal(o.max_tokens, 128);
+    assert_int_equal(o.max_tokens, -1);
     sp_options_fini(&o);
 }
 
