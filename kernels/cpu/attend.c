@@ -317,13 +317,24 @@ static bool index_rows(sp_attend_call *call)
     return true;
 }
 
+/* Every group is the list of one row, which has no other: what `keep` predicts. */
+static bool has_row_lists(const sp_attend_call *call)
+{
+    const sp_plan *plan = call->plan;
+    for (size_t g = 0; g < plan->n_groups; g++) {
+        const sp_group *group = &plan->groups[g];
+        if (group->n_queries != 1 || group->round || group->masks != SP_NO_MASKS) return false;
+    }
+    return plan->n_groups;
+}
+
 /* Bytes that a row adds to what the window keeps for all its rows. */
 static size_t row_bytes(const sp_attend_call *call, uint32_t position)
 {
     const sp_plan *plan = call->plan;
     size_t heads = plan->shape.n_heads, floats = 0;
     if (sp_is_softmax(call->args->normalizer)) return plan->n_groups ? 2 * heads * sizeof(float) : 0;
-    if (!call->row_tiles) return 0;
+    if (!call->row_tiles || call->row_lists) return 0;
     for (uint32_t h = 0; h < heads; h++)
         floats += sp_attend_area(call->row_tiles[sp_attend_row_index(call, plan->head_list[h], position)]);
     return floats * sizeof(float);
@@ -346,7 +357,7 @@ static uint32_t window_end(const sp_attend_call *call, uint32_t begin)
 {
     uint32_t stop = call->plan->shape.position + call->plan->shape.rows, end = begin;
     size_t bytes = 0, most = call->scratch / 2, cached = sp_threads_count(call->threads) * WINDOW_BYTES;
-    if (call->row_tiles && cached < most) most = cached;
+    if (call->row_tiles && !call->row_lists && cached < most) most = cached;
     while (end < stop) {
         bytes += row_bytes(call, end);
         if (bytes > most && end > begin) break;
@@ -411,6 +422,7 @@ sp_status sp_cpu_attend(sp_device *device, const sp_attend_args *args, sp_attend
     measure(&call);
     bool done = make_runs(&call);
     if (done && wants_phases(&call)) done = index_rows(&call);
+    call.row_lists = call.row_tiles && has_row_lists(&call) && !sp_attend_should_split(&call);
     call.block_rows = AREA_BYTES / (sp_attend_area(call.max_tiles + 1) * sizeof(float)) / 6 * 6;
     if (call.block_rows < 6) call.block_rows = 6;
     if (call.block_rows > call.max_rows) call.block_rows = call.max_rows;

@@ -220,6 +220,7 @@ typedef struct sp_attend_call {
     /* Entmax in phases: scores of all rows of the window, a row's area at scores + head_area + row_area. */
     uint32_t
         *row_tiles; /* (n_lists, rows of the chunk): tiles and gathered tiles of a row; NULL: not in phases */
+    bool row_lists; /* each group is one row's own: scored in the task of its tiles, not in phases */
     size_t *row_area;  /* (n_lists, rows of the chunk): where its area starts within its head's, in floats */
     size_t *head_area; /* (n_heads): where a head's areas start */
     float *scores;

@@ -3,11 +3,12 @@
  * *value* sums p v over the support only, so that V is read nowhere else. Most of the work is the scores:
  * half of what softmax computes.
  *
- * Without groups a task does the three phases for a block of rows whose scores stay in its L2 cache. With
- * groups, whose scores are made by other tasks, and for few rows over many keys (decoding), the phases are
- * passes over a window of rows, and a row's area in call->scores holds its tiles, then its gathered tiles by
- * round. Sums of values start afresh every span and are added ascending. Source: Peters et al. 2019.
- * Tests: tests/kernels/test_attend.c, tests/kernels/test_attend_bits.c */
+ * Without groups, or where each group is the list of one row, a task does the three phases for a block of
+ * rows whose scores stay in its L2 cache. With other groups, whose scores are made by other tasks, and for
+ * few rows over many keys (decoding), the phases are passes over a window of rows, and a row's area in
+ * call->scores holds its tiles, then its gathered tiles by round. Sums of values start afresh every span and
+ * are added ascending. Source: Peters et al. 2019. Tests: tests/kernels/test_attend.c,
+ * tests/kernels/test_attend_bits.c */
 #include <math.h>
 #include <string.h>
 
@@ -195,6 +196,35 @@ static void score_tiles(const sp_attend_call *call, sp_attend_worker *worker, co
 
 /* --- three phases in one task --- */
 
+/* Scores of a row's own list of keys behind those of its tiles; returns pages met. */
+static uint32_t score_list(const sp_attend_call *call, sp_attend_worker *worker, const sp_attend_run *run,
+                           size_t row, const row_job *job)
+{
+    const sp_plan *plan = call->plan;
+    uint32_t pages = 0, last_page = UINT32_MAX, first, end, tiles = job->end - job->begin;
+    for (uint32_t m = 0; m < job->n_members; m++) {
+        const sp_group *group = &plan->groups[job->members[m].group];
+        sp_attend_rank_tiles(plan, group, job->members[m].query, &first, &end);
+        for (uint32_t t = first; t < end; t++, tiles++) {
+            float *scores = (float *)job->row.scores + (size_t)tiles * SP_TILE,
+                  *top = (float *)job->row.tops + tiles;
+            sp_attend_tile tile = {.rows = 1,
+                                   .head_dim = call->head_dim,
+                                   .value_dim = call->value_dim,
+                                   .q = (const uint8_t *)worker->q + row * call->q_bytes,
+                                   .words = worker->words,
+                                   .scores = &scores,
+                                   .tops = &top};
+            uint64_t need = sp_attend_rank_words(call, group, job->members[m].query, 1, t, 1, worker->words);
+            *top = -INFINITY;
+            if (!need) continue;
+            pages += sp_attend_load_ranks(call, worker, run->kv, group, t, need, false, &last_page, &tile);
+            call->slots->scores(&tile);
+        }
+    }
+    return pages;
+}
+
 static void local_task(void *context, size_t index, size_t thread)
 {
     const sp_attend_call *call = context;
@@ -202,16 +232,17 @@ static void local_task(void *context, size_t index, size_t thread)
     const sp_attend_run *run = &call->runs[task->run];
     sp_attend_worker *worker = &call->workers[thread];
     uint32_t first, n = sp_attend_tile_rows(call, task->source, &first), tiles = task->end - task->begin;
-    size_t rows = (size_t)n * run->heads, area = sp_attend_area(tiles);
+    uint32_t most = call->row_lists ? (uint32_t)call->max_tiles : tiles;
+    size_t rows = (size_t)n * run->heads, area = sp_attend_area(most);
     sp_attend_pack_queries(call, worker, run, first, NULL, n);
     clear_seen(call, worker);
     clear_gathered(worker);
-    uint64_t pages = worker->stats.k_pages;
+    uint64_t pages = worker->stats.k_pages, listed = 0;
     for (size_t low = 0, high; low < rows; low = high) {
         high = low + call->block_rows < rows ? low + call->block_rows : rows;
         for (size_t i = low; i < high; i++) {
             worker->scores[i - low] = worker->area + (i - low) * area;
-            worker->tops[i - low] = worker->scores[i - low] + (size_t)tiles * SP_TILE;
+            worker->tops[i - low] = worker->scores[i - low] + (size_t)most * SP_TILE;
         }
         worker->stats.k_pages = pages; /* blocks of a task read the same pages */
         score_tiles(call, worker, run, first, n, task->begin, task->end, low, high);
@@ -223,10 +254,18 @@ static void local_task(void *context, size_t index, size_t thread)
                 .position = first + (uint32_t)(i % n),
                 .begin = task->begin,
                 .end = task->end,
-                .row = {.tiles = tiles, .scores = scores, .tops = scores + (size_t)tiles * SP_TILE}};
+                .row = {.tiles = tiles, .scores = scores, .tops = scores + (size_t)most * SP_TILE}};
+            if (call->row_lists) {
+                size_t row = sp_attend_row_index(call, run->list, job.position);
+                job.members = call->members + call->member_begin[row];
+                job.n_members = call->member_begin[row + 1] - call->member_begin[row];
+                job.row.tiles = call->row_tiles[row];
+                listed += score_list(call, worker, run, i, &job);
+            }
             finish_row(call, worker, &job);
         }
     }
+    worker->stats.k_pages += listed;
     finish_gathered(call, worker);
 }
 
@@ -376,7 +415,7 @@ static void finish_task(void *context, size_t index, size_t thread)
 bool sp_attend_entmax(sp_attend_call *call)
 {
     size_t unused;
-    if (!call->row_tiles) {
+    if (!call->row_tiles || call->row_lists) {
         if (!sp_attend_make_tasks(call, false, 0, &unused)) return false;
         sp_threads_run(call->threads, call->n_tasks, local_task, call);
         return true;

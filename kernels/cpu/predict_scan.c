@@ -35,11 +35,11 @@ typedef struct scan {
     const sp_predict_slots *slots;
     bool top;
     size_t share, stride, blocks, parts, tiles, part_tiles;
-    size_t room, full; /* numbers of a candidate list; how many make it shrink */
-    size_t part_room;  /* numbers of a part's list of one row */
+    size_t room, full;          /* numbers of a candidate list; how many make it shrink */
+    size_t part_room, row_room; /* numbers of a part's list of one row; of all parts of a row */
     uint8_t *workers;
     size_t worker_bytes;
-    float *part_near; /* (n_maps, rows * share, parts, part_room) */
+    float *part_near; /* (n_maps, rows * share, row_room) */
     uint32_t *part_keys, *part_n;
 } scan;
 
@@ -229,8 +229,9 @@ static void put_part(const scan *s, const block *b, size_t i, size_t part)
     size_t at = (b->map * rows + b->first + i) * s->parts + part;
     sp_scan_best best = b->best[i];
     if (best.n > s->args->keep) s->slots->shrink(&best, s->args->keep, s->args->keep);
-    memcpy(s->part_near + at * s->part_room, best.near, best.n * sizeof *best.near);
-    memcpy(s->part_keys + at * s->part_room, best.keys, best.n * sizeof *best.keys);
+    size_t to = at / s->parts * s->row_room + part * s->part_room;
+    memcpy(s->part_near + to, best.near, best.n * sizeof *best.near);
+    memcpy(s->part_keys + to, best.keys, best.n * sizeof *best.keys);
     s->part_n[at] = (uint32_t)best.n;
 }
 
@@ -275,8 +276,8 @@ static void join_parts(const scan *s)
     for (uint32_t map = 0; map < s->args->keys.n_maps; map++) {
         for (size_t i = 0; i < rows; i++) {
             size_t at = (map * rows + i) * s->parts;
-            sp_scan_best best = {.near = s->part_near + at * s->part_room,
-                                 .keys = s->part_keys + at * s->part_room,
+            sp_scan_best best = {.near = s->part_near + (map * rows + i) * s->row_room,
+                                 .keys = s->part_keys + (map * rows + i) * s->row_room,
                                  .n = s->part_n[at]};
             for (size_t part = 1; part < s->parts; part++) {
                 size_t n = s->part_n[at + part];
@@ -325,7 +326,8 @@ static bool reserve(scan *s, sp_cpu_state *cpu, size_t threads)
     if (s->parts == 1) return true;
     s->part_room = s->part_tiles * SP_TILE < keep ? s->part_tiles * SP_TILE : keep;
     size_t lists = s->args->keys.n_maps * s->args->rows * s->share * s->parts, used = 0;
-    size_t numbers = lists * s->part_room + SP_SCAN_PAD;
+    s->row_room = s->parts * s->part_room + SP_SCAN_PAD;
+    size_t numbers = lists / s->parts * s->row_room;
     carve(NULL, &used, numbers * sizeof *s->part_near);
     carve(NULL, &used, numbers * sizeof *s->part_keys);
     carve(NULL, &used, lists * sizeof *s->part_n);

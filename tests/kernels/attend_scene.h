@@ -27,11 +27,12 @@ typedef struct scene {
     uint32_t rounds, groups; /* groups: 5, or as set before scene_open */
     uint8_t *listed;         /* (lists, rounds, groups, keys): keys of a group */
     uint8_t *grouped;        /* (lists, rounds, rows, keys): edges that groups carry */
+    bool row_lists;          /* groups are one row each, of its grouped keys */
 } scene;
 #define NO_GROUP ((uint8_t)255)
 
 /* How a scene's edges are drawn. */
-typedef enum pattern { DENSE, WINDOW, COLUMNS, SCATTER, STRIDED, ROUNDS, TWO_SIDED, PATTERNS } pattern;
+typedef enum pattern { DENSE, WINDOW, COLUMNS, SCATTER, STRIDED, ROUNDS, TWO_SIDED, LISTS, PATTERNS } pattern;
 
 static inline size_t edge_at(const scene *s, uint32_t list, uint32_t row, uint32_t key)
 {
@@ -119,6 +120,19 @@ static inline void draw_tiles(scene *s, test_random *random, pattern kind)
     }
 }
 
+/* Every row a list of its own: some have no key, some more than a tile. */
+static inline void draw_lists(scene *s, test_random *random)
+{
+    for (uint32_t list = 0; list < s->lists; list++) {
+        for (uint32_t row = 0; row < s->rows; row++) {
+            uint64_t one_of = row % 7 == 3 ? s->keys : 1 + test_random_below(random, 9);
+            for (uint32_t key = 0; key < row; key++)
+                s->grouped[group_at(s, list, 0, row) * s->keys + key] =
+                    !s->tiles[edge_at(s, list, row, key)] && test_random_below(random, one_of) == 0;
+        }
+    }
+}
+
 /* Groups by residue of the position; round 1 (and masks) repeats them with another stride. */
 static inline void draw_groups(scene *s, test_random *random, pattern kind)
 {
@@ -164,7 +178,11 @@ static inline void scene_open(scene *s, test_random *random, pattern kind, float
     s->listed = sp_alloc_zero((size_t)s->lists * (s->rounds + 1) * (s->groups + 1), s->keys);
     s->grouped = sp_alloc_zero((size_t)s->lists * (s->rounds + 1) * s->rows, s->keys);
     draw_tiles(s, random, kind);
-    draw_groups(s, random, kind);
+    s->row_lists = kind == LISTS;
+    if (s->row_lists)
+        draw_lists(s, random);
+    else
+        draw_groups(s, random, kind);
 }
 
 static inline void scene_close(scene *s)
@@ -252,6 +270,29 @@ static inline void add_group(const scene *s, sp_plan *plan, uint32_t list, uint3
     free(masks);
 }
 
+/* Groups of one query each. */
+static inline void add_lists(const scene *s, sp_plan *plan)
+{
+    static uint32_t keys[MAX_KEYS];
+    sp_error error;
+    for (uint32_t list = 0; list < s->lists; list++) {
+        for (uint32_t row = plan->shape.position; row < plan->shape.position + plan->shape.rows; row++) {
+            uint32_t n = 0;
+            for (uint32_t key = 0; key < row; key++)
+                if (s->grouped[group_at(s, list, 0, row) * s->keys + key]) keys[n++] = key;
+            const uint32_t range[] = {0, n};
+            sp_group_data data = {.list = list,
+                                  .n_queries = 1,
+                                  .n_keys = n,
+                                  .n_ranges = 1,
+                                  .queries = &row,
+                                  .keys = keys,
+                                  .ranges = range};
+            if (n) assert_ok(sp_plan_add_group(plan, &data, &error), error);
+        }
+    }
+}
+
 static inline void scene_plan(const scene *s, sp_plan *plan, uint32_t position, uint32_t rows,
                               uint32_t n_keys)
 {
@@ -264,7 +305,8 @@ static inline void scene_plan(const scene *s, sp_plan *plan, uint32_t position, 
         for (uint32_t t = position / SP_TILE; t <= (position + rows - 1) / SP_TILE; t++)
             for (uint32_t key_tile = 0; key_tile * SP_TILE < n_keys; key_tile++)
                 add_tile(s, plan, list, t, key_tile);
-    for (uint32_t round = 0; round < s->rounds; round++)
+    if (s->row_lists) add_lists(s, plan);
+    for (uint32_t round = 0; round < s->rounds && !s->row_lists; round++)
         for (uint32_t list = 0; list < s->lists; list++)
             for (uint32_t group = 0; group < s->groups; group++) add_group(s, plan, list, round, group);
     assert_ok(sp_plan_end(plan, &error), error);

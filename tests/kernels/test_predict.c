@@ -251,6 +251,7 @@ static const scene shapes[] = {
     {.rows = 1, .heads = 9, .maps = 3, .rank = 16, .keys = 2600, .position = 2599},
     {.rows = 5, .heads = 2, .maps = 2, .rank = 33, .keys = 129, .position = 124},
     {.rows = 3, .heads = 2, .maps = 2, .rank = 1, .keys = 70, .position = 0},
+    {.rows = 2, .heads = 1, .maps = 1, .rank = 4, .keys = 9001, .position = 8990},
 };
 
 /* Every level on one scene; the first level's results are what the others must repeat. */
