@@ -30,6 +30,7 @@ typedef struct sp_matrix {
     size_t bytes;
 } sp_matrix;
 void sp_matrix_fini(sp_matrix *matrix);
+#define SP_LINEAR_MOST 4
 
 /* Keys and values of one sequence and layer, in pages of 64 positions. For KV head h and key tile t
  *   K rows: pages[t] + h * head_bytes,  64 rows of head_dim     V rows: behind them, 64 rows of value_dim
@@ -66,6 +67,11 @@ struct sp_ops {
                       sp_error *error);
     /* y[r][o] = sum_k x[r][k] w[o][k].  x (rows, n_in), y (rows, n_out) */
     void (*linear)(sp_device *device, const sp_matrix *w, size_t rows, const float *x, float *y);
+    /* n matrices of one n_in, 1..SP_LINEAR_MOST, over the same rows: linear(w[i], x, y[i]), the same bits,
+     * with rows rounded once and one run of the pool where the types allow. x overlaps no y, and no y
+     * another. */
+    void (*linear_many)(sp_device *device, size_t n, const sp_matrix *const *w, size_t rows, const float *x,
+                        float *const *y);
     /* out[k] = w[row][k] as it was packed: embeddings that share the output matrix. out (n_in) */
     void (*widen_row)(const sp_matrix *w, size_t row, float *out);
     /* y = x / sqrt(mean(x^2) + eps) * weight, row by row.  x, y (rows, n); y may be x */

@@ -22,7 +22,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SPIN_SECONDS 20e-6
+#define SPIN_SECONDS 100e-6
 #define GATE_OPEN ((uint64_t)1 << 31)
 #define GATE_INSIDE (GATE_OPEN - 1)
 enum { MAX_THREADS = 4096, SPIN_ROUNDS = 32 };
@@ -33,14 +33,22 @@ struct worker {
     pthread_t handle;
 };
 
+/* The tasks of one worker's part that nobody has taken. */
+struct part {
+    _Alignas(SP_ALIGNMENT) _Atomic size_t next;
+    size_t end;
+};
+
 struct sp_threads {
     size_t count, started; /* workers 1..started run; count includes the caller */
     struct worker *workers;
+    struct part *parts; /* (count) */
 
     /* the job: written by the caller while the gate is shut and nobody is inside */
     sp_task_fn task;
     void *context;
     size_t n_tasks;
+    bool in_parts;
 
     pthread_mutex_t lock;
     pthread_cond_t opened, emptied;
@@ -65,8 +73,36 @@ static void pause_cpu(void)
 #endif
 }
 
+/* First task of a part. */
+static size_t part_begin(const sp_threads *threads, size_t n_tasks, size_t part)
+{
+    return n_tasks / threads->count * part + n_tasks % threads->count * part / threads->count;
+}
+
+bool sp_threads_ends_part(const sp_threads *threads, size_t n_tasks, size_t task)
+{
+    size_t next = task + 1, part = (next * threads->count + n_tasks - 1) / n_tasks;
+    return part_begin(threads, n_tasks, part) == next;
+}
+
+/* The worker's own part, then the others' from the next one on. */
+static void work_in_parts(sp_threads *threads, size_t worker)
+{
+    for (size_t i = 0; i < threads->count; i++) {
+        struct part *part = &threads->parts[(worker + i) % threads->count];
+        while (atomic_load_explicit(&part->next, memory_order_relaxed) < part->end) {
+            size_t task = atomic_fetch_add_explicit(&part->next, 1, memory_order_relaxed);
+            if (task < part->end) threads->task(threads->context, task, worker);
+        }
+    }
+}
+
 static void work(sp_threads *threads, size_t worker)
 {
+    if (threads->in_parts) {
+        work_in_parts(threads, worker);
+        return;
+    }
     for (;;) {
         size_t task = atomic_fetch_add_explicit(&threads->next, 1, memory_order_relaxed);
         if (task >= threads->n_tasks) return;
@@ -165,7 +201,7 @@ static void wake_workers(sp_threads *threads, size_t n)
     pthread_mutex_unlock(&threads->lock);
 }
 
-void sp_threads_run(sp_threads *threads, size_t n_tasks, sp_task_fn task, void *context)
+static void run(sp_threads *threads, size_t n_tasks, sp_task_fn task, void *context, bool in_parts)
 {
     if (n_tasks <= 1 || threads->count == 1) {
         for (size_t i = 0; i < n_tasks; i++) task(context, i, 0);
@@ -178,7 +214,12 @@ void sp_threads_run(sp_threads *threads, size_t n_tasks, sp_task_fn task, void *
     threads->task = task;
     threads->context = context;
     threads->n_tasks = n_tasks;
+    threads->in_parts = in_parts;
     atomic_store_explicit(&threads->next, 0, memory_order_relaxed);
+    for (size_t i = 0; i < threads->count && in_parts; i++) {
+        atomic_store_explicit(&threads->parts[i].next, part_begin(threads, n_tasks, i), memory_order_relaxed);
+        threads->parts[i].end = part_begin(threads, n_tasks, i + 1);
+    }
     uint64_t generation = (uint64_t)(gate_generation(atomic_load(&threads->gate)) + 1u) << 32;
     atomic_store(&threads->gate, generation | GATE_OPEN);
     wake_workers(threads, n_tasks - 1);
@@ -187,6 +228,16 @@ void sp_threads_run(sp_threads *threads, size_t n_tasks, sp_task_fn task, void *
     atomic_fetch_and(&threads->gate, ~GATE_OPEN);
     wait_until_empty(threads);
     atomic_store_explicit(&threads->running, false, memory_order_release);
+}
+
+void sp_threads_run(sp_threads *threads, size_t n_tasks, sp_task_fn task, void *context)
+{
+    run(threads, n_tasks, task, context, false);
+}
+
+void sp_threads_run_parts(sp_threads *threads, size_t n_tasks, sp_task_fn task, void *context)
+{
+    run(threads, n_tasks, task, context, true);
 }
 
 /* Starts workers 1..count-1; returns 0 or the error number of the first that did not start. */
@@ -213,13 +264,16 @@ sp_status sp_threads_open(size_t n, sp_threads **out, sp_error *error)
     if (n > MAX_THREADS) return sp_fail_param(error, SP_USAGE, "threads", "at most %d threads", MAX_THREADS);
     sp_threads *threads = sp_alloc_zero(1, sizeof *threads);
     struct worker *workers = sp_alloc_zero(n, sizeof *workers);
-    if (!threads || !workers) {
+    struct part *parts = sp_alloc_zero(n, sizeof *parts);
+    if (!threads || !workers || !parts) {
+        sp_free(parts);
         sp_free(workers);
         sp_free(threads);
         return sp_fail(error, SP_NO_MEMORY, "no memory for %zu threads", n);
     }
     threads->count = n;
     threads->workers = workers;
+    threads->parts = parts;
     pthread_mutex_init(&threads->lock, NULL); /* with default attributes these three cannot fail */
     pthread_cond_init(&threads->opened, NULL);
     pthread_cond_init(&threads->emptied, NULL);
@@ -245,6 +299,7 @@ void sp_threads_close(sp_threads *threads)
     pthread_cond_destroy(&threads->emptied);
     pthread_cond_destroy(&threads->opened);
     pthread_mutex_destroy(&threads->lock);
+    sp_free(threads->parts);
     sp_free(threads->workers);
     sp_free(threads);
 }

@@ -1,9 +1,11 @@
 /* The only worker pool in the process: n - 1 threads and the caller.
  *
  * sp_threads_run deals task numbers 0..n_tasks-1 from one atomic counter, so which thread runs a task is not
- * determined; results must not depend on it (every task writes its own output). Waiting workers spin some 20
- * microseconds, then sleep on a futex-backed condition. One run at a time: the pool belongs to whoever owns
- * the engine thread. Tests: tests/unit/kernels/test_threads.c */
+ * determined; results must not depend on it (every task writes its own output). sp_threads_run_parts deals
+ * each worker a run of neighbouring tasks of its own, and what is left of the others' when that is done: for
+ * tasks that read memory in ascending order and fetch ahead. Waiting workers spin some 100 microseconds, then
+ * sleep on a futex-backed condition. One run at a time: the pool belongs to whoever owns the engine thread.
+ * Tests: tests/unit/kernels/test_threads.c */
 #ifndef SPARSED_KERNELS_THREADS_H
 #define SPARSED_KERNELS_THREADS_H
 
@@ -20,6 +22,9 @@ void sp_threads_close(sp_threads *threads);
 size_t sp_threads_count(const sp_threads *threads);
 /* Returns when all tasks are done. Runs inline for one task or one thread. */
 void sp_threads_run(sp_threads *threads, size_t n_tasks, sp_task_fn task, void *context);
+void sp_threads_run_parts(sp_threads *threads, size_t n_tasks, sp_task_fn task, void *context);
+/* Whether another worker's part begins behind this task of sp_threads_run_parts, or nothing does. */
+bool sp_threads_ends_part(const sp_threads *threads, size_t n_tasks, size_t task);
 size_t sp_cpu_count(void);
 
 #endif

@@ -54,9 +54,9 @@ static void project(sp_model *model, uint32_t index, size_t rows, buffers *b)
     sp_device *device = model->device;
     const sp_ops *ops = device->ops;
     size_t wide = (size_t)h->n_heads * h->head_dim, narrow = (size_t)h->n_kv_heads * h->head_dim;
-    ops->linear(device, &layer->q, rows, b->normed, b->q);
-    ops->linear(device, &layer->k, rows, b->normed, b->k);
-    ops->linear(device, &layer->v, rows, b->normed, b->v);
+    const sp_matrix *const matrices[] = {&layer->q, &layer->k, &layer->v};
+    float *const out[] = {b->q, b->k, b->v};
+    ops->linear_many(device, 3, matrices, rows, b->normed, out);
     sp_adapt_add(&b->adapt, index, SP_LLAMA_Q, b->normed, b->q);
     sp_adapt_add(&b->adapt, index, SP_LLAMA_K, b->normed, b->k);
     sp_adapt_add(&b->adapt, index, SP_LLAMA_V, b->normed, b->v);
@@ -104,8 +104,9 @@ static void feed_forward(sp_model *model, uint32_t index, size_t rows, buffers *
     sp_device *device = model->device;
     const sp_ops *ops = device->ops;
     ops->rms_norm(device, rows, h->hidden, h->norm_eps, layer->mlp_norm, b->x, b->normed);
-    ops->linear(device, &layer->gate, rows, b->normed, b->gate);
-    ops->linear(device, &layer->up, rows, b->normed, b->up);
+    const sp_matrix *const matrices[] = {&layer->gate, &layer->up};
+    float *const out[] = {b->gate, b->up};
+    ops->linear_many(device, 2, matrices, rows, b->normed, out);
     sp_adapt_add(&b->adapt, index, SP_LLAMA_GATE, b->normed, b->gate);
     sp_adapt_add(&b->adapt, index, SP_LLAMA_UP, b->normed, b->up);
     ops->silu_mul(device, rows * h->intermediate, b->gate, b->up, b->gate);

@@ -133,6 +133,8 @@ sp_status sp_cpu_open_level(const sp_device_options *options, sp_cpu_isa level, 
 sp_status sp_cpu_pack(sp_device *device, const sp_tensor *w, bool round_rows, sp_matrix *out,
                       sp_error *error);
 void sp_cpu_linear(sp_device *device, const sp_matrix *w, size_t rows, const float *x, float *y);
+void sp_cpu_linear_many(sp_device *device, size_t n, const sp_matrix *const *w, size_t rows, const float *x,
+                        float *const *y);
 void sp_cpu_rms_norm(sp_device *device, size_t rows, size_t n, float eps, const float *weight, const float *x,
                      float *y);
 void sp_cpu_layer_norm(sp_device *device, size_t rows, size_t n, float eps, const float *weight,
@@ -158,7 +160,11 @@ void sp_cpu_assign(sp_device *device, const sp_assign_args *args);
 void sp_cpu_widen_row(const sp_matrix *w, size_t row, float *out);
 /* The same for matrices of block types (linear_quant.c); pack is given a checked tensor. */
 sp_status sp_quant_pack(sp_device *device, const sp_tensor *w, sp_matrix *out, sp_error *error);
-void sp_quant_linear(sp_device *device, const sp_matrix *w, size_t rows, const float *x, float *y);
+/* Matrices that sp_quant_same_rows holds for. */
+void sp_quant_linear(sp_device *device, size_t n, const sp_matrix *const *w, size_t rows, const float *x,
+                     float *const *y);
+/* Whether rows rounded for one matrix of a block type serve another one, too. */
+bool sp_quant_same_rows(const sp_matrix *a, const sp_matrix *b);
 void sp_quant_widen_row(const sp_matrix *w, size_t row, float *out);
 /* Grows state->lines to bytes at least. */
 sp_status sp_cpu_reserve_lines(sp_cpu_state *state, size_t bytes, sp_error *error);
@@ -167,5 +173,7 @@ sp_status sp_openblas_pack(sp_device *device, const sp_tensor *w, bool round_row
                            sp_error *error);
 void sp_openblas_widen_row(const sp_matrix *w, size_t row, float *out);
 void sp_openblas_linear(sp_device *device, const sp_matrix *w, size_t rows, const float *x, float *y);
+void sp_openblas_linear_many(sp_device *device, size_t n, const sp_matrix *const *w, size_t rows,
+                             const float *x, float *const *y);
 
 #endif

@@ -7,6 +7,7 @@
 static const sp_ops cpu_ops = {
     .pack = sp_cpu_pack,
     .linear = sp_cpu_linear,
+    .linear_many = sp_cpu_linear_many,
     .widen_row = sp_cpu_widen_row,
     .rms_norm = sp_cpu_rms_norm,
     .layer_norm = sp_cpu_layer_norm,
@@ -29,6 +30,7 @@ static const sp_ops cpu_ops = {
 static const sp_ops openblas_ops = {
     .pack = sp_openblas_pack,
     .linear = sp_openblas_linear,
+    .linear_many = sp_openblas_linear_many,
     .widen_row = sp_openblas_widen_row,
     .rms_norm = sp_cpu_rms_norm,
     .layer_norm = sp_cpu_layer_norm,

@@ -5,7 +5,8 @@
  * conflicts. A task is some consecutive row blocks times some consecutive panels. The panels of a task fit in
  * the second-level cache and are used again by every row block; the lines of a row block fit in the first (or
  * stream from the second). Tasks of the same panels are neighbours. Few rows (decode) make tasks of panels
- * only: each is one ascending read.
+ * only, dealt in parts: each thread reads one run of memory. Matrices over the same rows are one such run of
+ * panels.
  *
  * Which row shares a block with which does not change a bit: a kernel keeps one accumulator an output and
  * row. Scratch: pack grows state->lines, so that linear allocates nothing; more rows than it holds go in
@@ -21,6 +22,9 @@
 /* Tasks a thread, so that the last ones end together; and bytes worth a task of their own. */
 #define TASKS_A_THREAD 12
 #define LEAST_BYTES ((size_t)32 << 10)
+#define FEW_BYTES                                                                                            \
+    ((size_t)256 << 10) /* most of a task of few rows: what the last one keeps others waiting                \
+                         */
 /* Up to so many row blocks the weights come from memory faster than they are used up: a task walks panel by
  * panel, and every row block fetches its part of the next panel. */
 #define FEW_BLOCKS 8
@@ -144,15 +148,23 @@ sp_status sp_cpu_pack(sp_device *device, const sp_tensor *w, bool round_rows, sp
 
 /* --- activations --- */
 
+/* One of the matrices that share rows. */
+typedef struct target {
+    const sp_matrix *w;
+    float *y; /* of this round's first row */
+    size_t panels;
+} target;
+
 typedef struct linear_job {
     const sp_cpu_slots *slots;
-    const sp_matrix *w;
+    sp_threads *threads;
+    target targets[SP_LINEAR_MOST];
+    size_t panels; /* of all of them, counted on from one to the next */
     const float *x;
-    float *y;
     uint8_t *lines;
     size_t rows, blocks;        /* of this round */
     size_t task_blocks, chunks; /* row blocks a task, tasks side by side over rows */
-    size_t task_panels;
+    size_t task_panels, n_tasks;
 } linear_job;
 
 /* First row of a block; blocks differ by one row at most. */
@@ -164,7 +176,7 @@ static size_t block_begin(const linear_job *job, size_t block)
 
 static void pack_lines(const linear_job *job, size_t block)
 {
-    const sp_matrix *w = job->w;
+    const sp_matrix *w = job->targets[0].w; /* rows of the others are the same */
     size_t begin = block_begin(job, block), rows = block_begin(job, block + 1) - begin;
     uint8_t *out = job->lines + begin * row_bytes(w);
     for (size_t row = 0; row < rows; row++) {
@@ -191,11 +203,11 @@ static void pack_lines_task(void *context, size_t task, size_t worker)
 
 /* --- products --- */
 
-/* Row blocks first..last - 1 times some panels. */
-static void multiply(const linear_job *job, size_t first, size_t last, size_t panel, size_t panels,
-                     size_t ahead_lines)
+/* Row blocks first..last - 1 times some panels of one matrix. */
+static void multiply(const linear_job *job, size_t first, size_t last, const target *to, size_t panel,
+                     size_t panels, size_t ahead_lines)
 {
-    const sp_matrix *w = job->w;
+    const sp_matrix *w = to->w;
     size_t width = w->n_out - panel * SP_PANEL, bytes = panel_bytes(w);
     sp_cpu_block block = {.steps = panel_steps(w),
                           .panels = panels,
@@ -204,11 +216,12 @@ static void multiply(const linear_job *job, size_t first, size_t last, size_t pa
                           .weights = (const uint8_t *)w->data + panel * bytes,
                           .ahead_lines = ahead_lines};
     block.ahead = (const uint8_t *)block.weights + panels * bytes;
+    if (panel + panels == to->panels) block.ahead_lines = 0;
     for (size_t i = first; i < last; i++) {
         size_t row = block_begin(job, i);
         block.rows = block_begin(job, i + 1) - row;
         block.lines = job->lines + row * row_bytes(w);
-        block.y = job->y + row * w->n_out + panel * SP_PANEL;
+        block.y = to->y + row * w->n_out + panel * SP_PANEL;
         if (w->dtype == SP_F32) {
             job->slots->block_f32(&block);
         } else if (w->round_rows) {
@@ -225,24 +238,30 @@ static void linear_task(void *context, size_t task, size_t worker)
     const linear_job *job = context;
     (void)worker;
     size_t panel = task / job->chunks * job->task_panels, first = task % job->chunks * job->task_blocks;
-    size_t end =
-        panel_count(job->w) - panel < job->task_panels ? panel_count(job->w) : panel + job->task_panels;
+    size_t left = job->panels - panel < job->task_panels ? job->panels - panel : job->task_panels;
     size_t last = job->blocks - first < job->task_blocks ? job->blocks : first + job->task_blocks;
-    if (job->rows < job->slots->ahead_rows || job->blocks > FEW_BLOCKS) {
-        multiply(job, first, last, panel, end - panel, 0);
-        return;
-    }
+    bool ahead = job->rows >= job->slots->ahead_rows && job->blocks <= FEW_BLOCKS;
     size_t lines = (SP_LINE * SP_PANEL * 4 / LINE_BYTES + last - first - 1) / (last - first);
-    for (; panel < end; panel++) multiply(job, first, last, panel, 1, lines);
+    const target *to = job->targets;
+    for (; panel >= to->panels; to++) panel -= to->panels;
+    for (size_t n; left > 0; left -= n) {
+        n = to->panels - panel < left ? to->panels - panel : left;
+        if (ahead) n = 1;
+        multiply(job, first, last, to, panel, n, ahead ? lines : 0);
+        panel += n;
+        if (panel == to->panels) to++, panel = 0;
+    }
 }
 
-/* Cuts blocks x panels into tasks; returns their number. */
-static size_t cut(linear_job *job, size_t threads)
+/* Cuts blocks x panels into tasks. */
+static void cut(linear_job *job)
 {
-    size_t panels = panel_count(job->w), bytes = panel_bytes(job->w), wanted = threads * TASKS_A_THREAD;
+    size_t threads = sp_threads_count(job->threads);
+    size_t panels = job->panels, bytes = panel_bytes(job->targets[0].w), wanted = threads * TASKS_A_THREAD;
     bool few = job->blocks <= FEW_BLOCKS;
     size_t each = few ? panels / wanted : panels * job->blocks / wanted;
     if (!few && each > TASK_BYTES / bytes) each = TASK_BYTES / bytes;
+    if (few && each > FEW_BYTES / bytes) each = FEW_BYTES / bytes;
     if (each < LEAST_BYTES / bytes) each = LEAST_BYTES / bytes;
     if (each < 1) each = 1;
     size_t groups = (panels + each - 1) / each;
@@ -253,7 +272,7 @@ static size_t cut(linear_job *job, size_t threads)
     if (chunks > job->blocks) chunks = job->blocks;
     job->task_blocks = (job->blocks + chunks - 1) / chunks;
     job->chunks = (job->blocks + job->task_blocks - 1) / job->task_blocks;
-    return groups * job->chunks;
+    job->n_tasks = groups * job->chunks;
 }
 
 void sp_cpu_widen_row(const sp_matrix *w, size_t row, float *out)
@@ -272,27 +291,62 @@ void sp_cpu_widen_row(const sp_matrix *w, size_t row, float *out)
     }
 }
 
-void sp_cpu_linear(sp_device *device, const sp_matrix *w, size_t rows, const float *x, float *y)
+/* One round: job->rows rows. */
+static void run_round(linear_job *job)
 {
-    if (sp_dtype_is_block(w->dtype)) {
-        sp_quant_linear(device, w, rows, x, y);
-        return;
+    job->blocks = (job->rows + job->slots->row_block - 1) / job->slots->row_block;
+    cut(job);
+    if (job->rows * row_bytes(job->targets[0].w) <= LEAST_BYTES) {
+        for (size_t i = 0; i < job->blocks; i++) pack_lines(job, i);
+    } else {
+        sp_threads_run(job->threads, job->blocks, pack_lines_task, job);
     }
+    if (job->blocks <= FEW_BLOCKS)
+        sp_threads_run_parts(job->threads, job->n_tasks, linear_task, job);
+    else
+        sp_threads_run(job->threads, job->n_tasks, linear_task, job);
+}
+
+/* Matrices whose rows are packed alike. */
+static void linear_alike(sp_device *device, size_t n, const sp_matrix *const *w, size_t rows, const float *x,
+                         float *const *y)
+{
     sp_cpu_state *state = sp_cpu_of(device);
-    size_t most = state->line_bytes / row_bytes(w), threads = sp_threads_count(device->threads);
+    size_t most = state->line_bytes / row_bytes(w[0]);
     assert(most >= SP_MAX_ROW_BLOCK);
-    linear_job job = {.slots = state->slots, .w = w, .x = x, .y = y, .lines = state->lines};
+    linear_job job = {.slots = state->slots, .threads = device->threads, .lines = state->lines};
+    for (size_t i = 0; i < n; i++) {
+        job.targets[i] = (target){.w = w[i], .panels = panel_count(w[i])};
+        job.panels += job.targets[i].panels;
+    }
     for (size_t done = 0; done < rows; done += job.rows) {
         job.rows = rows - done < most ? rows - done : most;
-        job.blocks = (job.rows + state->slots->row_block - 1) / state->slots->row_block;
-        job.x = x + done * w->n_in;
-        job.y = y + done * w->n_out;
-        size_t n_tasks = cut(&job, threads);
-        if (job.rows * row_bytes(w) <= LEAST_BYTES) {
-            for (size_t i = 0; i < job.blocks; i++) pack_lines(&job, i);
-        } else {
-            sp_threads_run(device->threads, job.blocks, pack_lines_task, &job);
-        }
-        sp_threads_run(device->threads, n_tasks, linear_task, &job);
+        job.x = x + done * w[0]->n_in;
+        for (size_t i = 0; i < n; i++) job.targets[i].y = y[i] + done * w[i]->n_out;
+        run_round(&job);
     }
+}
+
+static bool same_rows(const sp_matrix *a, const sp_matrix *b)
+{
+    if (sp_dtype_is_block(a->dtype) && sp_dtype_is_block(b->dtype)) return sp_quant_same_rows(a, b);
+    return a->dtype == b->dtype && a->round_rows == b->round_rows;
+}
+
+void sp_cpu_linear_many(sp_device *device, size_t n, const sp_matrix *const *w, size_t rows, const float *x,
+                        float *const *y)
+{
+    assert(n <= SP_LINEAR_MOST);
+    for (size_t first = 0, last; first < n; first = last) {
+        for (last = first + 1; last < n && same_rows(w[first], w[last]);) last++;
+        if (sp_dtype_is_block(w[first]->dtype))
+            sp_quant_linear(device, last - first, w + first, rows, x, y + first);
+        else
+            linear_alike(device, last - first, w + first, rows, x, y + first);
+    }
+}
+
+void sp_cpu_linear(sp_device *device, const sp_matrix *w, size_t rows, const float *x, float *y)
+{
+    sp_cpu_linear_many(device, 1, &w, rows, x, &y);
 }

@@ -5,14 +5,16 @@
  * byte a number and a float a scale in the caches, and every row block of the task uses a chunk before the
  * next is made; sums wait in y meanwhile, as float32 as in a register. So one product serves all types, and
  * memory is read once, ascending; rows that use a chunk fetch the next. Up to a few row blocks (decoding)
- * skip the copy where the level can take numbers apart in registers. Scratch as in linear.c. Tests:
+ * skip the copy where the level can take numbers apart in registers; threads then have parts of their own, of
+ * all matrices over the same rows, and fetch what comes next in theirs. Scratch as in linear.c. Tests:
  * tests/kernels/test_linear_quant.c, bench: tests/bench/bench_linear.c */
 #include "kernels/cpu/cpu.h"
 
 #include <assert.h>
 
 #define TASKS_A_THREAD 12
-#define LEAST_BYTES ((size_t)32 << 10) /* of weights, worth a task of its own when rows are few */
+#define LEAST_BYTES ((size_t)32 << 10) /* of packed rows, worth the other threads */
+#define FEW_BYTES ((size_t)64 << 10)   /* of weights, most of a task of few rows: what others wait for last */
 #define ROW_BYTES ((size_t)256 << 10)  /* of packed rows, most of a task */
 #define FEW_BLOCKS 8
 /* Up to so many row blocks take numbers apart each for itself, in registers. */
@@ -172,12 +174,20 @@ void sp_quant_widen_row(const sp_matrix *w, size_t row, float *out)
 
 /* --- activations --- */
 
-typedef struct linear_job {
-    const sp_cpu_slots *slots;
+/* One of the matrices that share rows. */
+typedef struct target {
     const sp_matrix *w;
     const sp_quant_form *form;
+    float *y; /* of this round's first row */
+    size_t panels;
+} target;
+
+typedef struct linear_job {
+    const sp_cpu_slots *slots;
+    sp_threads *threads;
+    target targets[SP_LINEAR_MOST];
+    size_t panels; /* of all of them, counted on from one to the next */
     const float *x;
-    float *y;
     uint8_t *lines;
     size_t rows, blocks;        /* of this round */
     size_t task_blocks, chunks; /* row blocks a task, tasks side by side over rows */
@@ -194,12 +204,13 @@ static size_t block_begin(const linear_job *job, size_t block)
 /* Lines of the row block that begins at row begin, from k on. */
 static sp_quant_lines lines_of(const linear_job *job, size_t begin, size_t rows, size_t k)
 {
-    size_t n_in = job->w->n_in;
-    uint8_t *lines = job->lines + begin * row_bytes(job->w);
+    const target *to = &job->targets[0]; /* rows of the others are the same */
+    size_t n_in = to->w->n_in;
+    uint8_t *lines = job->lines + begin * row_bytes(to->w);
     float *scales = (float *)(lines + rows * n_in), *last = scales + rows * (n_in / SP_QUANT_BLOCK);
     return (sp_quant_lines){.q = (int8_t *)lines + k * rows,
                             .scales = scales + k / SP_QUANT_BLOCK * rows,
-                            .starts = (int32_t *)last + k / job->form->group * rows,
+                            .starts = (int32_t *)last + k / to->form->group * rows,
                             .sums = last + k / SP_QUANT_BLOCK * rows};
 }
 
@@ -207,10 +218,11 @@ static void pack_lines(void *context, size_t block, size_t worker)
 {
     const linear_job *job = context;
     (void)worker;
-    size_t begin = block_begin(job, block), rows = block_begin(job, block + 1) - begin, n_in = job->w->n_in;
+    size_t begin = block_begin(job, block), rows = block_begin(job, block + 1) - begin;
+    size_t n_in = job->targets[0].w->n_in;
     sp_quant_lines to = lines_of(job, begin, rows, 0);
     for (size_t row = 0; row < rows; row++) {
-        job->slots->quant_row(job->form, rows, n_in, job->x + (begin + row) * n_in, to);
+        job->slots->quant_row(job->targets[0].form, rows, n_in, job->x + (begin + row) * n_in, to);
         to.q += SP_QUANT_BLOCK;
         to.scales++, to.starts++, to.sums++;
     }
@@ -219,16 +231,16 @@ static void pack_lines(void *context, size_t block, size_t worker)
 /* --- products --- */
 
 /* Row blocks first..last - 1 times one panel. */
-static void multiply(const linear_job *job, size_t first, size_t last, size_t panel)
+static void multiply(const linear_job *job, size_t first, size_t last, const target *to, size_t panel)
 {
-    const sp_quant_form *form = job->form;
-    const uint8_t *from = (const uint8_t *)job->w->data + panel * panel_bytes(job->w);
-    size_t blocks = job->w->n_in / form->block;
+    const sp_quant_form *form = to->form;
+    const uint8_t *from = (const uint8_t *)to->w->data + panel * panel_bytes(to->w);
+    size_t blocks = to->w->n_in / form->block;
     size_t most = SP_QUANT_CHUNK / form->block;
-    size_t parts = (blocks + most - 1) / most, width = job->w->n_out - panel * SP_PANEL, done = 0;
+    size_t parts = (blocks + most - 1) / most, width = to->w->n_out - panel * SP_PANEL, done = 0;
     sp_quant_weights weights;
     sp_quant_product product = {
-        .form = form, .width = width < SP_PANEL ? width : SP_PANEL, .stride = job->w->n_out, .w = &weights};
+        .form = form, .width = width < SP_PANEL ? width : SP_PANEL, .stride = to->w->n_out, .w = &weights};
     for (size_t part = 0; part < parts; part++) {
         size_t next = blocks * (part + 1) / parts, bytes = (next - done) * form->bytes;
         product.steps = (next - done) * (form->block / SP_QUANT_BLOCK);
@@ -241,7 +253,7 @@ static void multiply(const linear_job *job, size_t first, size_t last, size_t pa
             size_t row = block_begin(job, i);
             product.rows = block_begin(job, i + 1) - row;
             product.x = lines_of(job, row, product.rows, done * form->block);
-            product.y = job->y + row * job->w->n_out + panel * SP_PANEL;
+            product.y = to->y + row * to->w->n_out + panel * SP_PANEL;
             job->slots->quant_product(&product);
             fetched += product.steps * product.ahead_lines * 64;
             product.ahead = from + bytes + fetched;
@@ -252,25 +264,26 @@ static void multiply(const linear_job *job, size_t first, size_t last, size_t pa
     }
 }
 
-/* Row blocks first..last - 1, a few, times one panel. */
-static void multiply_few(const linear_job *job, size_t first, size_t last, size_t panel)
+/* The same for a few row blocks; ahead is the panel that is wanted next, or NULL. */
+static void multiply_few(const linear_job *job, size_t first, size_t last, const target *to, size_t panel,
+                         const uint8_t *ahead)
 {
-    size_t bytes = panel_bytes(job->w), width = job->w->n_out - panel * SP_PANEL;
-    size_t steps = job->w->n_in / SP_QUANT_BLOCK, share = steps * (last - first);
-    sp_quant_few few = {.form = job->form,
-                        .blocks = job->w->n_in / job->form->block,
+    size_t bytes = panel_bytes(to->w), width = to->w->n_out - panel * SP_PANEL;
+    size_t steps = to->w->n_in / SP_QUANT_BLOCK, share = steps * (last - first);
+    sp_quant_few few = {.form = to->form,
+                        .blocks = to->w->n_in / to->form->block,
                         .width = width < SP_PANEL ? width : SP_PANEL,
-                        .stride = job->w->n_out,
-                        .from = (const uint8_t *)job->w->data + panel * bytes,
-                        .ahead_lines = (bytes / 64 + share - 1) / share};
-    few.ahead = few.from + bytes;
+                        .stride = to->w->n_out,
+                        .from = (const uint8_t *)to->w->data + panel * bytes,
+                        .ahead = ahead,
+                        .ahead_lines = ahead ? (bytes / 64 + share - 1) / share : 0};
     for (size_t i = first; i < last; i++) {
         size_t row = block_begin(job, i);
         few.rows = block_begin(job, i + 1) - row;
         few.x = lines_of(job, row, few.rows, 0);
-        few.y = job->y + row * job->w->n_out + panel * SP_PANEL;
+        few.y = to->y + row * to->w->n_out + panel * SP_PANEL;
         job->slots->quant_few(&few);
-        few.ahead += steps * few.ahead_lines * 64;
+        if (ahead) few.ahead += steps * few.ahead_lines * 64;
     }
 }
 
@@ -279,23 +292,38 @@ static void linear_task(void *context, size_t task, size_t worker)
     const linear_job *job = context;
     (void)worker;
     size_t panel = task % job->groups * job->task_panels, first = task / job->groups * job->task_blocks;
+    size_t left = job->panels - panel < job->task_panels ? job->panels - panel : job->task_panels;
     size_t last = job->blocks - first < job->task_blocks ? job->blocks : first + job->task_blocks;
     bool few = job->slots->quant_few && last - first <= PACKED_BLOCKS;
-    for (size_t i = 0; i < job->task_panels && panel + i < panel_count(job->w); i++)
-        (few ? multiply_few : multiply)(job, first, last, panel + i);
+    bool ends = sp_threads_ends_part(job->threads, job->groups * job->chunks, task);
+    const target *to = job->targets, *end = to + SP_LINEAR_MOST;
+    for (; panel >= to->panels; to++) panel -= to->panels;
+    for (; left > 0; left--) {
+        const target *now = to;
+        size_t at = panel++;
+        if (panel == to->panels) to++, panel = 0;
+        const uint8_t *ahead = NULL;
+        if (to < end && to->w && (left > 1 || !ends))
+            ahead = (const uint8_t *)to->w->data + panel * panel_bytes(to->w);
+        if (few)
+            multiply_few(job, first, last, now, at, ahead);
+        else
+            multiply(job, first, last, now, at);
+    }
 }
 
 /* Cuts blocks x panels into tasks; returns their number. */
-static size_t cut(linear_job *job, size_t threads)
+static size_t cut(linear_job *job)
 {
-    size_t panels = panel_count(job->w), wanted = threads * TASKS_A_THREAD;
+    size_t panels = job->panels, wanted = sp_threads_count(job->threads) * TASKS_A_THREAD;
+    size_t bytes = panel_bytes(job->targets[0].w), row = row_bytes(job->targets[0].w);
     bool few = job->blocks <= FEW_BLOCKS;
-    job->task_blocks = ROW_BYTES / (row_bytes(job->w) * job->slots->quant_rows);
+    job->task_blocks = ROW_BYTES / (row * job->slots->quant_rows);
     if (job->task_blocks < 1) job->task_blocks = 1;
     if (few) job->task_blocks = job->blocks;
     size_t chunks = (job->blocks + job->task_blocks - 1) / job->task_blocks;
-    size_t each = panels * chunks / wanted, bytes = panel_bytes(job->w);
-    if (few && each < LEAST_BYTES / bytes) each = LEAST_BYTES / bytes;
+    size_t each = panels * chunks / wanted;
+    if (few && each > FEW_BYTES / bytes) each = FEW_BYTES / bytes;
     if (each < 1) each = 1;
     if (each > panels) each = panels;
     if (!few && panels * chunks < wanted) chunks = (wanted + panels - 1) / panels;
@@ -308,24 +336,44 @@ static size_t cut(linear_job *job, size_t threads)
     return job->groups * job->chunks;
 }
 
-void sp_quant_linear(sp_device *device, const sp_matrix *w, size_t rows, const float *x, float *y)
+bool sp_quant_same_rows(const sp_matrix *a, const sp_matrix *b)
+{
+    const sp_quant_form *first = sp_quant_form_of(a->dtype), *second = sp_quant_form_of(b->dtype);
+    return first->mins == second->mins && first->group == second->group && first->offset == second->offset;
+}
+
+/* One round: job->rows rows. */
+static void run_round(linear_job *job)
+{
+    job->blocks = (job->rows + job->slots->quant_rows - 1) / job->slots->quant_rows;
+    size_t n_tasks = cut(job);
+    if (job->rows * row_bytes(job->targets[0].w) <= LEAST_BYTES) {
+        for (size_t i = 0; i < job->blocks; i++) pack_lines(job, i, 0);
+    } else {
+        sp_threads_run(job->threads, job->blocks, pack_lines, job);
+    }
+    if (job->blocks <= FEW_BLOCKS)
+        sp_threads_run_parts(job->threads, n_tasks, linear_task, job);
+    else
+        sp_threads_run(job->threads, n_tasks, linear_task, job);
+}
+
+void sp_quant_linear(sp_device *device, size_t n, const sp_matrix *const *w, size_t rows, const float *x,
+                     float *const *y)
 {
     sp_cpu_state *state = sp_cpu_of(device);
-    size_t most = state->line_bytes / row_bytes(w), threads = sp_threads_count(device->threads);
+    size_t most = state->line_bytes / row_bytes(w[0]);
     assert(most >= SP_MAX_ROW_BLOCK);
-    linear_job job = {
-        .slots = state->slots, .w = w, .form = sp_quant_form_of(w->dtype), .lines = state->lines};
+    linear_job job = {.slots = state->slots, .threads = device->threads, .lines = state->lines};
+    for (size_t i = 0; i < n; i++) {
+        size_t panels = panel_count(w[i]);
+        job.targets[i] = (target){.w = w[i], .form = sp_quant_form_of(w[i]->dtype), .panels = panels};
+        job.panels += panels;
+    }
     for (size_t done = 0; done < rows; done += job.rows) {
         job.rows = rows - done < most ? rows - done : most;
-        job.blocks = (job.rows + state->slots->quant_rows - 1) / state->slots->quant_rows;
-        job.x = x + done * w->n_in;
-        job.y = y + done * w->n_out;
-        size_t n_tasks = cut(&job, threads);
-        if (job.rows * row_bytes(w) <= LEAST_BYTES) {
-            for (size_t i = 0; i < job.blocks; i++) pack_lines(&job, i, 0);
-        } else {
-            sp_threads_run(device->threads, job.blocks, pack_lines, &job);
-        }
-        sp_threads_run(device->threads, n_tasks, linear_task, &job);
+        job.x = x + done * w[0]->n_in;
+        for (size_t i = 0; i < n; i++) job.targets[i].y = y[i] + done * w[i]->n_out;
+        run_round(&job);
     }
 }

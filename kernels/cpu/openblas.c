@@ -56,3 +56,9 @@ void sp_openblas_linear(sp_device *device, const sp_matrix *w, size_t rows, cons
                     (int)w->n_out);
     }
 }
+
+void sp_openblas_linear_many(sp_device *device, size_t n, const sp_matrix *const *w, size_t rows,
+                             const float *x, float *const *y)
+{
+    for (size_t i = 0; i < n; i++) sp_openblas_linear(device, w[i], rows, x, y[i]);
+}

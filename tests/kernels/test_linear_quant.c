@@ -304,6 +304,60 @@ static void test_batch_invariant(void **state)
     }
 }
 
+/* Matrices over the same rows at once, of types that share rounded rows or don't: the bits of one by one. */
+static void test_linear_many(void **state)
+{
+    (void)state;
+    enum { N = SP_LINEAR_MOST, N_IN = 512, MOST = 70 };
+    static const sp_dtype mixes[][N] = {
+        {SP_Q4_1, SP_Q4_1, SP_Q4_1, SP_Q4_1}, {SP_Q4_K, SP_Q5_1, SP_Q6_K, SP_Q4_1},
+        {SP_Q8_0, SP_F32, SP_F32, SP_Q4_0},   {SP_F32, SP_F32, SP_F32, SP_F32},
+        {SP_BF16, SP_BF16, SP_BF16, SP_F32},
+    };
+    static const size_t n_out[N] = {100, 32, 33, 290}, rows[] = {1, 2, 6, 7, 9, 40, MOST};
+    test_random random = {.state = 13};
+    guarded x = guarded_new(MOST * N_IN);
+    test_random_fill(&random, x.x, x.n, 1.0f);
+    for (size_t t = 0; t < COUNT_OF(mixes) * SP_CPU_ISAS * 2; t++) {
+        const sp_dtype *mix = mixes[t / 2 / SP_CPU_ISAS];
+        sp_cpu_isa level = (sp_cpu_isa)(t / 2 % SP_CPU_ISAS);
+        if (level > sp_cpu_level()) continue;
+        sp_device *device = open_level(level, t % 2 ? 3 : 1);
+        sp_matrix w[N];
+        const sp_matrix *pointers[N];
+        for (size_t i = 0; i < N; i++) {
+            bool block = sp_dtype_is_block(mix[i]);
+            layer l = layer_new(block ? mix[i] : SP_Q8_0, n_out[i], N_IN, &random);
+            sp_tensor plain = {.dtype = mix[i], .rank = 2, .shape = {n_out[i], N_IN}, .data = l.w};
+            plain.bytes = n_out[i] * N_IN * sizeof(float);
+            for (size_t k = 0; mix[i] == SP_BF16 && k < n_out[i] * N_IN; k++)
+                ((uint16_t *)l.w)[k] = sp_bf16_from_f32(l.w[k]);
+            w[i] = pack(device, block ? &l.tensor : &plain, true);
+            pointers[i] = &w[i];
+            layer_free(&l);
+        }
+        for (size_t r = 0; r < COUNT_OF(rows) && (level > 0 || rows[r] < 10); r++) {
+            guarded y[N], alone = guarded_new(rows[r] * n_out[N - 1]);
+            float *out[N];
+            for (size_t i = 0; i < N; i++) y[i] = guarded_new(rows[r] * n_out[i]), out[i] = y[i].x;
+            size_t n = N - r % 3;
+            device->ops->linear_many(device, n, pointers, rows[r], x.x, out);
+            for (size_t i = 0; i < N; i++) {
+                guarded_check(&y[i]);
+                if (i < n) {
+                    device->ops->linear(device, &w[i], rows[r], x.x, alone.x);
+                    assert_memory_equal(y[i].x, alone.x, rows[r] * n_out[i] * sizeof(float));
+                }
+                free(y[i].all);
+            }
+            free(alone.all);
+        }
+        for (size_t i = 0; i < N; i++) sp_matrix_fini(&w[i]);
+        sp_device_close(device);
+    }
+    free(x.all);
+}
+
 /* More rows than the scratch holds: several rounds. */
 static void test_many_rows(void **state)
 {
@@ -405,7 +459,8 @@ static void test_refused(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_against_double), cmocka_unit_test(test_levels_agree),
     cmocka_unit_test(test_nonfinite),      cmocka_unit_test(test_batch_invariant),
-    cmocka_unit_test(test_many_rows),      cmocka_unit_test(test_exact),
-    cmocka_unit_test(test_rows),           cmocka_unit_test(test_refused),
+    cmocka_unit_test(test_linear_many),    cmocka_unit_test(test_many_rows),
+    cmocka_unit_test(test_exact),          cmocka_unit_test(test_rows),
+    cmocka_unit_test(test_refused),
 };
 TEST_MAIN(tests)

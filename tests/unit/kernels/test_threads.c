@@ -45,13 +45,36 @@ static void test_each_task_once(void **state)
             for (size_t i = 0; i < COUNT_OF(tasks); i++) {
                 struct job job = {.n_workers = n, .caller = pthread_self()};
                 size_t total = 0;
-                sp_threads_run(threads, tasks[i], count_task, &job);
+                (round % 2 ? sp_threads_run_parts : sp_threads_run)(threads, tasks[i], count_task, &job);
                 assert_int_equal(job.wrong, 0);
                 for (size_t task = 0; task < MAX_TASKS; task++)
                     assert_int_equal(job.runs[task], task < tasks[i]);
                 for (size_t worker = 0; worker < n; worker++) total += job.by_worker[worker][0];
                 assert_int_equal(total, tasks[i]);
             }
+        }
+        sp_threads_close(threads);
+    }
+}
+
+/* Parts cover all tasks, in order, and differ by one task at most. */
+static void test_parts(void **state)
+{
+    (void)state;
+    for (size_t n = 1; n <= MAX_WORKERS; n++) {
+        sp_threads *threads;
+        sp_error error;
+        assert_ok(sp_threads_open(n, &threads, &error), error);
+        for (size_t tasks = 1; tasks < 100; tasks++) {
+            size_t ends = 0, begin = 0;
+            for (size_t task = 0; task < tasks; task++) {
+                if (!sp_threads_ends_part(threads, tasks, task)) continue;
+                assert_in_range(task + 1 - begin, tasks / n, (tasks + n - 1) / n);
+                begin = task + 1;
+                ends++;
+            }
+            assert_int_equal(begin, tasks);
+            assert_int_equal(ends, tasks < n ? tasks : n);
         }
         sp_threads_close(threads);
     }
@@ -207,12 +230,10 @@ static void test_open_and_close(void **state)
     assert_null(threads);
 }
 
-static const struct CMUnitTest tests[] = {cmocka_unit_test(test_each_task_once),
-                                          cmocka_unit_test(test_runs_follow),
-                                          cmocka_unit_test(test_sleep_and_wake),
-                                          cmocka_unit_test(test_workers_take_part),
-                                          cmocka_unit_test(test_idle_costs_nothing),
-                                          cmocka_unit_test(test_open_and_close),
-                                          cmocka_unit_test(test_signals_stay_with_the_opener)};
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_each_task_once),    cmocka_unit_test(test_parts),
+    cmocka_unit_test(test_runs_follow),       cmocka_unit_test(test_sleep_and_wake),
+    cmocka_unit_test(test_workers_take_part), cmocka_unit_test(test_idle_costs_nothing),
+    cmocka_unit_test(test_open_and_close),    cmocka_unit_test(test_signals_stay_with_the_opener)};
 
 TEST_MAIN(tests)
