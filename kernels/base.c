@@ -19,6 +19,8 @@
 enum { LOG_LINE = 1024 };
 
 static _Atomic int log_level = SP_LOG_INFO;
+static _Atomic bool log_json;
+static const char *const level_names[] = {"error", "warn", "info", "debug"};
 
 /* Copies text[n] to out[capacity], harmless and NUL terminated; returns the length. */
 static size_t copy_escaped(char *out, size_t capacity, const char *text, size_t n)
@@ -132,31 +134,83 @@ void sp_log_set_level(sp_log_level level)
     atomic_store_explicit(&log_level, (int)level, memory_order_relaxed);
 }
 
-void sp_log(sp_log_level level, const char *format, ...)
+void sp_log_set_json(bool json)
 {
-    static const char *const names[] = {"error", "warn", "info", "debug"};
-    if ((int)level > atomic_load_explicit(&log_level, memory_order_relaxed)) return;
-    int saved_errno = errno;
-    char text[LOG_LINE], line[LOG_LINE + 64];
-    va_list args;
-    va_start(args, format);
-    size_t n = format_text(text, sizeof text, format, args);
-    va_end(args);
+    atomic_store_explicit(&log_json, json, memory_order_relaxed);
+}
 
+bool sp_log_is_json(void)
+{
+    return atomic_load_explicit(&log_json, memory_order_relaxed);
+}
+
+/* "2026-01-31T12:00:00.123Z" */
+static void format_time(char text[32])
+{
     struct timespec now;
     struct tm utc;
     clock_gettime(CLOCK_REALTIME, &now);
     gmtime_r(&now.tv_sec, &utc);
-    size_t used = strftime(line, sizeof line, "%Y-%m-%dT%H:%M:%S", &utc);
-    used += (size_t)snprintf(line + used, sizeof line - used, ".%03ldZ %-5s ", now.tv_nsec / 1000000,
-                             names[level]);
-    used += copy_escaped(line + used, sizeof line - used - 1, text, n);
-    line[used++] = '\n';
-    /* One write a line, so lines of different threads do not mix; a log that cannot be written is nobody's
-     * error. */
-    ssize_t written = write(STDERR_FILENO, line, used);
+    size_t used = strftime(text, 32, "%Y-%m-%dT%H:%M:%S", &utc);
+    snprintf(text + used, 32 - used, ".%03ldZ", now.tv_nsec / 1000000);
+}
+
+/* One write a line, so lines of different threads do not mix; a log that cannot be written is nobody's error.
+ */
+static void write_line(const char *line, size_t size)
+{
+    ssize_t written = write(STDERR_FILENO, line, size);
     (void)written;
+}
+
+/* The inside of a JSON string of at most 2 n bytes: text is harmless already, only quotes and backslashes are
+ * left. */
+static size_t quote(char *out, const char *text, size_t n)
+{
+    size_t used = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (text[i] == '"' || text[i] == '\\') out[used++] = '\\';
+        out[used++] = text[i];
+    }
+    return used;
+}
+
+void sp_log(sp_log_level level, const char *format, ...)
+{
+    if ((int)level > atomic_load_explicit(&log_level, memory_order_relaxed)) return;
+    int saved_errno = errno;
+    char raw[LOG_LINE], text[LOG_LINE], line[2 * LOG_LINE + 128], time[32];
+    va_list args;
+    va_start(args, format);
+    size_t n = format_text(raw, sizeof raw, format, args);
+    va_end(args);
+    n = copy_escaped(text, sizeof text, raw, n);
+    format_time(time);
+    size_t used;
+    if (sp_log_is_json()) {
+        used = (size_t)snprintf(line, sizeof line, "{\"time\":\"%s\",\"level\":\"%s\",\"message\":\"", time,
+                                level_names[level]);
+        used += quote(line + used, text, n);
+        used += (size_t)snprintf(line + used, sizeof line - used, "\"}\n");
+    } else {
+        used = (size_t)snprintf(line, sizeof line, "%s %-5s %s\n", time, level_names[level], text);
+    }
+    write_line(line, used);
     errno = saved_errno;
+}
+
+void sp_log_members(sp_log_level level, const char *members, size_t size)
+{
+    if ((int)level > atomic_load_explicit(&log_level, memory_order_relaxed)) return;
+    sp_buffer line;
+    char time[32];
+    format_time(time);
+    sp_buffer_init(&line, size + 128);
+    sp_buffer_format(&line, "{\"time\":\"%s\",\"level\":\"%s\",", time, level_names[level]);
+    sp_buffer_append(&line, members, size);
+    sp_buffer_text(&line, "}\n");
+    if (!line.failed) write_line(line.data, line.size);
+    sp_buffer_fini(&line);
 }
 
 double sp_now(void)

@@ -51,6 +51,11 @@ typedef enum sp_log_level { SP_LOG_ERROR, SP_LOG_WARN, SP_LOG_INFO, SP_LOG_DEBUG
 /* One line to standard error, with time; control bytes escaped; safe from any thread. Never log prompts. */
 void sp_log(sp_log_level level, const char *format, ...) SP_PRINTF(2, 3);
 void sp_log_set_level(sp_log_level level);
+/* From now on every line is a JSON object: time, level, message. */
+void sp_log_set_json(bool json);
+bool sp_log_is_json(void);
+/* The same line with other members than message: {"time", "level", MEMBERS}, which are JSON already. */
+void sp_log_members(sp_log_level level, const char *members, size_t size);
 
 /* Seconds of a monotonic clock. */
 double sp_now(void);

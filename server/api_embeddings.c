@@ -236,6 +236,7 @@ static void poll_embeddings(sp_exchange *exchange)
         bool more = e->n_started < e->asked.n_prompts && e->items[e->n_started - 1].moved;
         if (!status && more) status = submit_next(exchange, e, &error);
     }
+    sp_exchange_progress(exchange, e->items[0].moved ? "prefill" : "waiting", e->tokens);
     if (status)
         sp_exchange_fail(exchange, &error);
     else if (e->n_done == e->asked.n_prompts)
@@ -276,6 +277,7 @@ static void start(sp_exchange *exchange, embeddings *e)
     if (!status) status = submit_next(exchange, e, &error);
     if (!status) {
         sp_exchange_set_state(exchange, e, free_embeddings);
+        sp_exchange_track(exchange, NULL);
         sp_exchange_wait(exchange, poll_embeddings);
         return;
     }

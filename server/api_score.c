@@ -133,6 +133,8 @@ static void poll_score(sp_exchange *exchange)
     sp_scorer *scorer = sp_exchange_state(exchange);
     sp_error error = {0};
     bool done = false;
+    uint32_t read = sp_scorer_usage(scorer).prompt_tokens;
+    sp_exchange_progress(exchange, read ? "prefill" : "waiting", read);
     if (sp_scorer_step(scorer, &done, &error)) {
         sp_exchange_fail(exchange, &error);
     } else if (done) {
@@ -176,6 +178,7 @@ static void submit(sp_exchange *exchange, score_request *asked)
         sp_exchange_fail(exchange, &error);
     } else {
         sp_exchange_set_state(exchange, scorer, free_scorer);
+        sp_exchange_track(exchange, NULL);
         sp_exchange_wait(exchange, poll_score);
     }
 }

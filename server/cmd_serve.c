@@ -72,6 +72,7 @@ int sp_command_serve(const sp_options *options)
     sp_error error = {0};
     sp_server *server = NULL;
     sp_engine *engine = NULL;
+    sp_log_set_json(strcmp(options->log_format, "json") == 0);
     signal(SIGPIPE, SIG_IGN);
     catch_signals();
     if (sp_server_open(options, &server, &error)) {

@@ -25,7 +25,7 @@ typedef struct sp_exchange sp_exchange;
 #define SP_ROUTE_WORK 8u     /* new work: refused while draining */
 #define SP_ROUTE_METRICS 16u /* reachable without a key under --public-metrics */
 typedef struct sp_route {
-    const char *method; /* "GET" (serves HEAD too) or "POST" */
+    const char *method; /* "GET" (serves HEAD too), "POST" or "DELETE" */
     const char *path;   /* exact, or with a last part "{name}" that takes the rest of the path */
     unsigned flags;
     void (*handle)(sp_exchange *exchange);
@@ -60,12 +60,17 @@ const sp_options *sp_exchange_options(const sp_exchange *exchange);
 sp_engine *sp_exchange_engine(const sp_exchange *exchange); /* NULL while loading */
 /* SP_OK, or SP_UNAVAILABLE while loading or, for new work, stopping. */
 sp_status sp_exchange_admit(const sp_exchange *exchange, sp_error *error) SP_MUST_CHECK;
-/* SP_OK, or SP_UNAVAILABLE when the drain timeout cuts what still runs: polls and pulls end on it. */
+/* SP_OK, or what ends what still runs: SP_UNAVAILABLE when the drain timeout cuts it, SP_CANCELLED by DELETE
+ * /v1/requests/{id}. Polls and pulls end on it. */
 sp_status sp_exchange_cut(const sp_exchange *exchange, sp_error *error) SP_MUST_CHECK;
 /* The client has left: whatever is replied goes nowhere. */
 bool sp_exchange_left(const sp_exchange *exchange);
 
 /* --- what a handler does --- */
+/* From now on /v1/requests lists it, by id (NULL: req- and the hex digits); before its work can end. */
+void sp_exchange_track(sp_exchange *exchange, const char *id);
+/* How far it is: "waiting", "prefill", "decode" or "running", and the tokens made or read so far. */
+void sp_exchange_progress(sp_exchange *exchange, const char *state, uint64_t tokens);
 sp_reply *sp_exchange_reply(sp_exchange *exchange);
 /* The reply's JSON body is begun: write one value to *writer; the reply has this status. */
 void sp_exchange_json(sp_exchange *exchange, unsigned status, sp_json_writer *writer);

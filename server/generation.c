@@ -163,10 +163,20 @@ static void note_event(sp_generation *g, sp_choice *c, const sp_event *event)
 {
     c->moved = true;
     if (event->type == SP_EVENT_TOKEN) c->n_written++;
+    if (event->type == SP_EVENT_TOKEN) g->n_written++;
     if (event->type != SP_EVENT_DONE) return;
     c->done = true;
     c->last = *event;
     g->n_done++;
+}
+
+static void note_progress(sp_exchange *exchange, const sp_generation *g)
+{
+    sp_exchange_progress(exchange,
+                         g->n_written          ? "decode"
+                         : g->choices[0].moved ? "prefill"
+                                               : "waiting",
+                         g->n_written);
 }
 
 static bool keeps_rows(const sp_generation *g)
@@ -233,6 +243,7 @@ static void poll_whole(sp_exchange *exchange)
         status = read_choice(exchange, g, &g->choices[i], &error);
         if (!status && i + 1 == g->n_started) status = launch(exchange, g, &error);
     }
+    note_progress(exchange, g);
     if (status)
         sp_exchange_fail(exchange, &error);
     else if (g->n_done == g->n_choices)
@@ -333,9 +344,12 @@ static sp_pull pull(sp_exchange *exchange, sp_buffer *out)
     sp_generation *g = sp_exchange_state(exchange);
     sp_event event;
     sp_error error = {0};
-    sp_choice *c = next_event(g, &event);
+    sp_choice *c = NULL;
+    if (!sp_exchange_cut(exchange, &error)) {
+        c = next_event(g, &event);
+        if (!c) return SP_PULL_WAIT;
+    }
     if (!c) {
-        if (!sp_exchange_cut(exchange, &error)) return SP_PULL_WAIT;
         write_error_frames(&error, out);
         return SP_PULL_END;
     }
@@ -345,6 +359,7 @@ static sp_pull pull(sp_exchange *exchange, sp_buffer *out)
     }
     note_event(g, c, &event);
     write_event(g, c, &event, out);
+    note_progress(exchange, g);
     if (c->done) { /* all of it is written */
         sp_stream_free(c->stream);
         c->stream = NULL;
@@ -491,5 +506,6 @@ void sp_generation_start(sp_exchange *exchange, const sp_format *format, const s
         return;
     }
     sp_exchange_set_state(exchange, g, free_generation);
+    sp_exchange_track(exchange, g->id);
     sp_exchange_wait(exchange, asked->stream ? poll_first : poll_whole);
 }

@@ -64,7 +64,8 @@ struct sp_generation {
     double begun;
     sp_choice *choices; /* (n_choices) */
     size_t n_choices, n_started, n_done, turn;
-    uint32_t place; /* of poll_first: the choice whose first event was read */
+    uint64_t n_written; /* tokens of all choices so far */
+    uint32_t place;     /* of poll_first: the choice whose first event was read */
     bool has_first;
     sp_event first;
 };

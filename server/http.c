@@ -102,6 +102,9 @@ static enum MHD_Result queue(sp_exchange *exchange, struct MHD_Response *respons
 /* All that comes of it is made: it goes, before a slow client takes its time. */
 static void drop_state(sp_exchange *exchange)
 {
+    lock(exchange->server);
+    exchange->public_id[0] = 0; /* nothing runs for it any more */
+    unlock(exchange->server);
     if (exchange->route && (exchange->route->flags & SP_ROUTE_BYTES)) return;
     if (exchange->free_state) exchange->free_state(exchange->state);
     exchange->free_state = NULL;

@@ -88,6 +88,7 @@ static job *next_job(sp_jobs *jobs)
     jobs->held++;
     jobs->runs = true;
     item->running = item->holds = true;
+    if (item->exchange) sp_exchange_progress(item->exchange, "running", 0);
     return item;
 }
 
@@ -243,6 +244,7 @@ sp_status sp_jobs_apply(sp_jobs *jobs, sp_exchange *exchange, bool metrics, sp_e
     sp_buffer_init(body, 0);
     sp_buffer_init(&item->out, (size_t)jobs->server->options->max_tensor_bytes);
     sp_exchange_set_state(exchange, item, detach);
+    sp_exchange_track(exchange, NULL);
     sp_exchange_wait(exchange, poll_apply);
     pthread_mutex_lock(&jobs->lock);
     job **at = &jobs->head;

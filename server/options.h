@@ -34,6 +34,7 @@ typedef struct sp_options {
     const char
         *allowed_host; /* comma-separated; NULL: loopback names and --host, or any where there are keys */
     const char *api_key_file; /* NULL: no keys */
+    const char *log_format;   /* "text" or "json" */
     const char *cors_origin;  /* comma-separated; NULL: no CORS headers */
     bool insecure, public_metrics;
     /* other commands */

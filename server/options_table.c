@@ -91,6 +91,8 @@ const sp_option sp_option_table[] = {
      "Listen beyond loopback without keys, although anybody who reaches the port may use the model."},
     {"public-metrics", SP_OPTION_FLAG, AT(public_metrics), LIMIT, 0, 0, "false", NULL,
      "Serve /metrics without a key."},
+    {"log-format", SP_OPTION_TEXT, AT(log_format), SERVE, 0, 0, "text", "text|json",
+     "Lines of the log on standard error, one of them a request: text, or a JSON object each."},
     {"config", SP_OPTION_TEXT, AT(config), SERVE, 0, 0, NULL, "FILE",
      "JSON object with these options, dashes as underscores: {\"max_queue\": 16}. Arguments win over the "
      "file."},

@@ -23,6 +23,8 @@ const sp_route sp_routes[] = {
     {"GET", "/v1/attention/backends", 0, sp_api_backends, NULL},
     {"POST", "/v1/attention/apply", SP_ROUTE_BYTES | SP_ROUTE_WORK, sp_api_apply, apply_query},
     {"GET", "/v1/limits", 0, sp_api_limits, NULL},
+    {"GET", "/v1/requests", 0, sp_api_requests, NULL},
+    {"DELETE", "/v1/requests/{id}", 0, sp_api_cancel, NULL},
     {"GET", "/health", SP_ROUTE_PUBLIC | SP_ROUTE_OPENAI, sp_api_health, NULL},
     {"GET", "/health/ready", SP_ROUTE_PUBLIC | SP_ROUTE_OPENAI, sp_api_health, NULL},
     {"GET", "/health/live", SP_ROUTE_PUBLIC | SP_ROUTE_OPENAI, sp_api_live, NULL},

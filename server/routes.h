@@ -28,6 +28,8 @@ void sp_api_score(sp_exchange *exchange);
 void sp_api_health(sp_exchange *exchange);
 void sp_api_live(sp_exchange *exchange);
 void sp_api_limits(sp_exchange *exchange);
+void sp_api_requests(sp_exchange *exchange);
+void sp_api_cancel(sp_exchange *exchange);
 void sp_api_metrics(sp_exchange *exchange);
 
 #endif

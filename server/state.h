@@ -91,10 +91,14 @@ struct sp_exchange {
     void (*free_state)(void *state);
     bool watched;                              /* its socket is watched for the client leaving (L) */
     bool active, suspended, woken, left, ping; /* (L) */
+    char public_id[48];                        /* under which /v1/requests lists it; empty: not listed (L) */
+    const char *progress;                      /* "waiting", "prefill", "decode" (L) */
+    uint64_t tokens;                           /* made so far (L) */
+    bool cancelled;                            /* (L) */
     double spoke;                              /* when bytes last went out (L) */
 };
 
-#define SP_MAX_ROUTES 32
+#define SP_MAX_ROUTES 64
 #define SP_STATUS_CLASSES 6 /* 0: the client left first; 1xx .. 5xx */
 struct sp_server {
     const sp_options *options;
