@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "server/command.h"
+#include "server/graph_call.h"
 #include "server/server.h"
 
 static sp_server *signalled_server;
@@ -57,14 +58,16 @@ static sp_status load_engine(const sp_options *options, sp_engine **engine, sp_e
 static void log_engine(const sp_options *options, const sp_engine_info *info)
 {
     size_t connections = sp_server_memory_bytes(options);
-    size_t total = info->weight_bytes + info->kv_bytes + info->scratch_bytes + connections;
+    size_t graphs = sp_graph_memory_bytes(options, info);
+    size_t total = info->weight_bytes + info->kv_bytes + info->scratch_bytes + connections + graphs;
     sp_log(SP_LOG_INFO, "model %s (%s), context %u tokens, %s %s, %zu threads, KV %s", info->model_name,
            info->arch, info->context, info->device, info->level, info->n_threads,
            sp_dtype_name(info->kv_type));
     sp_log(SP_LOG_INFO,
-           "memory ceiling: %zu bytes (weights %zu, KV %zu = %zu tokens, scratch %zu, connections %zu)",
+           "memory ceiling: %zu bytes (weights %zu, KV %zu = %zu tokens, scratch %zu, connections %zu, "
+           "captures %zu)",
            total, info->weight_bytes, info->kv_bytes, info->kv_pages * info->page_tokens, info->scratch_bytes,
-           connections);
+           connections, graphs);
 }
 
 int sp_command_serve(const sp_options *options)

@@ -6,6 +6,10 @@ static const struct {
     const char *type, *reason;
 } table[] = {
     {200, "", "OK"},
+    {201, "", "Created"},
+    {202, "", "Accepted"},
+    {204, "", "No Content"},
+    {304, "", "Not Modified"},
     {400, "invalid_request_error", "Bad Request"},
     {401, "authentication_error", "Unauthorized"},
     {403, "permission_error", "Forbidden"},
@@ -13,6 +17,7 @@ static const struct {
     {405, "not_found_error", "Method Not Allowed"},
     {408, "invalid_request_error", "Request Timeout"},
     {409, "conflict_error", "Conflict"},
+    {410, "not_found_error", "Gone"},
     {411, "invalid_request_error", "Length Required"},
     {413, "invalid_request_error", "Content Too Large"},
     {414, "invalid_request_error", "URI Too Long"},

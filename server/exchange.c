@@ -30,6 +30,23 @@ const char *sp_exchange_rest(const sp_exchange *exchange)
     return exchange->rest;
 }
 
+uint64_t sp_exchange_owner(const sp_exchange *exchange)
+{
+    uint64_t owner;
+    memcpy(&owner, exchange->owner, sizeof owner);
+    return owner;
+}
+
+const char *sp_exchange_accept(const sp_exchange *exchange)
+{
+    return exchange->gate.accept;
+}
+
+const char *sp_exchange_none_match(const sp_exchange *exchange)
+{
+    return exchange->gate.if_none_match;
+}
+
 sp_buffer *sp_exchange_body(sp_exchange *exchange)
 {
     return &exchange->body;
@@ -163,14 +180,12 @@ const char *sp_exchange_query(sp_exchange *exchange, const char *name)
     return NULL;
 }
 
-/* Own routes take no query parameter they don't know. */
-static bool check_query(sp_exchange *exchange)
+bool sp_exchange_only(sp_exchange *exchange, const char *const *names)
 {
     const char *query = exchange->query, *key, *value;
     size_t key_size, size;
-    if (exchange->route->flags & SP_ROUTE_OPENAI) return true;
     while (query && next_pair(&query, &key, &key_size, &value, &size)) {
-        const char *const *known = exchange->route->query;
+        const char *const *known = names;
         while (known && *known && (strlen(*known) != key_size || memcmp(*known, key, key_size) != 0)) known++;
         if (known && *known) continue;
         char name[65];
@@ -179,6 +194,13 @@ static bool check_query(sp_exchange *exchange)
         return false;
     }
     return true;
+}
+
+/* Own routes take no query parameter they don't know. */
+static bool check_query(sp_exchange *exchange)
+{
+    if (exchange->route->flags & (SP_ROUTE_OPENAI | SP_ROUTE_QUERY)) return true;
+    return sp_exchange_only(exchange, exchange->route->query);
 }
 
 /* --- replies --- */
@@ -384,6 +406,9 @@ void sp_exchange_headers(const sp_exchange *exchange,
     if (reply->allow[0]) add(context, "Allow", reply->allow);
     if (reply->retry_after) add(context, "Retry-After", seconds);
     if (reply->no_retry) add(context, "x-should-retry", "false");
+    if (reply->location[0]) add(context, "Location", reply->location);
+    if (reply->etag[0]) add(context, "ETag", reply->etag);
+    if (reply->scale[0]) add(context, "X-Scale", reply->scale);
     if (exchange->pull) {
         add(context, "Cache-Control", "no-cache");
         add(context, "X-Accel-Buffering", "no");

@@ -23,6 +23,7 @@ typedef struct sp_exchange sp_exchange;
 #define SP_ROUTE_PUBLIC 2u   /* reachable without a key */
 #define SP_ROUTE_BYTES 4u    /* body is application/octet-stream of at most max_tensor_bytes, else JSON */
 #define SP_ROUTE_WORK 8u     /* new work: refused while draining */
+#define SP_ROUTE_QUERY 32u   /* the handler checks the query itself: sp_exchange_only */
 #define SP_ROUTE_METRICS 16u /* reachable without a key under --public-metrics */
 typedef struct sp_route {
     const char *method; /* "GET" (serves HEAD too), "POST" or "DELETE" */
@@ -37,10 +38,11 @@ typedef struct sp_reply {
     unsigned status; /* 0: none yet */
     const char *content_type;
     sp_buffer body;
-    char allow[32];       /* 405 */
-    uint32_t retry_after; /* seconds; 0: no header */
-    bool no_retry;        /* x-should-retry: false */
-    bool close;           /* Connection: close */
+    char allow[32];                         /* 405 */
+    char location[96], etag[40], scale[64]; /* Location, ETag, X-Scale; empty: no header */
+    uint32_t retry_after;                   /* seconds; 0: no header */
+    bool no_retry;                          /* x-should-retry: false */
+    bool close;                             /* Connection: close */
 } sp_reply;
 
 typedef enum sp_pull { SP_PULL_MORE, SP_PULL_WAIT, SP_PULL_END } sp_pull;
@@ -54,7 +56,12 @@ const char *sp_exchange_id(const sp_exchange *exchange);   /* x-request-id */
 const char *sp_exchange_hex(const sp_exchange *exchange);  /* 24 hex digits, unique: for "cmpl-" ids */
 const char *sp_exchange_rest(const sp_exchange *exchange); /* what "{name}" of the route took, decoded */
 const char *sp_exchange_query(sp_exchange *exchange, const char *name); /* decoded value; NULL: not given */
-sp_buffer *sp_exchange_body(sp_exchange *exchange);                     /* data has a NUL behind size */
+/* False: there is a query parameter that is not in known (NULL terminated); refused, 400. */
+bool sp_exchange_only(sp_exchange *exchange, const char *const *known);
+uint64_t sp_exchange_owner(const sp_exchange *exchange);         /* of the API key; 0: none */
+const char *sp_exchange_accept(const sp_exchange *exchange);     /* the Accept header, or "" */
+const char *sp_exchange_none_match(const sp_exchange *exchange); /* the If-None-Match header, or "" */
+sp_buffer *sp_exchange_body(sp_exchange *exchange);              /* data has a NUL behind size */
 sp_server *sp_exchange_server(const sp_exchange *exchange);
 const sp_options *sp_exchange_options(const sp_exchange *exchange);
 sp_engine *sp_exchange_engine(const sp_exchange *exchange); /* NULL while loading */

@@ -77,6 +77,14 @@ static void take_request_id(sp_gate *gate, const char *value, size_t n)
     gate->request_id[n] = 0;
 }
 
+static void take_text(char *out, size_t capacity, const char *value, size_t n)
+{
+    out[0] = 0;
+    if (n >= capacity) return;
+    if (n) memcpy(out, value, n);
+    out[n] = 0;
+}
+
 /* The key behind the scheme, if it is Bearer. Of two such headers none counts. */
 static void take_bearer(sp_gate *gate, const char *value, size_t n)
 {
@@ -142,6 +150,10 @@ void sp_gate_header(sp_gate *gate, const char *name, size_t name_size, const cha
         if (!is_name(value ? value : "", value_size, "identity")) gate->encoded = true;
     } else if (is_name(name, name_size, "X-Request-Id")) {
         take_request_id(gate, value ? value : "", value_size);
+    } else if (is_name(name, name_size, "Accept")) {
+        take_text(gate->accept, sizeof gate->accept, value, value_size);
+    } else if (is_name(name, name_size, "If-None-Match")) {
+        take_text(gate->if_none_match, sizeof gate->if_none_match, value, value_size);
     } else if (is_name(name, name_size, "Authorization")) {
         take_bearer(gate, value ? value : "", value_size);
     } else if (is_name(name, name_size, "X-Api-Key")) {

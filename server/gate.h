@@ -19,10 +19,12 @@ typedef struct sp_gate {
     unsigned hosts, lengths, codings, types;
     bool chunked, encoded;
     uint64_t length;
-    const char *fault;   /* first fault found; NULL: none */
-    char host[256];      /* as sent */
-    char type[64];       /* Content-Type without parameters, lower case; empty: none */
-    char request_id[65]; /* X-Request-Id if it is 1 to 64 visible bytes, else empty */
+    const char *fault;       /* first fault found; NULL: none */
+    char host[256];          /* as sent */
+    char type[64];           /* Content-Type without parameters, lower case; empty: none */
+    char accept[128];        /* Accept; empty: none, or too long to look at */
+    char if_none_match[128]; /* the same of If-None-Match */
+    char request_id[65];     /* X-Request-Id if it is 1 to 64 visible bytes, else empty */
     unsigned authorizations, api_keys, origins;
     sp_gate_key bearer;  /* of Authorization: Bearer */
     sp_gate_key api_key; /* of X-Api-Key */

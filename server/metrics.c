@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "server/graph_call.h"
 #include "server/jobs.h"
 #include "server/routes.h"
 #include "server/state.h"
@@ -116,6 +117,8 @@ void sp_metrics_write(sp_server *server, sp_buffer *out)
         escape_label(info->model_name, &label);
         p.model = label.failed ? "" : label.data;
         engine_part(&p, info, &stats);
+        scalar(&p, "graph_jobs_running", "gauge", "Graph queries that compute now.",
+               (double)sp_graph_pool_running(server->graphs));
         sp_buffer_fini(&label);
     }
     http_part(&p, server);

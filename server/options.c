@@ -504,6 +504,11 @@ sp_status sp_options_engine(const sp_options *options, sp_engine_options *out, s
     out->request_timeout = options->request_timeout;
     out->step_seconds = (double)options->step_ms / 1000.0;
     out->max_tensor_bytes = (size_t)options->max_tensor_bytes;
+    if (options->capture_bytes > 0) { /* of serve */
+        out->capture_bytes = (size_t)options->capture_bytes;
+        out->capture_max_bytes = (size_t)options->capture_max_bytes;
+        out->capture_expiry = options->capture_expiry;
+    }
     out->openblas = strcmp(options->gemm, "openblas") == 0;
     out->weights.use_mmap = options->mmap;
     out->weights.allow_nonfinite = options->allow_nonfinite;

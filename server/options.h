@@ -29,6 +29,8 @@ typedef struct sp_options {
     const char *host, *config;
     int64_t port;
     int64_t max_body_bytes, max_tensor_bytes, max_output_tokens, max_connections, max_connections_per_ip;
+    int64_t capture_bytes, capture_max_bytes, graph_jobs, graph_json_edges, graph_edges, graph_dense_values;
+    double capture_expiry;
     double header_timeout, body_timeout, idle_timeout, write_timeout, drain_delay, drain_timeout;
     const char *half_close; /* "abort" or "keep" */
     const char

@@ -115,6 +115,23 @@ const sp_option sp_option_table[] = {
     {"step-ms", SP_OPTION_INT, AT(step_ms), LIMIT | BENCH, 1, 10000, "20", "MS",
      "How long one step of the engine should take: bounds how long others wait for a long prompt."},
 
+    /* --- attention graphs --- */
+    {"capture-bytes", SP_OPTION_BYTES, AT(capture_bytes), LIMIT, MIB, 16 * TIB, "512M", "BYTES",
+     "Memory for captures and the heads made from them, the KV pages they hold included. The least recently "
+     "used goes first."},
+    {"capture-max-bytes", SP_OPTION_BYTES, AT(capture_max_bytes), LIMIT, KIB, 16 * TIB, "256M", "BYTES",
+     "Largest capture, without its heads; a larger one is answered 413."},
+    {"capture-expiry", SP_OPTION_NUMBER, AT(capture_expiry), LIMIT, 0.05, 30 * DAY, "600", "SECONDS",
+     "How long a capture stays without being asked for anything."},
+    {"graph-jobs", SP_OPTION_INT, AT(graph_jobs), LIMIT, 1, 64, "2", "N",
+     "Graph queries that compute at once; what needs no computing is answered beside them."},
+    {"graph-json-edges", SP_OPTION_INT, AT(graph_json_edges), LIMIT, 1, 10000000, "100000", "N",
+     "Edges of one answer in JSON; what is more comes in pages."},
+    {"graph-edges", SP_OPTION_INT, AT(graph_edges), LIMIT, 1, 100000000, "1000000", "N",
+     "Edges of one binary answer; what is more comes in pages."},
+    {"graph-dense-values", SP_OPTION_INT, AT(graph_dense_values), LIMIT, 1, 1000000000, "4000000", "N",
+     "Values of one answer in a dense format; a larger one is answered 413."},
+
     /* --- connections --- */
     {"max-connections", SP_OPTION_INT, AT(max_connections), LIMIT, 1, 65536, "1024", "N",
      "Open connections; beyond it the oldest idle one is closed, else the new one is answered 503."},

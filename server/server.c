@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "server/graph_call.h"
 #include "server/jobs.h"
 #include "server/state.h"
 
@@ -33,6 +34,7 @@ sp_status sp_server_open(const sp_options *options, sp_server **out, sp_error *e
         options->api_key_file ? sp_keys_read(options->api_key_file, &server->keys, error) : SP_OK;
     if (!status) status = sp_connection_listen(server, error);
     if (!status) status = sp_jobs_open(server, &server->jobs, error);
+    if (!status) status = sp_graph_pool_open(server, &server->graphs, error);
     if (!status) status = sp_http_start(server, error);
     if (!status) status = sp_connection_watch(server, error);
     *out = server;
@@ -156,7 +158,9 @@ void sp_server_run(sp_server *server)
     end_waits(server);
     sp_http_stop(server);
     sp_jobs_close(server->jobs);
+    sp_graph_pool_close(server->graphs);
     server->jobs = NULL;
+    server->graphs = NULL;
 }
 
 void sp_server_close(sp_server *server)
@@ -169,6 +173,7 @@ void sp_server_close(sp_server *server)
     }
     sp_http_stop(server);
     sp_jobs_close(server->jobs);
+    sp_graph_pool_close(server->graphs);
     if (server->listener >= 0) close(server->listener);
     if (server->events >= 0) close(server->events);
     if (server->stop >= 0) close(server->stop);

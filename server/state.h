@@ -123,7 +123,8 @@ struct sp_server {
     pthread_mutex_t keys_lock;                                    /* guards keys; taken inside no other */
     sp_keys *keys;                                                /* NULL: everybody may ask */
     atomic_bool reload;
-    struct sp_jobs *jobs; /* helper thread of /v1/attention/apply */
+    struct sp_graph_pool *graphs; /* threads that make graphs */
+    struct sp_jobs *jobs;         /* helper thread of /v1/attention/apply */
     struct sp_linger {
         int fd;
         double until;

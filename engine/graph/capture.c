@@ -140,12 +140,37 @@ static void fill_source(sp_capture *capture, uint32_t adapter)
 
 /* --- opening --- */
 
-static sp_gold choose_gold(const sp_capture_spec *spec, const sp_attention *attention)
+static sp_status choose_gold(const sp_capture_spec *spec, const sp_attention *attention, sp_gold *out,
+                             sp_error *error)
 {
-    sp_gold gold = {.normalizer = attention->normalizer};
-    if (spec->has_gold) return spec->gold;
-    if (sp_is_softmax(gold.normalizer)) gold.cut = SP_CUT_MASS, gold.mass = 0.95;
-    return gold;
+    *out = (sp_gold){.normalizer = attention->normalizer};
+    if (!spec->has_gold) {
+        if (sp_is_softmax(out->normalizer)) out->cut = SP_CUT_MASS, out->mass = 0.95;
+        return SP_OK;
+    }
+    *out = spec->gold;
+    if (out->normalizer.alpha == SP_GOLD_OF_RUN) out->normalizer = attention->normalizer;
+    bool softmax = sp_is_softmax(out->normalizer);
+    if (softmax && out->cut == SP_CUT_NONE)
+        return sp_fail_param(error, SP_INVALID, "gold",
+                             "softmax gives every key weight: gold needs one of mass, top_k and min_weight, "
+                             "such as \"mass\": 0.95");
+    if (!softmax && out->cut != SP_CUT_NONE)
+        return sp_fail_param(error, SP_INVALID, "gold",
+                             "mass, top_k and min_weight cut softmax; entmax has zeros of its own");
+    return SP_OK;
+}
+
+static sp_status check_labels(const sp_capture_spec *spec, uint32_t n_prompt, sp_error *error)
+{
+    char field[96];
+    for (size_t i = 0; i < spec->n_labels; i++) {
+        if (spec->labels[i].n == n_prompt) continue;
+        (void)snprintf(field, sizeof field, "labels.%.60s", spec->labels[i].name);
+        return sp_fail_param(error, SP_INVALID, field, "%s has %u labels, the input has %u tokens", field,
+                             spec->labels[i].n, n_prompt);
+    }
+    return SP_OK;
 }
 
 /* Bytes of queries of one layer, and of everything else. */
@@ -226,7 +251,10 @@ sp_status sp_capture_open(sp_captures *store, const sp_capture_spec *spec, const
     const sp_hparams *hparams = &store->options.model->hparams;
     size_t bytes = 0;
     uint32_t n_layers = spec->layers ? spec->n_layers : hparams->n_layers;
-    sp_status status = check_size(store, capacity, n_layers, 0, &bytes, error);
+    sp_gold gold;
+    sp_status status = choose_gold(spec, attention, &gold, error);
+    if (status == SP_OK) status = check_labels(spec, n_prompt, error);
+    if (status == SP_OK) status = check_size(store, capacity, n_layers, 0, &bytes, error);
     if (status != SP_OK) return status;
     sp_capture *capture = sp_alloc_zero(1, sizeof *capture);
     if (!capture) return sp_fail(error, SP_NO_MEMORY, "no memory for a capture");
@@ -241,7 +269,7 @@ sp_status sp_capture_open(sp_captures *store, const sp_capture_spec *spec, const
                                       .kv_heads = hparams->n_kv_heads,
                                       .capacity = capacity,
                                       .causal = true,
-                                      .gold = choose_gold(spec, attention),
+                                      .gold = gold,
                                       .attention = &capture->attention,
                                       .source = &capture->source};
     make_id(capture->id);

@@ -40,6 +40,9 @@ typedef struct sp_captures_options {
     double (*clock)(void); /* NULL: sp_now */
 } sp_captures_options;
 
+/* As gold's alpha: that of the run. */
+#define SP_GOLD_OF_RUN 0.0f
+
 /* One set of labels, a text a position: {"pos": ["DET", ..]}. */
 typedef struct sp_label_set {
     const char *name;

@@ -1,0 +1,429 @@
+/* The threads that make graphs, and a call's way through them (graph_call.h).
+ *
+ * A call waits in one queue; --graph-jobs threads take the oldest. Calls of clients that left are dropped
+ * from the queue at once and stop at their next step when they run. */
+#include <pthread.h>
+#include <string.h>
+#include <time.h>
+
+#include "server/graph_call.h"
+#include "server/state.h"
+
+#define MAX_THREADS 64
+#define CALL_BYTES ((size_t)8 << 20)
+#define QUERY_WAIT 10.0
+
+typedef struct sp_graph_job {
+    sp_graph_pool *pool;
+    sp_graph_call *call;
+    sp_exchange *exchange; /* NULL: it has left, or there never was one */
+    bool background;
+    bool (*stop)(void *context); /* of a background job */
+    void *context;
+    bool running, done;
+    double queued, deadline;
+    sp_status status;
+    sp_error error;
+    struct sp_graph_job *next;
+} sp_graph_job;
+
+struct sp_graph_pool {
+    sp_server *server;
+    pthread_t threads[MAX_THREADS];
+    size_t n_threads;
+    pthread_mutex_t lock; /* guards all below and the jobs; taken before the server's lock */
+    pthread_cond_t changed;
+    sp_graph_job *head;
+    size_t waiting, running;
+    bool closing;
+};
+
+/* --- calls --- */
+
+sp_graph_call *sp_graph_call_new(sp_exchange *exchange)
+{
+    sp_graph_call *call = sp_alloc_zero(1, sizeof *call);
+    if (!call) {
+        sp_error error;
+        (void)sp_fail(&error, SP_NO_MEMORY, "no memory for the request");
+        sp_exchange_fail(exchange, &error);
+        return NULL;
+    }
+    sp_arena_init(&call->arena, CALL_BYTES);
+    call->engine = sp_exchange_engine(exchange);
+    call->options = sp_exchange_options(exchange);
+    call->wait = QUERY_WAIT;
+    return call;
+}
+
+void sp_graph_call_free(sp_graph_call *call)
+{
+    if (!call) return;
+    if (call->capture) sp_capture_release(call->capture);
+    if (call->other) sp_capture_release(call->other);
+    sp_buffer_fini(&call->reply.body);
+    sp_arena_fini(&call->arena);
+    sp_free(call);
+}
+
+bool sp_graph_call_hold(sp_exchange *exchange, sp_graph_call *call, const char *id, sp_capture **out)
+{
+    bool gone;
+    sp_error error;
+    sp_captures *store = sp_engine_captures(call->engine);
+    if (sp_captures_hold(store, id, sp_exchange_owner(exchange), true, out, &gone, &error) == SP_OK)
+        return true;
+    sp_exchange_refuse(exchange, gone ? 410 : 404, error.param, "%s", error.message);
+    return false;
+}
+
+sp_status sp_graph_head(sp_graph_call *call, sp_capture *capture, uint32_t layer, uint32_t head,
+                        const sp_head **out, sp_error *error)
+{
+    double progress = 0;
+    sp_status status =
+        sp_capture_head(capture, layer, head, call->blocking ? &call->runner : NULL, out, &progress, error);
+    if (status == SP_OK && !*out) {
+        call->pending = true;
+        call->progress = progress;
+    }
+    return status;
+}
+
+static void begin_reply(sp_graph_call *call, unsigned status, const char *content_type)
+{
+    size_t most = (size_t)call->options->graph_edges * 16 + SP_REPLY_BYTES;
+    sp_buffer_fini(&call->reply.body);
+    sp_buffer_init(&call->reply.body, most);
+    call->reply.status = status;
+    call->reply.content_type = content_type;
+}
+
+void sp_graph_json(sp_graph_call *call, unsigned status, sp_json_writer *writer)
+{
+    begin_reply(call, status, "application/json; charset=utf-8");
+    sp_json_writer_init(writer, &call->reply.body);
+}
+
+void sp_graph_binary(sp_graph_call *call, const char *content_type)
+{
+    begin_reply(call, 200, content_type);
+}
+
+void sp_graph_write_pending(sp_graph_call *call)
+{
+    sp_json_writer out;
+    sp_graph_json(call, 202, &out);
+    sp_json_open(&out, '{');
+    sp_json_key(&out, "state");
+    sp_json_cstring(&out, "running");
+    sp_json_key(&out, "progress");
+    sp_json_number(&out, call->progress);
+    sp_json_close(&out, '}');
+    call->reply.retry_after = 1;
+}
+
+/* --- the exchange's side --- */
+
+/* What a finished run answers. */
+static void answer(sp_exchange *exchange, sp_graph_call *call, sp_status status, const sp_error *error)
+{
+    sp_reply *reply = sp_exchange_reply(exchange);
+    if (status != SP_OK && call->refuse) {
+        sp_exchange_refuse(exchange, call->refuse, error->param, "%s", error->message);
+        return;
+    }
+    if (status != SP_OK) {
+        sp_error copy = *error;
+        copy.status = status;
+        sp_exchange_fail(exchange, &copy);
+        return;
+    }
+    if (call->pending) sp_graph_write_pending(call);
+    sp_buffer old = reply->body;
+    *reply = call->reply;
+    sp_buffer_fini(&old);
+    sp_buffer_init(&call->reply.body, 0);
+}
+
+static void free_job(sp_graph_job *job)
+{
+    sp_graph_call_free(job->call);
+    sp_free(job);
+}
+
+/* The exchange is over. */
+static void detach(void *state)
+{
+    sp_graph_job *job = state;
+    sp_graph_pool *pool = job->pool;
+    pthread_mutex_lock(&pool->lock);
+    job->exchange = NULL;
+    for (sp_graph_job **at = &pool->head; *at; at = &(*at)->next) {
+        if (*at != job) continue;
+        *at = job->next;
+        pool->waiting--;
+        break;
+    }
+    bool last = !job->running;
+    pthread_mutex_unlock(&pool->lock);
+    if (last) free_job(job);
+}
+
+static void poll_job(sp_exchange *exchange)
+{
+    sp_graph_job *job = sp_exchange_state(exchange);
+    sp_error error;
+    pthread_mutex_lock(&job->pool->lock);
+    bool done = job->done;
+    pthread_mutex_unlock(&job->pool->lock);
+    if (done)
+        answer(exchange, job->call, job->status, &job->error);
+    else if (sp_exchange_cut(exchange, &error))
+        sp_exchange_fail(exchange, &error);
+}
+
+static void push(sp_graph_pool *pool, sp_graph_job *job)
+{
+    sp_graph_job **at = &pool->head;
+    while (*at) at = &(*at)->next;
+    *at = job;
+    pool->waiting++;
+    pthread_cond_signal(&pool->changed);
+}
+
+static sp_graph_job *new_job(sp_graph_pool *pool, sp_graph_call *call, sp_error *error)
+{
+    size_t most = (size_t)pool->server->options->max_queue;
+    pthread_mutex_lock(&pool->lock);
+    bool full = pool->waiting >= most + (pool->running < pool->n_threads ? pool->n_threads : 0);
+    pthread_mutex_unlock(&pool->lock);
+    if (full) {
+        (void)sp_fail(error, SP_BUSY,
+                      "%zu graph queries run (graph_jobs) and %zu wait (max_queue); try later",
+                      pool->n_threads, most);
+        return NULL;
+    }
+    sp_graph_job *job = sp_alloc_zero(1, sizeof *job);
+    if (!job) {
+        (void)sp_fail(error, SP_NO_MEMORY, "no memory for the request");
+        return NULL;
+    }
+    job->pool = pool;
+    job->call = call;
+    job->queued = sp_now();
+    call->job = job;
+    return job;
+}
+
+void sp_graph_start(sp_exchange *exchange, sp_graph_call *call)
+{
+    sp_graph_pool *pool = sp_exchange_server(exchange)->graphs;
+    sp_error error = {0};
+    if (!call->heavy) {
+        sp_status status = call->run(call, &error);
+        if (status != SP_OK || !call->pending) {
+            answer(exchange, call, status, &error);
+            sp_graph_call_free(call);
+            return;
+        }
+    }
+    if (call->pending && call->refuse == 202) { /* nothing to compute: it runs by itself */
+        call->refuse = 0;
+        answer(exchange, call, SP_OK, &error);
+        sp_graph_call_free(call);
+        return;
+    }
+    call->pending = false;
+    sp_graph_job *job = new_job(pool, call, &error);
+    if (!job) {
+        sp_exchange_fail(exchange, &error);
+        sp_graph_call_free(call);
+        return;
+    }
+    job->exchange = exchange;
+    sp_exchange_set_state(exchange, job, detach);
+    sp_exchange_wait(exchange, poll_job);
+    pthread_mutex_lock(&pool->lock);
+    push(pool, job);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+/* --- the threads' side --- */
+
+/* Why a job ends before its work does. */
+static sp_status check_age(const sp_graph_job *job, bool waits, sp_error *error)
+{
+    const sp_options *options = job->pool->server->options;
+    double age = sp_now() - job->queued;
+    if (job->background) return SP_OK;
+    if (age > options->request_timeout)
+        return sp_fail_param(error, SP_UNAVAILABLE, "request_timeout",
+                             "the request took longer than %g seconds", options->request_timeout);
+    if (waits && age > options->queue_timeout)
+        return sp_fail_param(error, SP_UNAVAILABLE, "queue_timeout",
+                             "the request waited longer than %g seconds", options->queue_timeout);
+    return SP_OK;
+}
+
+static void finish(sp_graph_job *job, sp_status status)
+{
+    job->status = status;
+    job->done = true;
+    if (job->exchange) sp_exchange_wake(job->exchange);
+}
+
+/* With the lock held: what waits too long ends. */
+static void drop_old(sp_graph_pool *pool)
+{
+    for (sp_graph_job **at = &pool->head; *at;) {
+        sp_graph_job *job = *at;
+        if (check_age(job, true, &job->error) == SP_OK) {
+            at = &job->next;
+            continue;
+        }
+        *at = job->next;
+        pool->waiting--;
+        finish(job, SP_UNAVAILABLE);
+    }
+}
+
+/* Nobody waits for the answer any more. */
+static bool is_over(const sp_graph_job *job)
+{
+    sp_graph_pool *pool = job->pool;
+    pthread_mutex_lock(&pool->lock);
+    drop_old(pool);
+    bool over = pool->closing || (!job->background && !job->exchange);
+    pthread_mutex_unlock(&pool->lock);
+    return over || (job->stop && job->stop(job->context));
+}
+
+bool sp_graph_stopped(void *context)
+{
+    const sp_graph_call *call = context;
+    return call->job && is_over(call->job);
+}
+
+/* Of the making of heads: also when the time for it is up. */
+static bool stop_making(void *context)
+{
+    const sp_graph_call *call = context;
+    return is_over(call->job) || (!call->job->background && sp_now() > call->job->deadline);
+}
+
+static void run_job(sp_graph_job *job)
+{
+    sp_graph_call *call = job->call;
+    sp_engine_graph_runner(call->engine, stop_making, call, &call->runner);
+    call->blocking = true;
+    job->deadline = sp_now() + call->wait;
+    job->status = call->run(call, &job->error);
+}
+
+static sp_graph_job *next_job(sp_graph_pool *pool)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 1;
+    if (!pool->head) pthread_cond_timedwait(&pool->changed, &pool->lock, &until);
+    drop_old(pool);
+    sp_graph_job *job = pool->head;
+    if (!job) return NULL;
+    pool->head = job->next;
+    pool->waiting--;
+    pool->running++;
+    job->running = true;
+    return job;
+}
+
+static void *work(void *context)
+{
+    sp_graph_pool *pool = context;
+    pthread_mutex_lock(&pool->lock);
+    while (!pool->closing) {
+        sp_graph_job *job = next_job(pool);
+        if (!job) continue;
+        pthread_mutex_unlock(&pool->lock);
+        run_job(job);
+        pthread_mutex_lock(&pool->lock);
+        pool->running--;
+        job->running = false;
+        bool nobody = !job->exchange;
+        finish(job, job->status);
+        if (!nobody) continue;
+        pthread_mutex_unlock(&pool->lock);
+        free_job(job);
+        pthread_mutex_lock(&pool->lock);
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return NULL;
+}
+
+sp_status sp_graph_pool_background(sp_graph_pool *pool, sp_graph_call *call, bool (*stop)(void *context),
+                                   void *context, sp_error *error)
+{
+    sp_graph_job *job = new_job(pool, call, error);
+    if (!job) return error->status;
+    job->background = true;
+    job->stop = stop;
+    job->context = context;
+    pthread_mutex_lock(&pool->lock);
+    push(pool, job);
+    pthread_mutex_unlock(&pool->lock);
+    return SP_OK;
+}
+
+/* --- life --- */
+
+sp_status sp_graph_pool_open(sp_server *server, sp_graph_pool **out, sp_error *error)
+{
+    sp_graph_pool *pool = sp_alloc_zero(1, sizeof *pool);
+    if (!pool) return sp_fail(error, SP_NO_MEMORY, "no memory for graph threads");
+    pool->server = server;
+    pthread_mutex_init(&pool->lock, NULL);
+    pthread_cond_init(&pool->changed, NULL);
+    size_t wanted = (size_t)server->options->graph_jobs;
+    for (size_t i = 0; i < wanted && i < MAX_THREADS; i++) {
+        if (pthread_create(&pool->threads[i], NULL, work, pool) != 0) {
+            sp_graph_pool_close(pool);
+            return sp_fail(error, SP_IO, "cannot start a thread");
+        }
+        pool->n_threads++;
+    }
+    *out = pool;
+    return SP_OK;
+}
+
+void sp_graph_pool_close(sp_graph_pool *pool)
+{
+    if (!pool) return;
+    pthread_mutex_lock(&pool->lock);
+    pool->closing = true;
+    pthread_cond_broadcast(&pool->changed);
+    pthread_mutex_unlock(&pool->lock);
+    for (size_t i = 0; i < pool->n_threads; i++) pthread_join(pool->threads[i], NULL);
+    for (sp_graph_job *job = pool->head, *next; job; job = next) {
+        next = job->next;
+        free_job(job);
+    }
+    pthread_cond_destroy(&pool->changed);
+    pthread_mutex_destroy(&pool->lock);
+    sp_free(pool);
+}
+
+size_t sp_graph_pool_running(sp_graph_pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    size_t running = pool->running;
+    pthread_mutex_unlock(&pool->lock);
+    return running;
+}
+
+size_t sp_graph_memory_bytes(const sp_options *options, const sp_engine_info *info)
+{
+    size_t threads = (size_t)options->graph_jobs + SP_HTTP_THREADS;
+    size_t answer_bytes = (size_t)options->graph_edges * 24 + CALL_BYTES;
+    return (size_t)options->capture_bytes + threads * answer_bytes +
+           (size_t)options->graph_jobs * sp_head_builder_bytes(info->context, info->n_threads);
+}
