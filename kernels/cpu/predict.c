@@ -11,7 +11,7 @@
 const sp_predict_slots *sp_predict_slots_for(sp_cpu_isa level)
 {
     static const sp_predict_slots *const table[SP_CPU_ISAS] = {
-        [SP_CPU_REFERENCE] = &sp_predict_reference,   [SP_CPU_AVX2] = &sp_predict_reference,
+        [SP_CPU_REFERENCE] = &sp_predict_reference,   [SP_CPU_AVX2] = &sp_predict_avx2,
         [SP_CPU_AVX512] = &sp_predict_avx512,         [SP_CPU_AVX512VNNI] = &sp_predict_avx512,
         [SP_CPU_AVX512BF16] = &sp_predict_avx512bf16,
     };

@@ -15,6 +15,7 @@
 #define SPARSED_KERNELS_CPU_PREDICT_H
 
 #include <math.h>
+#include <string.h>
 
 #include "kernels/cpu/cpu.h"
 
@@ -63,7 +64,7 @@ typedef struct sp_predict_slots {
 } sp_predict_slots;
 
 const sp_predict_slots *sp_predict_slots_for(sp_cpu_isa level);
-extern const sp_predict_slots sp_predict_reference, sp_predict_avx512, sp_predict_avx512bf16;
+extern const sp_predict_slots sp_predict_reference, sp_predict_avx2, sp_predict_avx512, sp_predict_avx512bf16;
 
 /* Puts (distance, id) into the ascending list of n nearest so far, at most top; NaN counts as infinite. */
 static inline void sp_assign_put(float *distances, uint16_t *ids, uint32_t *n, uint32_t top, float distance,
@@ -81,5 +82,23 @@ static inline void sp_assign_put(float *distances, uint16_t *ids, uint32_t *n, u
 }
 
 #define SP_MAX_TOP 4
+
+/* Floats as integers in the same order, and back. -0 and 0 compare alike as floats, which is all that counts.
+ */
+static inline uint32_t sp_ordered(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+static inline float sp_unordered(uint32_t value)
+{
+    uint32_t bits = value & 0x80000000u ? value & 0x7fffffffu : ~value;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+#define SP_ORDERED_LEAST 0x007fffffu /* -INFINITY; what is below are no numbers */
 
 #endif

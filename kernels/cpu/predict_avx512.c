@@ -205,23 +205,6 @@ uint64_t sp_avx512_above(const float *near, float floor)
     return above(near, _mm512_set1_ps(floor));
 }
 
-/* Floats as integers in the same order, and back. -0 and 0 compare alike as floats, which is all that counts.
- */
-static uint32_t ordered(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-static float unordered(uint32_t value)
-{
-    uint32_t bits = value & 0x80000000u ? value & 0x7fffffffu : ~value;
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
 INLINE __mmask16 first_lanes(size_t n)
 {
     return (__mmask16)(n < 16 ? (1u << n) - 1 : UINT16_MAX);
@@ -238,7 +221,30 @@ static size_t count_from(const float *x, size_t n, float floor)
     return count;
 }
 
-/* A number that keep of x reach, and at most `most` of them: the largest such, or one on the way there. */
+#define GUESSES 8
+
+/* The keep-th largest of x, bit by bit from the first in which the least and the largest differ; or a number
+ * on the way there that at most `most` reach. */
+static float bisect(const float *x, size_t n, size_t keep, size_t most, float least, float largest,
+                    size_t *reach)
+{
+    if (least == 0) least = -0.0f; /* a zero may stand for either zero: begin below, end above */
+    uint32_t value = sp_ordered(least), last = sp_ordered(largest + 0.0f);
+    int bits = value == last ? 0 : 32 - __builtin_clz(value ^ last);
+    value &= ~(bits == 32 ? UINT32_MAX : ((uint32_t)1 << bits) - 1);
+    *reach = n;
+    for (uint32_t bit = bits ? (uint32_t)1 << (bits - 1) : 0; bit; bit >>= 1) {
+        size_t count = count_from(x, n, sp_unordered(value | bit));
+        if (count < keep) continue;
+        value |= bit;
+        *reach = count;
+        if (count <= most) break;
+    }
+    return sp_unordered(value);
+}
+
+/* A number that keep of x reach, and at most `most` of them where ties allow: guessed by straight lines
+ * through the counts met so far, which mostly takes few, else by bisection. n >= keep. */
 static float find_floor(const float *x, size_t n, size_t keep, size_t most, size_t *reach)
 {
     __m512 low = _mm512_set1_ps(INFINITY), high = _mm512_set1_ps(-INFINITY);
@@ -247,23 +253,24 @@ static float find_floor(const float *x, size_t n, size_t keep, size_t most, size
         low = _mm512_mask_min_ps(low, first_lanes(n - i), low, v);
         high = _mm512_mask_max_ps(high, first_lanes(n - i), high, v);
     }
-    /* a zero may stand for either zero: begin below, end above */
-    uint32_t value = ordered(_mm512_reduce_min_ps(low) - 0.0f),
-             last = ordered(_mm512_reduce_max_ps(high) + 0.0f);
-    if (_mm512_reduce_min_ps(low) == 0) value = ordered(-0.0f);
-    int bits = value == last ? 0 : 32 - __builtin_clz(value ^ last);
-    uint32_t mask = bits == 32 ? UINT32_MAX : ((uint32_t)1 << bits) - 1;
-    value &= ~mask;
-    *reach = n;
-    for (uint32_t bit = bits ? (uint32_t)1 << (bits - 1) : 0; bit; bit >>= 1) {
-        float floor = unordered(value | bit);
-        size_t count = count_from(x, n, floor);
-        if (count < keep) continue;
-        value |= bit;
-        *reach = count;
-        if (count <= most) break;
+    const float least = _mm512_reduce_min_ps(low), largest = _mm512_reduce_max_ps(high);
+    float from = least, to = largest, above_from = (float)n, above_to = 0, wanted = (float)(keep + most) / 2;
+    for (int i = 0; i < GUESSES; i++) {
+        float part = (above_from - wanted) / (above_from - above_to);
+        part = part < .1f ? .1f : part > .9f ? .9f : part;
+        float guess = from + (to - from) * part;
+        if (!(guess > from && guess < to)) break; /* as near as floats are, or infinite */
+        size_t count = count_from(x, n, guess);
+        if (count >= keep && count <= most) {
+            *reach = count;
+            return guess;
+        }
+        if (count < keep)
+            to = guess, above_to = (float)count;
+        else
+            from = guess, above_from = (float)count;
     }
-    return unordered(value);
+    return bisect(x, n, keep, most, least, largest, reach);
 }
 
 void sp_avx512_shrink(sp_scan_best *best, size_t keep, size_t most)
@@ -310,12 +317,16 @@ static float sure_floor(const float *near, const uint64_t *allowed, uint32_t til
     for (uint32_t t = 0; t < tiles; t += group, n += 16) {
         __m512 top = none;
         for (uint32_t i = t; i < t + group && i < tiles; i++) {
+            const bool whole = allowed[i] == UINT64_MAX;
+            __m512 x[4];
 #pragma GCC unroll 4
             for (int j = 0; j < 4; j++) {
-                __m512 x = _mm512_loadu_ps(near + i * SP_TILE + 16 * j);
-                /* in this order what is not a number is passed over */
-                top = _mm512_mask_max_ps(top, (__mmask16)(allowed[i] >> 16 * j), x, top);
+                x[j] = _mm512_loadu_ps(near + i * SP_TILE + 16 * j);
+                if (!whole) x[j] = _mm512_mask_mov_ps(none, (__mmask16)(allowed[i] >> 16 * j), x[j]);
             }
+            /* in this order what is not a number is passed over */
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) top = _mm512_max_ps(x[j], top);
         }
         _mm512_store_ps(tops + n, top);
     }

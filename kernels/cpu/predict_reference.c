@@ -108,13 +108,10 @@ static void take(const float *near, const uint64_t *allowed, uint32_t tiles, uin
     }
 }
 
-/* Floats as integers in the same order; -0 as 0. */
+/* -0 as 0. */
 static uint32_t ordered(float x)
 {
-    uint32_t bits;
-    x += 0.0f;
-    memcpy(&bits, &x, sizeof bits);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    return sp_ordered(x + 0.0f);
 }
 
 /* The keep-th largest, bit by bit from the top: the largest value that keep numbers reach. */
