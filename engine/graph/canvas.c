@@ -42,7 +42,6 @@ sp_status sp_canvas_init(sp_canvas *canvas, sp_canvas_kind kind, double width, d
 void sp_canvas_fini(sp_canvas *canvas)
 {
     sp_free(canvas->pixels);
-    sp_free(canvas->labels);
     sp_buffer_fini(&canvas->body);
     *canvas = (sp_canvas){0};
 }
@@ -106,7 +105,7 @@ void sp_canvas_rects(sp_canvas *canvas, const sp_rect *rects, size_t n, sp_rgb c
     }
     put_rects(canvas, rects, n);
     put_color(canvas, "fill", color);
-    sp_buffer_text(&canvas->body, "/>\n");
+    sp_buffer_text(&canvas->body, " shape-rendering=\"crispEdges\"/>\n");
 }
 
 void sp_canvas_frame(sp_canvas *canvas, sp_rect r, sp_rgb color)
@@ -175,7 +174,7 @@ static void put_level(sp_canvas *c, sp_rect rect, const uint8_t *levels, uint32_
     }
     sp_buffer_text(&c->body, "\"");
     put_color(c, "fill", color);
-    sp_buffer_text(&c->body, "/>\n");
+    sp_buffer_text(&c->body, " shape-rendering=\"crispEdges\"/>\n");
 }
 
 static void put_image(sp_canvas *c, sp_rect rect, const uint8_t *levels, uint32_t rows, uint32_t columns,
@@ -270,23 +269,6 @@ void sp_canvas_marks(sp_canvas *canvas, sp_mark mark, const sp_point *points, si
 
 /* --- text --- */
 
-static void add_label(sp_canvas *c, sp_rect box)
-{
-    if (c->n_labels == c->labels_capacity) {
-        size_t capacity = c->labels_capacity ? 2 * c->labels_capacity : 64;
-        sp_rect *labels = sp_alloc(capacity, sizeof *labels);
-        if (!labels) {
-            c->failed = true;
-            return;
-        }
-        if (c->n_labels > 0) memcpy(labels, c->labels, c->n_labels * sizeof *labels);
-        sp_free(c->labels);
-        c->labels = labels;
-        c->labels_capacity = capacity;
-    }
-    c->labels[c->n_labels++] = box;
-}
-
 static void put_text(sp_canvas *c, sp_font font, sp_point at, const char *text, size_t n, double width,
                      sp_rgb color, bool upward)
 {
@@ -303,7 +285,7 @@ static void put_text(sp_canvas *c, sp_font font, sp_point at, const char *text, 
     }
     if (font == SP_FONT_TITLE) sp_buffer_text(&c->body, " font-size=\"15\" font-weight=\"bold\"");
     put_color(c, "fill", color);
-    if (n > 1) put_attribute(c, "textLength", width);
+    put_attribute(c, "textLength", width);
     sp_buffer_text(&c->body, ">");
     sp_text_xml(text, n, &c->body);
     sp_buffer_text(&c->body, "</text>\n");
@@ -312,16 +294,13 @@ static void put_text(sp_canvas *c, sp_font font, sp_point at, const char *text, 
 void sp_canvas_text(sp_canvas *canvas, sp_font font, sp_point at, const char *text, size_t n, sp_rgb color,
                     sp_anchor anchor, bool upward)
 {
-    double width = sp_text_width(font, text, n), size = sp_font_sizes[font];
+    double width = sp_text_width(font, text, n);
     double back = anchor == SP_START ? 0 : anchor == SP_MIDDLE ? width / 2 : width;
     if (n == 0) return;
-    if (upward) {
+    if (upward)
         at.y += back;
-        add_label(canvas, (sp_rect){at.x - 0.76 * size, at.y - width, size, width});
-    } else {
+    else
         at.x -= back;
-        add_label(canvas, (sp_rect){at.x, at.y - 0.76 * size, width, size});
-    }
     if (canvas->kind == SP_CANVAS_PNG)
         sp_raster_text(canvas, font, at, text, n, color, upward);
     else

@@ -1,10 +1,10 @@
 /* What pictures are drawn on: SVG text or PNG pixels behind one set of calls, so that both show the same.
  *
  * Units are CSS pixels from the top left corner; PNG is drawn at double size, at single size where it would
- * pass 16 million pixels. Shapes are anti-aliased by coverage = clamp(half width + 1/2 - distance). Every
- * text leaves its box, so that a test can check that no two overlap and none leaves the picture.
+ * pass 16 million pixels. Shapes are anti-aliased by coverage = clamp(half width + 1/2 - distance). SVG
+ * states the width of every text as measured here, so that another font gets the same layout.
  *
- * Ownership: the canvas owns pixels, markup and boxes; running out of memory is remembered and reported by
+ * Ownership: the canvas owns pixels and markup; running out of memory is remembered and reported by
  * sp_canvas_finish. Tests: tests/unit/engine/test_canvas.c */
 #ifndef SPARSED_ENGINE_GRAPH_CANVAS_H
 #define SPARSED_ENGINE_GRAPH_CANVAS_H
@@ -34,9 +34,6 @@ typedef struct sp_canvas {
     /* SVG */
     sp_buffer body;
     uint32_t n_patterns;
-    /* both */
-    sp_rect *labels; /* (n_labels) boxes of all texts */
-    size_t n_labels, labels_capacity;
     bool failed;
 } sp_canvas;
 

@@ -66,6 +66,7 @@ static double paragraph(sp_sheet *sheet, sp_font font, const char *text, size_t 
 
 static double draw_head(sp_sheet *sheet, const sp_sheet_texts *texts, const sp_palette *p, double width)
 {
+    if (texts->bare) return MARGIN;
     double y =
         paragraph(sheet, SP_FONT_TITLE, texts->title.data, texts->title.size, width, MARGIN - 6, p->ink);
     y = paragraph(sheet, SP_FONT_TEXT, texts->reading, strlen(texts->reading), width, y + 3, p->muted);

@@ -1,0 +1,155 @@
+/* engine/graph/picture: sizes and odd graphs, and that no edge is lost: a single edge of weight 0, of a
+ * million pairs, among 32 thousand positions. Layout, text and colours of whole pictures are in
+ * tests/golden/test_graph.py. */
+#include <string.h>
+
+#include "engine/graph/sheet.h"
+#include "tests/support/graph_scene.h"
+#include "tests/support/test.h"
+
+static sp_status draw(int view, const sp_slice *slice, const sp_picture_options *options, sp_buffer *out,
+                      sp_error *error)
+{
+    return view == 0   ? sp_picture_matrix(slice, options, out, error)
+           : view == 1 ? sp_picture_panels(slice, slice, slice, options, out, error)
+                       : sp_picture_lines(slice, options, out, error);
+}
+
+static void draw_all(const sp_slice *slice)
+{
+    for (int view = 0; view < 3; view++) {
+        for (int kind = 0; kind < 2; kind++) {
+            for (sp_color_scale scale = 0; scale < SP_COLOR_SCALES; scale++) {
+                sp_picture_options options = sp_picture_defaults((sp_canvas_kind)kind);
+                sp_error error = {0};
+                sp_buffer out;
+                options.scale = scale;
+                sp_buffer_init(&out, 1 << 26);
+                assert_ok(draw(view, slice, &options, &out, &error), error);
+                assert_memory_equal(out.data, kind == SP_CANVAS_PNG ? "\x89PNG" : "<svg", 4);
+                sp_buffer_fini(&out);
+            }
+        }
+    }
+}
+
+static void test_shapes(void **state)
+{
+    (void)state;
+    static const uint32_t shapes[][2] = {{1, 1}, {1, 40}, {40, 1}, {3, 700}, {17, 17}};
+    for (size_t i = 0; i < COUNT_OF(shapes); i++) {
+        sp_graph_scene scene;
+        sp_slice slice;
+        sp_graph_scene_init(&scene, shapes[i][0], shapes[i][1], false);
+        sp_graph_scene_whole(&scene, SP_GRAPH_PRED, false, &slice);
+        draw_all(&slice);
+        sp_slice_fini(&slice);
+        sp_graph_scene_fini(&scene);
+    }
+}
+
+/* A graph of n positions with the given edges (row, key), all of one weight. */
+static sp_slice graph_of(const sp_graph_scene *scene, uint32_t n, const uint32_t (*edges)[2],
+                         uint32_t n_edges, float weight)
+{
+    sp_slice slice = {.graph = SP_GRAPH_PRED,
+                      .name = "pred",
+                      .n_query = n,
+                      .n_key = n,
+                      .causal = true,
+                      .row_end = n,
+                      .col_end = n,
+                      .source = &scene->source,
+                      .tokens = scene->tokens};
+    slice.indptr = sp_alloc_zero(n + 1, sizeof *slice.indptr);
+    slice.indices = sp_alloc(n_edges + 1, sizeof *slice.indices);
+    slice.weights = sp_alloc(n_edges + 1, sizeof *slice.weights);
+    assert_true(slice.indptr && slice.indices && slice.weights);
+    for (uint32_t e = 0; e < n_edges; e++) {
+        slice.indices[e] = edges[e][1];
+        slice.weights[e] = weight;
+        for (uint32_t i = edges[e][0] + 1; i <= n; i++) slice.indptr[i]++;
+    }
+    return slice;
+}
+
+static void test_no_edges(void **state)
+{
+    (void)state;
+    sp_graph_scene scene;
+    sp_graph_scene_init(&scene, 20, 20, false);
+    sp_slice slice = graph_of(&scene, 20, NULL, 0, 0);
+    draw_all(&slice);
+    sp_slice_fini(&slice);
+    sp_graph_scene_fini(&scene);
+}
+
+/* Every edge has its level in its cell and no other cell has any, at any number of positions. */
+static void test_levels(void **state)
+{
+    (void)state;
+    static const uint32_t sizes[] = {20, 719, 721, 32768};
+    static const float weights[] = {0, 1e-30f, 0.5f};
+    for (size_t s = 0; s < COUNT_OF(sizes); s++) {
+        uint32_t n = sizes[s];
+        const uint32_t edges[][2] = {{3, 2}, {n / 2, 7}, {n - 1, 0}, {n - 1, n - 1}};
+        sp_graph_scene scene;
+        sp_graph_scene_init(&scene, n, n, false);
+        for (size_t w = 0; w < COUNT_OF(weights); w++) {
+            sp_slice slice = graph_of(&scene, n, edges, 4, weights[w]);
+            const sp_slice *slices[1] = {&slice};
+            sp_grid grid;
+            double low, high;
+            sp_grid_fit(&slice, 720, 20, true, &grid);
+            assert_in_range(grid.columns, 1, 720);
+            assert_true(grid.rect.width <= 720 && grid.cell >= 1);
+            uint8_t *levels = sp_alloc((size_t)grid.rows * grid.columns, 1);
+            assert_non_null(levels);
+            sp_weight_range(slices, 1, SP_SCALE_LOG, &low, &high);
+            sp_grid_levels(&grid, &slice, SP_SCALE_LOG, low, high, levels);
+            size_t found = 0;
+            for (size_t i = 0; i < (size_t)grid.rows * grid.columns; i++) found += levels[i] > 0;
+            assert_int_equal(found, 4);
+            for (int e = 0; e < 4; e++)
+                assert_true(
+                    levels[(size_t)(edges[e][0] / grid.step) * grid.columns + edges[e][1] / grid.step] > 0);
+            sp_free(levels);
+            if (n == 721 && w == 0) draw_all(&slice);
+            sp_slice_fini(&slice);
+        }
+        sp_graph_scene_fini(&scene);
+    }
+}
+
+static void test_strides(void **state)
+{
+    (void)state;
+    static const uint32_t expected[] = {1, 2, 5, 10, 20, 50, 100, 200, 500};
+    for (size_t i = 0; i < COUNT_OF(expected); i++) {
+        assert_int_equal(sp_label_stride(12.0 / expected[i]), expected[i]);
+        if (i > 0) assert_int_equal(sp_label_stride(12.0 / (expected[i] - 0.5)), expected[i]);
+    }
+}
+
+static void test_captions(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t value;
+        const char *text;
+    } counts[] = {{0, "0"}, {999, "999"}, {1000, "1,000"}, {1234567, "1,234,567"}};
+    for (size_t i = 0; i < COUNT_OF(counts); i++) {
+        sp_buffer out;
+        sp_buffer_init(&out, 64);
+        sp_caption_count(counts[i].value, &out);
+        sp_buffer_append(&out, "", 1);
+        assert_string_equal(out.data, counts[i].text);
+        sp_buffer_fini(&out);
+    }
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_shapes),  cmocka_unit_test(test_no_edges), cmocka_unit_test(test_levels),
+    cmocka_unit_test(test_strides), cmocka_unit_test(test_captions),
+};
+TEST_MAIN(tests)
