@@ -285,11 +285,11 @@ static void test_report_measures(void **state)
     sp_json_writer_init(&writer, &buffer);
     sp_attention_report_write(&report, &writer);
     sp_buffer_append(&buffer, "", 1);
-    assert_non_null(strstr(buffer.data,
-                           "\"normalizer\":\"softmax\",\"heads\":[{\"layer\":0,\"head\":0,\"edges_gold\":4,"
-                           "\"edges_pred\":0,\"edges_both\":0,\"pairs_valid\":8,\"rows_valid\":2,"
-                           "\"rows_exact\":0,\"rows_empty\":0,\"recall\":0,\"precision\":null,"
-                           "\"sparsity\":1,\"sparsity_gold\":0.5,\"exact\":0,\"mass\":0.75,\"gold_mass\":0.95}],"));
+    assert_non_null(strstr(
+        buffer.data, "\"normalizer\":\"softmax\",\"heads\":[{\"layer\":0,\"head\":0,\"edges_gold\":4,"
+                     "\"edges_pred\":0,\"edges_both\":0,\"pairs_valid\":8,\"rows_valid\":2,"
+                     "\"rows_exact\":0,\"rows_empty\":0,\"recall\":0,\"precision\":null,"
+                     "\"sparsity\":1,\"sparsity_gold\":0.5,\"exact\":0,\"mass\":0.75,\"gold_mass\":0.95}],"));
     sp_buffer_fini(&buffer);
 }
 
