@@ -63,4 +63,18 @@ typedef struct sp_assign_args {
     uint16_t *ids; /* (rows, n_maps, top): nearest first (squared Euclid), ties to the lower id */
 } sp_assign_args;
 
+/* Keys kept as ids of centroids: key tile t is (n_runs, n_heads, 64, 4) numbers at id_pages[t], of which the
+ * first n_ids of each four are used. */
+typedef struct sp_match {
+    uint32_t run, head, id;
+} sp_match;
+
+typedef struct sp_match_args {
+    uint32_t n_keys, n_heads, n_ids;
+    const uint16_t *const *id_pages; /* (ceil(n_keys / 64)) */
+    size_t n_matches;
+    const sp_match *matches; /* (n_matches) */
+    uint64_t *words;         /* (n_matches, ceil(n_keys / 64)): keys that have the id in this run and head */
+} sp_match_args;
+
 #endif

@@ -24,6 +24,7 @@ static const sp_ops cpu_ops = {
     .scan_mask = sp_cpu_scan_mask,
     .scan_top = sp_cpu_scan_top,
     .assign = sp_cpu_assign,
+    .match_ids = sp_cpu_match_ids,
 };
 
 /* The same, linear layers by OpenBLAS. */
@@ -47,6 +48,7 @@ static const sp_ops openblas_ops = {
     .scan_mask = sp_cpu_scan_mask,
     .scan_top = sp_cpu_scan_top,
     .assign = sp_cpu_assign,
+    .match_ids = sp_cpu_match_ids,
 };
 
 static sp_cpu_slots tables[SP_CPU_ISAS];

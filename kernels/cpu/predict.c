@@ -89,6 +89,40 @@ void sp_cpu_assign(sp_device *device, const sp_assign_args *args)
     run(device, &work, (size_t)args->n_centroids * args->rank / 16 + 1, assign_task);
 }
 
+#define MATCH_TILES 128 /* key tiles of a task */
+
+typedef struct match_job {
+    const sp_predict_slots *slots;
+    const sp_match_args *args;
+    size_t tiles;
+} match_job;
+
+static void match_task(void *context, size_t task, size_t worker)
+{
+    const match_job *work = context;
+    const sp_match_args *args = work->args;
+    size_t begin = task * MATCH_TILES, end = begin + MATCH_TILES;
+    (void)worker;
+    for (size_t t = begin; t < end && t < work->tiles; t++) {
+        size_t left = args->n_keys - t * SP_TILE;
+        uint64_t exist = left < SP_TILE ? ((uint64_t)1 << left) - 1 : UINT64_MAX;
+        for (size_t i = 0; i < args->n_matches; i++) {
+            const sp_match *m = &args->matches[i];
+            const uint16_t *ids =
+                args->id_pages[t] + ((size_t)m->run * args->n_heads + m->head) * SP_TILE * 4;
+            args->words[i * work->tiles + t] = exist & work->slots->match(ids, args->n_ids, (uint16_t)m->id);
+        }
+    }
+}
+
+void sp_cpu_match_ids(sp_device *device, const sp_match_args *args)
+{
+    match_job work = {.slots = sp_predict_slots_for(sp_cpu_of(device)->level),
+                      .args = args,
+                      .tiles = ((size_t)args->n_keys + SP_TILE - 1) / SP_TILE};
+    sp_threads_run(device->threads, (work.tiles + MATCH_TILES - 1) / MATCH_TILES, match_task, &work);
+}
+
 void sp_cpu_store_codes(sp_device *device, size_t rows, uint32_t position, uint32_t n_maps, uint32_t rank,
                         sp_dtype dtype, const float *x, size_t map_bytes, uint8_t *const *pages)
 {

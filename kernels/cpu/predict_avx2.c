@@ -263,6 +263,21 @@ static void shrink(sp_scan_best *best, size_t keep, size_t most)
     best->floor = least;
 }
 
+static uint64_t match(const uint16_t *ids, uint32_t n_ids, uint16_t id)
+{
+    const __m256i wanted = _mm256_set1_epi16((short)id);
+    const uint32_t used = 0x01010101u * ((1u << 2 * n_ids) - 1); /* two bits an id, four ids a key */
+    uint64_t word = 0;
+    for (size_t j = 0; j < SP_TILE; j += 4) {
+        __m256i four = _mm256_loadu_si256((const __m256i *)(const void *)(ids + 4 * j));
+        uint32_t in = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi16(four, wanted)) & used;
+        in |= in >> 4;
+        in |= in >> 2;
+        word |= (uint64_t)_pext_u32(in, 0x01010101u) << j;
+    }
+    return word;
+}
+
 /* --- nearest centroids: 8 to a vector --- */
 
 #define CENTROID_STEPS 64 /* numbers of 8 centroids that are turned at once */
@@ -319,4 +334,5 @@ const sp_predict_slots sp_predict_avx2 = {.project = project,
                                           .above = above,
                                           .take = take,
                                           .shrink = shrink,
+                                          .match = match,
                                           .assign = assign};

@@ -374,6 +374,23 @@ void sp_avx512_take(const float *near, const uint64_t *allowed, uint32_t tiles, 
     best->n = (size_t)(to - best->near);
 }
 
+uint64_t sp_avx512_match(const uint16_t *ids, uint32_t n_ids, uint16_t id)
+{
+    const __m512i wanted = _mm512_set1_epi16((short)id);
+    const __mmask32 used = 0x11111111u * ((1u << n_ids) - 1);
+    uint64_t word = 0;
+#pragma GCC unroll 4
+    for (size_t j = 0; j < SP_TILE; j += 16) {
+        __mmask32 low = _mm512_mask_cmpeq_epi16_mask(used, _mm512_loadu_si512(ids + 4 * j), wanted);
+        __mmask32 high = _mm512_mask_cmpeq_epi16_mask(used, _mm512_loadu_si512(ids + 4 * j + 32), wanted);
+        uint64_t in = _mm512_kunpackd(high, low);
+        in |= in >> 2;
+        in |= in >> 1;
+        word |= _pext_u64(in, 0x1111111111111111u) << j;
+    }
+    return word;
+}
+
 /* --- nearest centroids --- */
 
 #define CENTROID_STEPS 128 /* numbers of 16 centroids that are turned at once */
@@ -455,4 +472,5 @@ const sp_predict_slots sp_predict_avx512 = {.project = sp_avx512_project,
                                             .above = sp_avx512_above,
                                             .take = sp_avx512_take,
                                             .shrink = sp_avx512_shrink,
+                                            .match = sp_avx512_match,
                                             .assign = sp_avx512_assign};

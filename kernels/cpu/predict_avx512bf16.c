@@ -61,4 +61,5 @@ const sp_predict_slots sp_predict_avx512bf16 = {.project = sp_avx512_project,
                                                 .above = sp_avx512_above,
                                                 .take = sp_avx512_take,
                                                 .shrink = sp_avx512_shrink,
+                                                .match = sp_avx512_match,
                                                 .assign = sp_avx512_assign};

@@ -139,6 +139,14 @@ static void shrink(sp_scan_best *best, size_t keep, size_t most)
     best->n = n;
 }
 
+static uint64_t match(const uint16_t *ids, uint32_t n_ids, uint16_t id)
+{
+    uint64_t word = 0;
+    for (size_t j = 0; j < SP_TILE; j++)
+        for (uint32_t i = 0; i < n_ids; i++) word |= (uint64_t)(ids[4 * j + i] == id) << j;
+    return word;
+}
+
 static void assign(const sp_assign_args *args, uint32_t map, size_t first, size_t rows)
 {
     const float *centroids = args->centroids + map * args->centroid_stride;
@@ -164,4 +172,5 @@ const sp_predict_slots sp_predict_reference = {.project = project,
                                                .above = above,
                                                .take = take,
                                                .shrink = shrink,
+                                               .match = match,
                                                .assign = assign};

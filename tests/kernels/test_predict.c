@@ -442,6 +442,40 @@ static void test_assign(void **state)
     }
 }
 
+static void test_match(void **state)
+{
+    (void)state;
+    enum { KEYS = 9000, M_HEADS = 3, M_RUNS = 2, TILES = (KEYS + 63) / 64, IDS = M_RUNS * M_HEADS * 64 * 4 };
+    test_random random = {17};
+    uint16_t *ids = sp_alloc((size_t)TILES * IDS, sizeof *ids);
+    const uint16_t **pages = sp_alloc(TILES, sizeof *pages);
+    for (size_t i = 0; i < (size_t)TILES * IDS; i++) ids[i] = (uint16_t)test_random_below(&random, 5);
+    for (size_t t = 0; t < TILES; t++) pages[t] = ids + t * IDS;
+    static const sp_match matches[] = {{0, 0, 0}, {0, 0, 4}, {1, 2, 3}, {1, 0, 65535}};
+    uint64_t *words = sp_alloc(COUNT_OF(matches) * TILES, sizeof *words);
+    for (int level = 0; level <= (int)sp_cpu_level(); level++) {
+        sp_device *device = open_level((sp_cpu_isa)level, 2);
+        for (uint32_t n_ids = 1; n_ids <= 4; n_ids++) {
+            sp_match_args args = {KEYS, M_HEADS, n_ids, pages, COUNT_OF(matches), matches, words};
+            memset(words, 0x55, COUNT_OF(matches) * TILES * sizeof *words);
+            device->ops->match_ids(device, &args);
+            for (size_t m = 0; m < COUNT_OF(matches); m++) {
+                for (size_t key = 0; key < TILES * 64; key++) {
+                    const uint16_t *four =
+                        pages[key / 64] + ((matches[m].run * M_HEADS + matches[m].head) * 64 + key % 64) * 4;
+                    bool want = false;
+                    for (uint32_t i = 0; i < n_ids && key < KEYS; i++) want |= four[i] == matches[m].id;
+                    assert_int_equal(words[m * TILES + key / 64] >> key % 64 & 1, want);
+                }
+            }
+        }
+        sp_device_close(device);
+    }
+    sp_free(ids);
+    sp_free((void *)pages);
+    sp_free(words);
+}
+
 /* Case R9: four queries, four keys, three centroids in the plane. */
 static const float r9_q[] = {.1f, 2, .9f, -1, -.5f, 0, 1.5f, .7f},
                    r9_k[] = {.2f, 1.1f, -.4f, -2, .8f, .3f, 2, -.1f};
@@ -549,8 +583,8 @@ static void test_odd_numbers(void **state)
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_project),     cmocka_unit_test(test_assign), cmocka_unit_test(test_r9),
-    cmocka_unit_test(test_scans),       cmocka_unit_test(test_ties),   cmocka_unit_test(test_rows_alone),
-    cmocka_unit_test(test_odd_numbers),
+    cmocka_unit_test(test_project),    cmocka_unit_test(test_assign),      cmocka_unit_test(test_r9),
+    cmocka_unit_test(test_match),      cmocka_unit_test(test_scans),       cmocka_unit_test(test_ties),
+    cmocka_unit_test(test_rows_alone), cmocka_unit_test(test_odd_numbers),
 };
 TEST_MAIN(tests)
