@@ -4,7 +4,8 @@ say. Its context is 32,768 tokens, so that long prompts are within it.
 
 usage: tests/bench/make_model.py FOLDER; then sparsed bench --model FOLDER
 
-Same bytes at every run (269 MB). The tokenizer has single bytes only.
+Same bytes at every run (269 MB). The tokenizer has single bytes only. Beside it a random fit for sparsefinder of rank 16:
+one k map a KV head, the q maps of its heads alike, and 32 centroids with maps of their own.
 """
 import json
 import os
@@ -49,6 +50,43 @@ def shapes():
     yield "model.norm.weight", (HIDDEN,)
 
 
+RANK, CENTROIDS = 16, 32
+
+
+def fit_tensors(random):
+    dim, share = HIDDEN // HEADS, HEADS // KV_HEADS
+    for layer in range(LAYERS):
+        for name in ("dot.", "cluster%d." % CENTROIDS):
+            maps = numpy.linalg.qr(random.standard_normal((KV_HEADS, dim, dim)))[0][:, :, :RANK]
+            where = "layers.%d.self.%s" % (layer, name)
+            yield where + "k_proj.bias", numpy.zeros((KV_HEADS, RANK))
+            yield where + "k_proj.weight", maps
+            yield where + "q_proj.bias", numpy.zeros((HEADS, RANK))
+            yield where + "q_proj.weight", numpy.repeat(maps, share, 0)
+            if name == "dot.":
+                yield where + "thresholds", numpy.full(HEADS, 4.0)
+            else:
+                yield where + "centroids", random.standard_normal((HEADS, 1, CENTROIDS, RANK))
+
+
+def write_tensors(path, metadata, tensors):
+    header, place, data = {"__metadata__": metadata}, 0, []
+    for name, values in sorted(tensors):
+        data.append(values.astype("<f4").tobytes())
+        header[name] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [place, place + len(data[-1])]}
+        place += len(data[-1])
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text + b"".join(data))
+
+
+def write_fit(path):
+    metadata = {"format": "sparsed.sparsefinder.v1", "layers": str(LAYERS), "heads": str(HEADS),
+                "d": str(HIDDEN // HEADS), "r": str(RANK), "alpha": "1.5", "seed": "0", "rope": "post", "length": "32768"}
+    write_tensors(path, metadata, fit_tensors(numpy.random.default_rng(136)))
+
+
 def write(folder):
     os.makedirs(folder, exist_ok=True)
     for name, value in (("config.json", CONFIG), ("tokenizer.json", tiny_model.tokenizer())):
@@ -68,6 +106,7 @@ def write(folder):
             values = random.standard_normal(shape, numpy.float32)
             values = 1 + 0.05 * values if len(shape) == 1 else values / numpy.sqrt(numpy.float32(shape[1]))
             file.write(tiny_model.to_bf16(values).tobytes())
+    write_fit(os.path.join(folder, "sparsefinder.safetensors"))
 
 
 if __name__ == "__main__":
