@@ -5,27 +5,14 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "server/graph_wish.h"
 #include "server/routes.h"
 
 #define MAX_PARTS 8
 
 /* --- slices --- */
 
-/* What every slice of a head says of itself. */
-static void describe(const sp_graph_call *call, const sp_head *head, sp_slice *slice)
-{
-    const sp_capture_info *info = call->info;
-    slice->graph = call->graph;
-    slice->name = sp_graph_name(call->graph);
-    slice->layer = call->layer;
-    slice->head = call->head;
-    slice->kv_head = call->head / (info->model_heads / info->kv_heads);
-    slice->causal = info->causal;
-    slice->metrics = &head->record;
-    slice->source = info->source;
-}
-
-static sp_status run_edges(sp_graph_call *call, sp_error *error)
+sp_status sp_graph_run_edges(sp_graph_call *call, sp_error *error)
 {
     const sp_head *head;
     sp_slice slice = {0};
@@ -38,7 +25,7 @@ static sp_status run_edges(sp_graph_call *call, sp_error *error)
         status = sp_slice_fill(&rows, &call->filter, call->first, call->limit, sp_graph_stopped, call, &slice,
                                error);
     if (status == SP_OK) {
-        describe(call, head, &slice);
+        sp_graph_describe(call, call->layer, call->head, call->graph, head, &slice);
         status = sp_graph_reply_slice(call, &slice, error);
     }
     sp_slice_fini(&slice);
@@ -144,7 +131,7 @@ static bool ask_edges(sp_exchange *exchange, sp_graph_call *call)
 {
     static const char *const known[] = {"graph",  "rows",   "cols",    "top_k", "min_weight", "mass",
                                         "cursor", "format", "weights", "limit", NULL};
-    call->run = run_edges;
+    call->run = sp_graph_run_edges;
     return sp_exchange_only(exchange, known) && sp_graph_ask_graph(exchange, call) &&
            sp_graph_ask_filter(exchange, call) && sp_graph_ask_page(exchange, call);
 }

@@ -9,5 +9,8 @@ void sp_graph_state(sp_exchange *exchange, const char *id);
 sp_status sp_graph_run_tokens(sp_graph_call *call, sp_error *error);
 /* A route that reads many heads: api_graph_many.c. False: there is no such route. */
 bool sp_graph_many(sp_exchange *exchange, sp_graph_call *call, const char *name);
+/* What {id}/export takes: api_graph_export.c. False: refused. */
+bool sp_graph_export(sp_exchange *exchange, sp_graph_call *call);
+sp_status sp_graph_run_edges(sp_graph_call *call, sp_error *error);
 
 #endif

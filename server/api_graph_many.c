@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "server/api_graph.h"
+#include "server/graph_wish.h"
 
 #define OVERVIEW_WAIT 5.0
 #define MAX_BOUNDS 48
@@ -235,25 +236,6 @@ static bool ask_heads(sp_exchange *exchange, sp_graph_call *call)
 
 /* --- overview --- */
 
-/* A head's picture, made where there is time; NULL and SP_OK: not yet. */
-static sp_status know_thumbnail(sp_graph_call *call, uint32_t layer, uint32_t head, const uint8_t **cells,
-                                sp_error *error)
-{
-    const sp_head *made;
-    uint8_t fresh[SP_OVERVIEW_SIDE * SP_OVERVIEW_SIDE];
-    *cells = sp_capture_thumbnail(call->capture, layer, head, call->graph);
-    if (*cells || call->pending) return SP_OK;
-    sp_status status = sp_graph_head(call, call->capture, layer, head, &made, error);
-    if (status != SP_OK || !made) return status;
-    status = sp_head_check(made, call->graph, error);
-    if (status == SP_OK) status = sp_thumbnail_make(made, call->graph, fresh, error);
-    sp_capture_release_head(call->capture, layer, head);
-    if (status == SP_OK)
-        status = sp_capture_keep_thumbnail(call->capture, layer, head, call->graph, fresh, error);
-    *cells = sp_capture_thumbnail(call->capture, layer, head, call->graph);
-    return status;
-}
-
 static void write_overview(sp_graph_call *call, const uint8_t *cells, const uint8_t *done, size_t size)
 {
     sp_json_writer out;
@@ -301,7 +283,7 @@ static sp_status run_overview(sp_graph_call *call, sp_error *error)
     call->pending = false;
     for (uint32_t h = 0; h < n && status == SP_OK; h++) {
         const uint8_t *made = NULL;
-        status = know_thumbnail(call, call->layer, call->info->heads[h], &made, error);
+        status = sp_graph_thumbnail(call, call->layer, call->info->heads[h], &made, error);
         if (made) memcpy(cells + h * one, made, one);
         done[h] = made != NULL;
         n_done += done[h];
@@ -341,6 +323,7 @@ bool sp_graph_many(sp_exchange *exchange, sp_graph_call *call, const char *name)
 {
     if (strcmp(name, "heads") == 0) return ask_heads(exchange, call);
     if (strcmp(name, "overview") == 0) return ask_overview(exchange, call);
+    if (strcmp(name, "export") == 0) return sp_graph_export(exchange, call);
     sp_exchange_refuse(exchange, 404, NULL, "there is no such route below a capture");
     return false;
 }

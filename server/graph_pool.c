@@ -6,7 +6,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "server/graph_call.h"
+#include "server/graph_wish.h"
 #include "server/state.h"
 
 #define MAX_THREADS 64
@@ -423,7 +423,9 @@ size_t sp_graph_pool_running(sp_graph_pool *pool)
 size_t sp_graph_memory_bytes(const sp_options *options, const sp_engine_info *info)
 {
     size_t threads = (size_t)options->graph_jobs + SP_HTTP_THREADS;
-    size_t answer_bytes = (size_t)options->graph_edges * 24 + CALL_BYTES;
+    size_t sparse = (size_t)options->graph_edges * 24;
+    size_t dense = sp_graph_dense_bytes(options) + (size_t)options->graph_dense_values * 8; /* text, edges */
+    size_t answer_bytes = (sparse > dense ? sparse : dense) + CALL_BYTES;
     return (size_t)options->capture_bytes + threads * answer_bytes +
            (size_t)options->graph_jobs * sp_head_builder_bytes(info->context, info->n_threads);
 }
