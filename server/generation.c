@@ -103,6 +103,14 @@ static void write_report(const sp_event *event, sp_json_writer *out)
         sp_json_null(out);
 }
 
+/* The id of a choice's capture; nothing where none was asked for. */
+static void write_attention_id(const sp_choice *c, sp_json_writer *out)
+{
+    if (!c->attention_id[0]) return;
+    sp_json_key(out, "attention_id");
+    sp_json_cstring(out, c->attention_id);
+}
+
 /* n_first: tokens that came without a step of decoding, one a choice. */
 static void write_timings(const sp_usage *usage, size_t n_first, sp_json_writer *out)
 {
@@ -140,8 +148,11 @@ static sp_status submit_next(sp_exchange *exchange, sp_generation *g, sp_error *
     request.sampling.seed = (int64_t)((uint64_t)request.sampling.seed + g->n_started % g->asked.n);
     sp_status status =
         sp_engine_submit(sp_exchange_engine(exchange), &request, wake, exchange, &c->stream, error);
-    if (!status) g->n_started++;
-    return status;
+    if (status) return status;
+    const char *id = sp_stream_attention_id(c->stream);
+    if (id) memcpy(c->attention_id, id, strlen(id) + 1);
+    g->n_started++;
+    return SP_OK;
 }
 
 /* Submits the next choice once the one before has left the queue. */
@@ -204,11 +215,13 @@ static void reply_whole(sp_exchange *exchange, sp_generation *g)
         sp_json_uint(&writer, i);
         g->format->choice(g, &g->choices[i], &writer);
         if (g->n_choices > 1) write_report(&g->choices[i].last, &writer);
+        if (g->n_choices > 1) write_attention_id(&g->choices[i], &writer);
         sp_json_close(&writer, '}');
     }
     sp_json_close(&writer, ']');
     sp_usage_write(&usage, &writer);
     write_report(&g->choices[0].last, &writer);
+    if (g->n_choices == 1) write_attention_id(&g->choices[0], &writer);
     write_timings(&usage, g->n_choices, &writer);
     sp_json_close(&writer, '}');
 }
@@ -275,8 +288,11 @@ static void write_frame(sp_generation *g, sp_choice *c, const char *text, size_t
     sp_json_key(&writer, "index");
     sp_json_uint(&writer, c->index);
     g->format->piece(g, c, text, size, last, &writer);
+    bool tells = last || !c->began;
+    if (tells && g->n_choices > 1) write_attention_id(c, &writer);
     sp_json_close(&writer, '}');
     sp_json_close(&writer, ']');
+    if (tells && g->n_choices == 1) write_attention_id(c, &writer);
     if (g->asked.continuous_usage) {
         sp_usage usage = sum_usage(g);
         sp_usage_write(&usage, &writer);
@@ -461,6 +477,8 @@ static sp_status open_generation(sp_exchange *exchange, sp_generation *g, sp_err
     g->tokenizer = info->tokenizer;
     g->created = (int64_t)time(NULL);
     g->begun = sp_now();
+    g->asked.request.may_capture = true;
+    g->asked.request.owner = sp_exchange_owner(exchange);
     g->n_choices = g->asked.n_prompts * g->asked.n;
     sp_buffer_init(&id, sizeof g->id - 1);
     if (sp_buffer_format(&id, "%s%s", g->format->id_prefix, sp_exchange_hex(exchange)))

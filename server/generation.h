@@ -15,10 +15,11 @@
 
 typedef struct sp_choice {
     uint32_t index;
-    const sp_prompt *prompt; /* with ids */
-    sp_stream *stream;       /* NULL: not submitted yet */
-    bool moved;              /* an event has come: it has left the queue */
-    bool began;              /* its first chunk is written */
+    const sp_prompt *prompt;            /* with ids */
+    sp_stream *stream;                  /* NULL: not submitted yet */
+    char attention_id[SP_ATTENTION_ID]; /* of its capture; empty: none */
+    bool moved;                         /* an event has come: it has left the queue */
+    bool began;                         /* its first chunk is written */
     bool done;
     sp_event last;       /* DONE; its memory is the stream's, once kept the choice's and the prompt's */
     uint32_t n_written;  /* tokens so far */
