@@ -26,9 +26,10 @@ struct sp_engine {
     sp_sequence_host host;
     sp_chat chat;
     sp_attention pattern;
-    char *attention;     /* JSON of the default attention, or NULL */
-    char **model_ids;    /* (1 + adapters) owned, as in info */
-    const sp_fit **fits; /* (n_fits) of the base and of adapter i - 1; entries may be NULL */
+    char *attention;           /* JSON of the default attention, or NULL */
+    char **model_ids;          /* (1 + adapters) owned, as in info */
+    const char **fingerprints; /* (1 + adapters) */
+    const sp_fit **fits;       /* (n_fits) of the base and of adapter i - 1; entries may be NULL */
     size_t n_fits;
     pthread_t thread;
     bool started;
@@ -74,6 +75,7 @@ static sp_status open_model(sp_engine *engine, sp_error *error)
                               .exact = options->kv_type == SP_F32,
                               .adapters = options->adapters,
                               .n_adapters = options->n_adapters,
+                              .fingerprint = options->fingerprint,
                               .progress = options->progress,
                               .progress_context = options->progress_context};
     return sp_model_open(options->model_path, engine->device, &model, &engine->model, error);
@@ -192,6 +194,9 @@ static sp_status name_models(sp_engine *engine, sp_error *error)
     const sp_model *model = engine->model;
     size_t base = strlen(model->name), n = 1 + model->n_adapters;
     engine->model_ids = sp_alloc_zero(n, sizeof(char *));
+    engine->fingerprints = sp_alloc_zero(n, sizeof(char *));
+    for (size_t i = 0; engine->fingerprints && i < n; i++)
+        engine->fingerprints[i] = i > 0 ? model->adapters[i - 1]->fingerprint : model->fingerprint;
     for (size_t i = 0; engine->model_ids && i < n; i++) {
         const char *name = i > 0 ? model->adapters[i - 1]->name : "";
         size_t size = strlen(name);
@@ -201,8 +206,10 @@ static sp_status name_models(sp_engine *engine, sp_error *error)
         if (i > 0) id[base] = ':';
         if (i > 0) memcpy(id + base + 1, name, size);
     }
-    if (!engine->model_ids) return sp_fail(error, SP_NO_MEMORY, "no memory for the names of models");
+    if (!engine->model_ids || !engine->fingerprints)
+        return sp_fail(error, SP_NO_MEMORY, "no memory for the names of models");
     engine->info.model_ids = (const char *const *)engine->model_ids;
+    engine->info.fingerprints = engine->fingerprints;
     engine->info.n_adapters = model->n_adapters;
     return SP_OK;
 }
@@ -342,6 +349,7 @@ void sp_engine_close(sp_engine *engine)
     for (size_t i = 0; engine->model_ids && i < 1 + engine->model->n_adapters; i++)
         sp_free(engine->model_ids[i]);
     sp_free(engine->model_ids);
+    sp_free((void *)engine->fingerprints);
     sp_model_close(engine->model);
     sp_device_close(engine->device);
     sp_free(engine->attention);

@@ -47,6 +47,8 @@ typedef struct sp_engine_options {
     sp_weights_as weights_as;          /* --weights: what matrices become at load; SP_WEIGHTS_STORED */
     const sp_adapter_option *adapters; /* (n_adapters) */
     size_t n_adapters;
+    bool fingerprint; /* take the fingerprints of the model and its adapters though nothing beside them needs
+                         it */
     void (*progress)(void *context, double fraction); /* loading; may be NULL */
     void *progress_context;
 } sp_engine_options;
@@ -65,7 +67,8 @@ void sp_engine_close(sp_engine *engine);
 typedef struct sp_engine_info {
     const char *model_name, *arch;
     size_t n_adapters;
-    const char *const *model_ids; /* (1 + n_adapters) what requests ask for: BASE, then BASE:NAME */
+    const char *const *model_ids;    /* (1 + n_adapters) what requests ask for: BASE, then BASE:NAME */
+    const char *const *fingerprints; /* (1 + n_adapters) of the query and key projections; "": not taken */
     sp_hparams hparams;
     uint32_t context;
     size_t kv_pages, page_tokens, kv_bytes, weight_bytes,

@@ -19,6 +19,7 @@ static const struct command {
     {"inspect", SP_FOR_INSPECT, sp_command_inspect, "say what a model is and whether it can be served"},
     {"tokenize", SP_FOR_TOKENIZE, sp_command_tokenize, "turn texts into token ids and back"},
     {"attend", SP_FOR_ATTEND, sp_command_attend, "run one attention layer on your own tensors"},
+    {"sweep", SP_FOR_SWEEP, sp_command_sweep, "measure what every attention keeps and costs"},
     {"import-fit", SP_FOR_IMPORT_FIT, sp_command_import_fit,
      "turn projections of the published code into a fit"},
     {"bench", SP_FOR_BENCH, sp_command_bench, "measure this machine and our kernels against it"},

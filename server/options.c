@@ -394,7 +394,7 @@ static sp_status finish_origins(const sp_options *options, sp_error *error)
 static sp_status finish_options(sp_options *options, unsigned command, sp_error *error)
 {
     static const unsigned with_model =
-        SP_FOR_SERVE | SP_FOR_GENERATE | SP_FOR_SCORE | SP_FOR_TOKENIZE | SP_FOR_INSPECT;
+        SP_FOR_SERVE | SP_FOR_GENERATE | SP_FOR_SCORE | SP_FOR_SWEEP | SP_FOR_TOKENIZE | SP_FOR_INSPECT;
     sp_status status = SP_OK;
     if ((command & with_model) || options->model) status = sp_model_path_find(options, error);
     if (!status) status = finish_attention(options, error);
@@ -419,6 +419,10 @@ static sp_status finish_options(sp_options *options, unsigned command, sp_error 
     if ((command & SP_FOR_SCORE) && !options->text)
         return sp_fail_param(error, SP_USAGE, "text",
                              "--text: which file shall be scored? - reads standard input");
+    if ((command & SP_FOR_SWEEP) && !options->text)
+        return sp_fail_param(error, SP_USAGE, "text", "--text: which file shall be measured on?");
+    if ((command & SP_FOR_SWEEP) && !options->out)
+        return sp_fail_param(error, SP_USAGE, "out", "--out: which folder shall the files go to?");
     if ((command & SP_FOR_IMPORT_FIT) && !options->projections)
         return sp_fail_param(error, SP_USAGE, "projections", "--projections: which file holds them?");
     if ((command & SP_FOR_IMPORT_FIT) && !options->out)

@@ -48,6 +48,8 @@ typedef struct sp_options {
     double temperature, top_p, min_p, presence_penalty, frequency_penalty, repetition_penalty;
     const char *projections, *centroids; /* import-fit */
     int64_t layers, heads;               /* import-fit; 0: any */
+    const char *backends, *grid;         /* sweep */
+    int64_t windows;                     /* sweep; 0: all */
     double alpha;
     sp_arena arena; /* owns the strings */
 } sp_options;

@@ -62,6 +62,15 @@ static const command_text command_texts[] = {
      "file whose metadata names the attention. The file format is in engine/README.md, section \"attend\".",
      "    sparsed attend --in case.safetensors --out result.safetensors\n"
      "    sparsed attend --in case.safetensors --out - --metrics > result.safetensors\n"},
+    {SP_FOR_SWEEP, "sparsed sweep --text FILE --out DIR [--length T] [--windows N] [--model DIR] [options]",
+     "Measures what every attention keeps and costs on a text: sparsity, recall and mass of the gold graph, "
+     "perplexity beside dense attention, seconds of reading and writing beside dense ones. Writes sweep.json "
+     "(what auto reads, beside the model), sweep.csv, sweep.html and sweep.svg with the curves into DIR, "
+     "after every "
+     "point; a sweep that was stopped goes on where it was. What the model cannot do is skipped and named.",
+     "    sparsed sweep --text models/austen/heldout.txt --length 1024 --out /tmp/sweep\n"
+     "    sparsed sweep --text book.txt --out /tmp/sweep --backends window,sparsefinder --windows 8\n"
+     "    sparsed sweep --text book.txt --out /tmp/sweep --grid 'window=33,65,129;dot-keep'\n"},
     {SP_FOR_IMPORT_FIT, "sparsed import-fit --projections FILE [--centroids FILE] --out FILE [options]",
      "Turns projections and centroids that the published Sparsefinder code saved with torch.save into a fit "
      "file. The saves are read as data: nothing in them is executed, and anything but tensors, lists, "

@@ -13,7 +13,8 @@
 #define TOKENIZE SP_FOR_TOKENIZE
 #define INSPECT SP_FOR_INSPECT
 #define IMPORT SP_FOR_IMPORT_FIT
-#define ENGINE (SERVE | GENERATE | SCORE)
+#define SWEEP SP_FOR_SWEEP
+#define ENGINE (SERVE | GENERATE | SCORE | SWEEP)
 #define LIMIT (SP_FOR_SERVE | SP_IS_LIMIT)
 
 #define KIB 1024.0
@@ -40,7 +41,7 @@ const sp_option sp_option_table[] = {
     {"ctx", SP_OPTION_INT, AT(context), ENGINE | BENCH, 1, 16777216, NULL, "N",
      "Context in tokens: prompt and answer together. Without it: the model's own, or what the KV memory "
      "holds if that is less."},
-    {"attention", SP_OPTION_TEXT, AT(attention), ENGINE | BENCH, 0, 0, NULL, "A",
+    {"attention", SP_OPTION_TEXT, AT(attention), SERVE | GENERATE | SCORE | BENCH, 0, 0, NULL, "A",
      "Attention of requests that name none: a backend's name, or the JSON object of a request, such as "
      "'{\"backend\":\"strided\",\"params\":{\"stride\":64}}'. Without it: the pattern the model was "
      "trained with, else dense."},
@@ -61,16 +62,17 @@ const sp_option sp_option_table[] = {
     {"gemm", SP_OPTION_TEXT, AT(gemm), ENGINE | BENCH, 0, 0, "own", "own|openblas",
      "Who computes linear layers. With openblas the bits of an answer depend on what else is in the batch; "
      "reports say \"batch_invariant\": false."},
-    {"mmap", SP_OPTION_FLAG, AT(mmap), LIMIT | GENERATE | SCORE, 0, 0, "false", NULL,
+    {"mmap", SP_OPTION_FLAG, AT(mmap), LIMIT | GENERATE | SCORE | SWEEP, 0, 0, "false", NULL,
      "Map weights instead of reading them. Starts faster; if the file is cut short while in use the "
      "process dies by SIGBUS."},
-    {"allow-nonfinite", SP_OPTION_FLAG, AT(allow_nonfinite), LIMIT | GENERATE | SCORE | INSPECT, 0, 0,
+    {"allow-nonfinite", SP_OPTION_FLAG, AT(allow_nonfinite), LIMIT | GENERATE | SCORE | SWEEP | INSPECT, 0, 0,
      "false", NULL, "Load tensors that hold NaN or infinity instead of refusing them."},
-    {"kv-bytes", SP_OPTION_BYTES, AT(kv_bytes), LIMIT | GENERATE | SCORE, MIB, 16 * TIB, NULL, "BYTES",
+    {"kv-bytes", SP_OPTION_BYTES, AT(kv_bytes), LIMIT | GENERATE | SCORE | SWEEP, MIB, 16 * TIB, NULL,
+     "BYTES",
      "Memory for cached keys and values. Without it: half of what is free at start. Never more is taken than "
      "--max-sequences whole contexts need."},
-    {"attn-scratch", SP_OPTION_BYTES, AT(attn_scratch), LIMIT | GENERATE | SCORE | ATTEND, MIB, 64 * GIB,
-     "64M", "BYTES", "Working memory of one attention call."},
+    {"attn-scratch", SP_OPTION_BYTES, AT(attn_scratch), LIMIT | GENERATE | SCORE | SWEEP | ATTEND, MIB,
+     64 * GIB, "64M", "BYTES", "Working memory of one attention call."},
 
     /* --- where it listens --- */
     {"host", SP_OPTION_TEXT, AT(host), SERVE, 0, 0, "127.0.0.1", "ADDRESS",
@@ -193,9 +195,9 @@ const sp_option sp_option_table[] = {
      "The same seed gives the same text."},
 
     /* --- score --- */
-    {"text", SP_OPTION_TEXT, AT(text), SCORE, 0, 0, NULL, "FILE",
-     "Text to score, UTF-8; - reads standard input. Required."},
-    {"length", SP_OPTION_INT, AT(length), SCORE, 1, 16777216, NULL, "T",
+    {"text", SP_OPTION_TEXT, AT(text), SCORE | SWEEP, 0, 0, NULL, "FILE",
+     "Text to score, UTF-8; with score - reads standard input. Required."},
+    {"length", SP_OPTION_INT, AT(length), SCORE | SWEEP, 1, 16777216, NULL, "T",
      "Windows of T tokens, step T, each predicting its next T tokens. Without it: the whole context."},
     {"min-context", SP_OPTION_INT, AT(min_context), SCORE, 0, 16777216, "0", "N",
      "Count only tokens with at least N tokens before them in their window."},
@@ -211,11 +213,20 @@ const sp_option sp_option_table[] = {
 
     /* --- attend --- */
     {"in", SP_OPTION_TEXT, AT(in), ATTEND, 0, 0, NULL, "FILE", "safetensors file with q, k, v; required."},
-    {"out", SP_OPTION_TEXT, AT(out), ATTEND | IMPORT, 0, 0, NULL, "FILE",
-     "safetensors file to write; with attend - writes to standard output. Required."},
+    {"out", SP_OPTION_TEXT, AT(out), ATTEND | IMPORT | SWEEP, 0, 0, NULL, "FILE",
+     "safetensors file to write; with attend - writes to standard output; with sweep the folder. Required."},
     {"device", SP_OPTION_TEXT, AT(device), ATTEND, 0, 0, "cpu", "cpu", "Where to compute."},
     {"metrics", SP_OPTION_FLAG, AT(metrics), ATTEND, 0, 0, "false", NULL,
      "Compare the edges with the gold graph: those that dense attention with the same entmax gives weight."},
+
+    /* --- sweep --- */
+    {"windows", SP_OPTION_INT, AT(windows), SWEEP, 0, 1048576, "4", "N",
+     "Measure the first N windows of the text; 0: all of it."},
+    {"backends", SP_OPTION_TEXT, AT(backends), SWEEP, 0, 0, NULL, "LIST",
+     "Backends between commas. Without it: every one there is."},
+    {"grid", SP_OPTION_TEXT, AT(grid), SWEEP, 0, 0, NULL, "LIST",
+     "Curves between semicolons, each with its own values or the built-in ones: 'window=1,3,9;dot-keep'. "
+     "Without it: all of the backends."},
 
     /* --- import-fit --- */
     {"projections", SP_OPTION_TEXT, AT(projections), IMPORT, 0, 0, NULL, "FILE",
