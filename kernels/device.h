@@ -30,6 +30,7 @@ struct sp_device {
     bool has_bf16;        /* bf16 dot products in hardware */
     bool batch_invariant; /* false under openblas */
     size_t attend_scratch;
+    const struct sp_train_ops *train; /* loops of fitting: kernels/train.h */
     void *state; /* the kind's own */
 };
 

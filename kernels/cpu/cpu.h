@@ -16,6 +16,7 @@
 
 #include "kernels/cpu/quant.h"
 #include "kernels/ops.h"
+#include "kernels/train.h"
 
 typedef enum sp_cpu_isa {
     SP_CPU_REFERENCE,
@@ -85,6 +86,7 @@ typedef struct sp_cpu_slots {
     double (*peak_int8)(size_t rounds);
     /* Reads bytes (a multiple of 512, aligned) and returns something made of them. */
     float (*peak_read)(const void *from, size_t bytes);
+    const sp_train_ops *train; /* loops of fitting: kernels/train.h */
 } sp_cpu_slots;
 #define SP_MAX_ROW_BLOCK 16
 
@@ -101,6 +103,7 @@ void sp_cpu_quant_avx512vnni(sp_cpu_slots *slots);
 void sp_cpu_elementwise_reference(sp_cpu_slots *slots);
 void sp_cpu_elementwise_avx2(sp_cpu_slots *slots);
 void sp_cpu_elementwise_avx512(sp_cpu_slots *slots);
+extern const sp_train_ops sp_cpu_train_reference, sp_cpu_train_avx2, sp_cpu_train_avx512;
 void sp_cpu_peak_reference(sp_cpu_slots *slots);
 void sp_cpu_peak_avx2(sp_cpu_slots *slots);
 void sp_cpu_peak_avx512(sp_cpu_slots *slots);

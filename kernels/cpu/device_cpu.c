@@ -61,15 +61,18 @@ static void make_tables(void)
     sp_cpu_quant_reference(&slots);
     sp_cpu_elementwise_reference(&slots);
     sp_cpu_peak_reference(&slots);
+    slots.train = &sp_cpu_train_reference;
     tables[SP_CPU_REFERENCE] = slots;
     sp_cpu_linear_avx2(&slots);
     sp_cpu_quant_avx2(&slots);
     sp_cpu_elementwise_avx2(&slots);
     sp_cpu_peak_avx2(&slots);
+    slots.train = &sp_cpu_train_avx2;
     tables[SP_CPU_AVX2] = slots;
     sp_cpu_linear_avx512(&slots);
     sp_cpu_elementwise_avx512(&slots);
     sp_cpu_peak_avx512(&slots);
+    slots.train = &sp_cpu_train_avx512;
     tables[SP_CPU_AVX512] = slots;
     sp_cpu_quant_avx512vnni(&slots);
     sp_cpu_peak_avx512vnni(&slots);
@@ -121,6 +124,7 @@ sp_status sp_cpu_open_level(const sp_device_options *options, sp_cpu_isa level, 
         .has_bf16 = level >= SP_CPU_AVX512BF16,
         .batch_invariant = !options->openblas,
         .attend_scratch = options->attend_scratch ? options->attend_scratch : (size_t)64 << 20,
+        .train = sp_cpu_slots_for(level)->train,
         .state = state,
     };
     sp_status status = sp_threads_open(options->n_threads, &device->threads, error);
