@@ -23,6 +23,7 @@ int sp_command_inspect(const sp_options *options);
 int sp_command_tokenize(const sp_options *options);
 int sp_command_attend(const sp_options *options);
 int sp_command_sweep(const sp_options *options);
+int sp_command_fit(const sp_options *options);
 int sp_command_import_fit(const sp_options *options);
 int sp_command_bench(const sp_options *options);
 

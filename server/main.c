@@ -20,6 +20,7 @@ static const struct command {
     {"tokenize", SP_FOR_TOKENIZE, sp_command_tokenize, "turn texts into token ids and back"},
     {"attend", SP_FOR_ATTEND, sp_command_attend, "run one attention layer on your own tensors"},
     {"sweep", SP_FOR_SWEEP, sp_command_sweep, "measure what every attention keeps and costs"},
+    {"fit", SP_FOR_FIT, sp_command_fit, "learn to predict a model's attention graphs, for sparsefinder"},
     {"import-fit", SP_FOR_IMPORT_FIT, sp_command_import_fit,
      "turn projections of the published code into a fit"},
     {"bench", SP_FOR_BENCH, sp_command_bench, "measure this machine and our kernels against it"},

@@ -165,6 +165,21 @@ static sp_status add_adapter(sp_options *options, const sp_option *option, const
     return SP_OK;
 }
 
+static sp_status add_file(sp_options *options, const sp_option *option, const char *label, const char *text,
+                          sp_error *error)
+{
+    sp_file_list *list = (sp_file_list *)(void *)((char *)options + option->offset);
+    size_t most = sizeof list->items / sizeof list->items[0];
+    if (!*text) return sp_fail_param(error, SP_USAGE, option->name, "%s: empty value", label);
+    if (list->n == most)
+        return sp_fail_param(error, SP_USAGE, option->name, "%s: more than %zu files", label, most);
+    list->items[list->n] = sp_arena_copy(&options->arena, text, strlen(text));
+    if (!list->items[list->n])
+        return sp_fail_param(error, SP_USAGE, option->name, "%s: value too long", label);
+    list->n++;
+    return SP_OK;
+}
+
 static sp_status set_option(sp_options *options, const sp_option *option, const char *label, const char *text,
                             sp_error *error)
 {
@@ -177,6 +192,8 @@ static sp_status set_option(sp_options *options, const sp_option *option, const 
         return set_text(options, option, label, text, error);
     case SP_OPTION_ADAPTERS:
         return add_adapter(options, option, label, text, error);
+    case SP_OPTION_FILES:
+        return add_file(options, option, label, text, error);
     case SP_OPTION_FLAG:
         if (strcmp(text, "true") && strcmp(text, "false"))
             return sp_fail_param(error, SP_USAGE, option->name, "%s: \"%s\" is neither true nor false", label,
@@ -257,7 +274,8 @@ static sp_status set_from_config(sp_options *options, const sp_option *option, c
     static const char *const expected[] = {
         [SP_OPTION_TEXT] = "a string",      [SP_OPTION_INT] = "a number",
         [SP_OPTION_NUMBER] = "a number",    [SP_OPTION_BYTES] = "a number",
-        [SP_OPTION_FLAG] = "true or false", [SP_OPTION_ADAPTERS] = "\"NAME=DIR\" or an array of them"};
+        [SP_OPTION_FLAG] = "true or false", [SP_OPTION_ADAPTERS] = "\"NAME=DIR\" or an array of them",
+        [SP_OPTION_FILES] = "a string"};
     const char *value = config_value(options, option, reader, type);
     if (!value)
         return sp_fail_param(error, SP_USAGE, option->name, "%s: wrong type; expected %s", label,
@@ -342,10 +360,15 @@ static sp_status read_arguments(sp_options *options, unsigned command, int argc,
         const char *value = NULL;
         sp_status status = read_argument(command, argc, argv, at, &option, &value, &used, error);
         if (status) return status;
+        int first = at + used;
+        while (option->type == SP_OPTION_FILES && at + used < argc && strncmp(argv[at + used], "--", 2))
+            used++;
         if (only_config && option->offset != AT(config)) continue;
         char label[64];
         snprintf(label, sizeof label, "--%s", option->name);
         status = set_option(options, option, label, value, error);
+        for (int more = first; !status && more < at + used; more++)
+            status = set_option(options, option, label, argv[more], error);
         if (status) return status;
     }
     return SP_OK;
@@ -393,8 +416,8 @@ static sp_status finish_origins(const sp_options *options, sp_error *error)
 
 static sp_status finish_options(sp_options *options, unsigned command, sp_error *error)
 {
-    static const unsigned with_model =
-        SP_FOR_SERVE | SP_FOR_GENERATE | SP_FOR_SCORE | SP_FOR_SWEEP | SP_FOR_TOKENIZE | SP_FOR_INSPECT;
+    static const unsigned with_model = SP_FOR_SERVE | SP_FOR_GENERATE | SP_FOR_SCORE | SP_FOR_SWEEP |
+                                       SP_FOR_TOKENIZE | SP_FOR_INSPECT | SP_FOR_FIT;
     sp_status status = SP_OK;
     if ((command & with_model) || options->model) status = sp_model_path_find(options, error);
     if (!status) status = finish_attention(options, error);
@@ -423,6 +446,10 @@ static sp_status finish_options(sp_options *options, unsigned command, sp_error 
         return sp_fail_param(error, SP_USAGE, "text", "--text: which file shall be measured on?");
     if ((command & SP_FOR_SWEEP) && !options->out)
         return sp_fail_param(error, SP_USAGE, "out", "--out: which folder shall the files go to?");
+    if ((command & SP_FOR_FIT) && options->texts.n == 0)
+        return sp_fail_param(error, SP_USAGE, "text", "--text: which files shall be learned from?");
+    if ((command & SP_FOR_FIT) && !options->out && !options->measured)
+        return sp_fail_param(error, SP_USAGE, "out", "--out: which fit file shall be written?");
     if ((command & SP_FOR_IMPORT_FIT) && !options->projections)
         return sp_fail_param(error, SP_USAGE, "projections", "--projections: which file holds them?");
     if ((command & SP_FOR_IMPORT_FIT) && !options->out)

@@ -15,6 +15,11 @@ typedef struct sp_adapter_list {
     size_t n;
 } sp_adapter_list;
 
+typedef struct sp_file_list {
+    const char *items[64]; /* (n) */
+    size_t n;
+} sp_file_list;
+
 typedef struct sp_options {
     /* model and engine */
     const char *model, *chat_template, *normalizer, *kv, *weights, *gemm;
@@ -45,6 +50,11 @@ typedef struct sp_options {
     bool chat, ignore_eos, json, metrics, plain, special, decode;
     int64_t max_tokens, seed, top_k, length, min_context; /* length 0: the context */
     int64_t min_tokens;
+    /* fit */
+    sp_file_list texts;
+    const char *loss, *rope, *maps, *k_maps, *clusters, *kmeans, *bins, *blocks, *measured;
+    int64_t rank, steps, runs, tokens, sample_bytes; /* rank 0: by head size; tokens 0: all */
+    double lambda, gold_mass;
     double temperature, top_p, min_p, presence_penalty, frequency_penalty, repetition_penalty;
     const char *projections, *centroids; /* import-fit */
     int64_t layers, heads;               /* import-fit; 0: any */
@@ -60,7 +70,8 @@ typedef enum sp_option_type {
     SP_OPTION_NUMBER,
     SP_OPTION_BYTES,
     SP_OPTION_FLAG,
-    SP_OPTION_ADAPTERS /* NAME=DIR, several: adds to a list instead of replacing */
+    SP_OPTION_ADAPTERS, /* NAME=DIR, several: adds to a list instead of replacing */
+    SP_OPTION_FILES     /* several: adds to a list; takes the arguments behind it that are no options */
 } sp_option_type;
 #define SP_FOR_SERVE 1u
 #define SP_FOR_GENERATE 2u
@@ -70,6 +81,7 @@ typedef enum sp_option_type {
 #define SP_FOR_SCORE 32u
 #define SP_FOR_TOKENIZE 64u
 #define SP_FOR_INSPECT 128u
+#define SP_FOR_FIT 256u
 #define SP_FOR_IMPORT_FIT 512u
 #define SP_FOR_SWEEP 1024u
 typedef struct sp_option {

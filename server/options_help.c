@@ -71,6 +71,18 @@ static const command_text command_texts[] = {
      "    sparsed sweep --text models/austen/heldout.txt --length 1024 --out /tmp/sweep\n"
      "    sparsed sweep --text book.txt --out /tmp/sweep --backends window,sparsefinder --windows 8\n"
      "    sparsed sweep --text book.txt --out /tmp/sweep --grid 'window=33,65,129;dot-keep'\n"},
+    {SP_FOR_FIT, "sparsed fit --text FILE... --out FIT [--model MODEL] [--length T] [options]",
+     "Runs texts through a model with its own attention and learns, for every layer and head, small maps of "
+     "queries and keys that predict which keys get weight: what attention sparsefinder reads. Writes a fit "
+     "file; "
+     "put it beside the weights as sparsefinder.safetensors. Stopped by Ctrl-C it leaves FIT.state, and the "
+     "same "
+     "command goes on from there. Ends with a table of what the fit finds in text held out: recall (share of "
+     "edges) and mass (share of probability) by sparsity.",
+     "    sparsed fit --text models/austen/train-sample.txt --length 1024 --out fit.safetensors\n"
+     "    sparsed fit --model smollm2 --adapter entmax=models/smollm2-entmax --text *.txt --length 4096 \\\n"
+     "         --tokens 50000 --out fit.safetensors\n"
+     "    sparsed fit --measure fit.safetensors --text models/austen/heldout.txt --length 1024\n"},
     {SP_FOR_IMPORT_FIT, "sparsed import-fit --projections FILE [--centroids FILE] --out FILE [options]",
      "Turns projections and centroids that the published Sparsefinder code saved with torch.save into a fit "
      "file. The saves are read as data: nothing in them is executed, and anything but tensors, lists, "
@@ -219,6 +231,9 @@ static void write_value(const sp_options *options, const sp_option *option, sp_j
     switch (option->type) {
     case SP_OPTION_ADAPTERS:
         sp_json_uint(out, ((const sp_adapter_list *)field)->n);
+        return;
+    case SP_OPTION_FILES:
+        sp_json_uint(out, ((const sp_file_list *)field)->n);
         return;
     case SP_OPTION_TEXT:
         sp_json_cstring(out, *(const char *const *)field);

@@ -13,6 +13,7 @@
 #define TOKENIZE SP_FOR_TOKENIZE
 #define INSPECT SP_FOR_INSPECT
 #define IMPORT SP_FOR_IMPORT_FIT
+#define FIT SP_FOR_FIT
 #define SWEEP SP_FOR_SWEEP
 #define ENGINE (SERVE | GENERATE | SCORE | SWEEP)
 #define LIMIT (SP_FOR_SERVE | SP_IS_LIMIT)
@@ -25,18 +26,19 @@
 
 const sp_option sp_option_table[] = {
     /* --- the model and how it runs --- */
-    {"model", SP_OPTION_TEXT, AT(model), ENGINE | BENCH | TOKENIZE | INSPECT | IMPORT, 0, 0, NULL, "MODEL",
+    {"model", SP_OPTION_TEXT, AT(model), ENGINE | BENCH | TOKENIZE | INSPECT | IMPORT | FIT, 0, 0, NULL,
+     "MODEL",
      "Folder with config.json, tokenizer.json and *.safetensors, a .gguf file, or the name of a model in the "
      "cache folder "
      "(~/.cache/sparsed/models, where deploy/fetch-model.sh puts them). Without it: models/austen below the "
      "current folder, else the installed share/sparsed/models/austen; where neither exists the option is "
      "required."},
-    {"adapter", SP_OPTION_ADAPTERS, AT(adapters), ENGINE, 0, 0, NULL, "NAME=DIR",
+    {"adapter", SP_OPTION_ADAPTERS, AT(adapters), ENGINE | FIT, 0, 0, NULL, "NAME=DIR",
      "LoRA adapter in PEFT's layout (adapter_config.json, adapter_model.safetensors) beside the model; may "
      "be "
      "given several times. Requests ask for it as MODEL:NAME; generate and score use the last one given. In "
      "the config file: an array."},
-    {"threads", SP_OPTION_INT, AT(threads), ENGINE | ATTEND | BENCH, 1, 1024, NULL, "N",
+    {"threads", SP_OPTION_INT, AT(threads), ENGINE | ATTEND | BENCH | FIT, 1, 1024, NULL, "N",
      "Threads that compute. Without it: every CPU this process may use. Results do not depend on it."},
     {"ctx", SP_OPTION_INT, AT(context), ENGINE | BENCH, 1, 16777216, NULL, "N",
      "Context in tokens: prompt and answer together. Without it: the model's own, or what the KV memory "
@@ -49,17 +51,18 @@ const sp_option sp_option_table[] = {
      "How chats become text: chatml, llama2, llama3, zephyr, phi3, mistral or plain. Without it: the family "
      "of "
      "the model's own template; where that is unknown or absent, chats are refused."},
-    {"normalizer", SP_OPTION_TEXT, AT(normalizer), ENGINE | BENCH, 0, 0, "model", "A",
+    {"normalizer", SP_OPTION_TEXT, AT(normalizer), ENGINE | BENCH | FIT, 0, 0, "model", "A",
      "What turns scores into weights: model (as it was trained), softmax, entmax15, sparsemax or "
      "'{\"alpha\":1.33}' with 1 < alpha <= 2. Anything but model overrides the model's and is noted in "
      "every report."},
-    {"kv", SP_OPTION_TEXT, AT(kv), ENGINE | BENCH | INSPECT, 0, 0, "bf16", "bf16|f32",
+    {"kv", SP_OPTION_TEXT, AT(kv), ENGINE | BENCH | INSPECT | FIT, 0, 0, "bf16", "bf16|f32",
      "Type of cached keys and values. f32 also means float32 arithmetic throughout: slower, for reference "
      "figures."},
-    {"weights", SP_OPTION_TEXT, AT(weights), ENGINE | BENCH | INSPECT, 0, 0, "stored", "stored|bf16|f32",
+    {"weights", SP_OPTION_TEXT, AT(weights), ENGINE | BENCH | INSPECT | FIT, 0, 0, "stored",
+     "stored|bf16|f32",
      "Type of weight matrices in memory. stored keeps what the file has: quantized weights stay quantized "
      "and meet activations rounded to 8 bits. bf16 and f32 convert at load."},
-    {"gemm", SP_OPTION_TEXT, AT(gemm), ENGINE | BENCH, 0, 0, "own", "own|openblas",
+    {"gemm", SP_OPTION_TEXT, AT(gemm), ENGINE | BENCH | FIT, 0, 0, "own", "own|openblas",
      "Who computes linear layers. With openblas the bits of an answer depend on what else is in the batch; "
      "reports say \"batch_invariant\": false."},
     {"mmap", SP_OPTION_FLAG, AT(mmap), LIMIT | GENERATE | SCORE | SWEEP, 0, 0, "false", NULL,
@@ -191,7 +194,7 @@ const sp_option sp_option_table[] = {
      "Ctrl-C stops an answer, Ctrl-D ends."},
     {"system", SP_OPTION_TEXT, AT(system), GENERATE, 0, 0, NULL, "TEXT",
      "System prompt of --chat. Without it: the default of the model's template, if it has one."},
-    {"seed", SP_OPTION_INT, AT(seed), GENERATE, -9223372036854775808.0, 9223372036854775807.0, "0", "N",
+    {"seed", SP_OPTION_INT, AT(seed), GENERATE | FIT, -9223372036854775808.0, 9223372036854775807.0, "0", "N",
      "The same seed gives the same text."},
 
     /* --- score --- */
@@ -201,6 +204,47 @@ const sp_option sp_option_table[] = {
      "Windows of T tokens, step T, each predicting its next T tokens. Without it: the whole context."},
     {"min-context", SP_OPTION_INT, AT(min_context), SCORE, 0, 16777216, "0", "N",
      "Count only tokens with at least N tokens before them in their window."},
+
+    /* --- fit --- */
+    {"text", SP_OPTION_FILES, AT(texts), FIT, 0, 0, NULL, "FILE...",
+     "Texts to learn from, UTF-8: one or more. The last tenth of their windows is held out. Required."},
+    {"length", SP_OPTION_INT, AT(length), FIT, 64, 1048576, NULL, "T",
+     "Windows of T tokens: as long as what will be served, because maps fitted on shorter windows keep too "
+     "many "
+     "keys. Without it: the model's context, at most 4096."},
+    {"tokens", SP_OPTION_INT, AT(tokens), FIT, 128, 1099511627776.0, NULL, "N",
+     "Use about N tokens, in windows evenly over the texts. Without it: all."},
+    {"rank", SP_OPTION_INT, AT(rank), FIT, 1, 64, NULL, "R",
+     "Numbers of a projected vector. Without it: 8, or 16 where query heads share keys."},
+    {"loss", SP_OPTION_TEXT, AT(loss), FIT, 0, 0, "balanced", "balanced|hinge",
+     "balanced: the sets dot, distance and routed clusters. hinge: the loss of the paper, with distances "
+     "alone."},
+    {"steps", SP_OPTION_INT, AT(steps), FIT, 1, 1000000, "400", "N", "Steps of training of a set."},
+    {"rope", SP_OPTION_TEXT, AT(rope), FIT, 0, 0, "post", "post|pre",
+     "Queries and keys as they are after the rotary embedding, or before it."},
+    {"maps", SP_OPTION_TEXT, AT(maps), FIT, 0, 0, "separate", "separate|shared",
+     "A map of its own for queries and for keys, or one for both (then one map of keys a query head)."},
+    {"k-maps", SP_OPTION_TEXT, AT(k_maps), FIT, 0, 0, "kv", "kv|head",
+     "One map of keys a KV head, or one a query head."},
+    {"clusters", SP_OPTION_TEXT, AT(clusters), FIT, 0, 0, "16,32", "LIST",
+     "Numbers of routed clusters, between commas: each gets maps of its own; none for none."},
+    {"lambda", SP_OPTION_NUMBER, AT(lambda), FIT, 0.001, 1000, "8", "X",
+     "What an edge that is none costs in routed clusters: more makes them sparser."},
+    {"kmeans", SP_OPTION_TEXT, AT(kmeans), FIT, 0, 0, "16", "LIST",
+     "Numbers of plain k-means clusters on the distance maps; none for none."},
+    {"runs", SP_OPTION_INT, AT(runs), FIT, 1, 8, "1", "N",
+     "Runs of plain k-means: the first starts by k-means++, the others at random points."},
+    {"bins", SP_OPTION_TEXT, AT(bins), FIT, 0, 0, "16", "LIST",
+     "Numbers of frozen bins on the distance maps; none for none."},
+    {"blocks", SP_OPTION_TEXT, AT(blocks), FIT, 0, 0, "none", "LIST",
+     "Block lengths to fit, such as 16,64; none for none."},
+    {"gold-mass", SP_OPTION_NUMBER, AT(gold_mass), FIT, 0.01, 0.999, "0.95", "P",
+     "With softmax: the graph to predict is the fewest keys that hold this share of a row."},
+    {"sample-bytes", SP_OPTION_BYTES, AT(sample_bytes), FIT, MIB, 16 * TIB, "3G", "BYTES",
+     "Memory for queries and keys. Where all layers need more, the text is read once for every group of "
+     "layers."},
+    {"measure", SP_OPTION_TEXT, AT(measured), FIT, 0, 0, NULL, "FIT",
+     "Train nothing: measure this fit file on all windows of the texts."},
 
     /* --- tokenize --- */
     {"plain", SP_OPTION_FLAG, AT(plain), TOKENIZE, 0, 0, "false", NULL,
@@ -213,7 +257,7 @@ const sp_option sp_option_table[] = {
 
     /* --- attend --- */
     {"in", SP_OPTION_TEXT, AT(in), ATTEND, 0, 0, NULL, "FILE", "safetensors file with q, k, v; required."},
-    {"out", SP_OPTION_TEXT, AT(out), ATTEND | IMPORT | SWEEP, 0, 0, NULL, "FILE",
+    {"out", SP_OPTION_TEXT, AT(out), ATTEND | IMPORT | SWEEP | FIT, 0, 0, NULL, "FILE",
      "safetensors file to write; with attend - writes to standard output; with sweep the folder. Required."},
     {"device", SP_OPTION_TEXT, AT(device), ATTEND, 0, 0, "cpu", "cpu", "Where to compute."},
     {"metrics", SP_OPTION_FLAG, AT(metrics), ATTEND, 0, 0, "false", NULL,
@@ -241,7 +285,7 @@ const sp_option sp_option_table[] = {
     {"alpha", SP_OPTION_NUMBER, AT(alpha), IMPORT, 1.000001, 2, "1.5", "A",
      "The alpha of the entmax attention that the projections were trained on."},
 
-    {"json", SP_OPTION_FLAG, AT(json), GENERATE | SCORE | INSPECT | BENCH, 0, 0, "false", NULL,
+    {"json", SP_OPTION_FLAG, AT(json), GENERATE | SCORE | INSPECT | BENCH | FIT, 0, 0, "false", NULL,
      "Write one JSON object to standard output instead of text."},
 };
 const size_t sp_option_count = sizeof sp_option_table / sizeof sp_option_table[0];
