@@ -31,7 +31,7 @@ struct sp_device {
     bool batch_invariant; /* false under openblas */
     size_t attend_scratch;
     const struct sp_train_ops *train; /* loops of fitting: kernels/train.h */
-    void *state; /* the kind's own */
+    void *state;                      /* the kind's own */
 };
 
 extern const sp_device_kind sp_cpu_kind;

@@ -208,9 +208,10 @@ static void name_fit(const fit_job *job, const char *fingerprint)
 
 static sp_status open_state(fit_job *job, const char *path, const char *fingerprint, sp_error *error)
 {
-    char *name = sp_alloc(strlen(path) + sizeof ".state", 1);
+    size_t size = strlen(path) + sizeof ".state";
+    char *name = sp_alloc(size, 1);
     if (!name) return sp_fail(error, SP_NO_MEMORY, "no memory for a path");
-    sprintf(name, "%s.state", path);
+    snprintf(name, size, "%s.state", path);
     sp_status status = sp_fit_state_open(name, name_job(job, fingerprint), &job->room, &job->state, error);
     sp_free(name);
     return status;

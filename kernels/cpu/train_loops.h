@@ -5,11 +5,93 @@
  * v_exponent(p, t): adds the low bits of t to p's exponent; v_from(x, cut): x where x >= cut, else 0 v_sum of
  * all lanes TRAIN_LEVEL                     the function that installs the table A block is 4 rows by a few
  * vectors: weights stay in registers while d or r runs. */
+#ifndef SPARSED_KERNELS_CPU_TRAIN_LOOPS_H
+#define SPARSED_KERNELS_CPU_TRAIN_LOOPS_H
+
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/exp.h"
 #include "kernels/train.h"
 
 #include <math.h>
+
+#ifndef TRAIN_LEVEL
+#define TRAIN_LEVEL sp_cpu_train_reference
+#define LANES 1
+#define PRODUCT_VECS 4
+typedef float vec;
+
+static inline vec v_zero(void)
+{
+    return 0;
+}
+
+static inline vec v_set(float x)
+{
+    return x;
+}
+
+static inline vec v_load(const float *x)
+{
+    return *x;
+}
+#define v_loadu v_load
+
+static inline void v_store(float *to, vec x)
+{
+    *to = x;
+}
+#define v_storeu v_store
+
+static inline vec v_add(vec a, vec b)
+{
+    return a + b;
+}
+
+static inline vec v_mul(vec a, vec b)
+{
+    return a * b;
+}
+
+static inline vec v_div(vec a, vec b)
+{
+    return a / b;
+}
+
+static inline vec v_fma(vec a, vec b, vec c)
+{
+    return a * b + c;
+}
+
+static inline vec v_max(vec a, vec b)
+{
+    return a > b ? a : b;
+}
+
+static inline vec v_min(vec a, vec b)
+{
+    return a < b ? a : b;
+}
+
+static inline vec v_sum(vec x)
+{
+    return x;
+}
+
+static inline vec v_exponent(vec p, vec t)
+{
+    uint32_t bits, turns;
+    memcpy(&bits, &p, sizeof bits);
+    memcpy(&turns, &t, sizeof turns);
+    bits += turns << 23;
+    memcpy(&p, &bits, sizeof p);
+    return p;
+}
+
+static inline vec v_from(vec x, vec cut)
+{
+    return x >= cut ? x : 0;
+}
+#endif
 
 #define ROWS 4
 #define PAIR_VECS 2
@@ -285,3 +367,5 @@ static double sum_from(size_t n, float cut, const float *x)
 }
 
 const sp_train_ops TRAIN_LEVEL = {product, dots, pairs, widen, highest, exp_sum, sum_from};
+
+#endif
