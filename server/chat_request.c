@@ -76,7 +76,9 @@ static sp_status read_message(const sp_body *body, sp_item *message, size_t i, s
         return sp_fail_param(error, SP_INVALID, "messages", "messages[%zu] must be an object", i);
     sp_status status = read_role(body, message, i, &out->role, error);
     if (status) return status;
-    if (sp_item_find(message, "tool_calls") || sp_item_find(message, "function_call"))
+    sp_item *calls = sp_item_find(message, "tool_calls");
+    bool none = !calls || (sp_item_is_array(calls) && !sp_item_first(calls));
+    if (!none || sp_item_find(message, "function_call"))
         return sp_fail_param(error, SP_INVALID, "messages", "messages[%zu]: tools are not supported", i);
     sp_item *content = sp_item_find(message, "content");
     if (!content) return bad_content(i, error);

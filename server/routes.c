@@ -26,6 +26,7 @@ const sp_route sp_routes[] = {
     {"GET", "/v1/attention/captures/{path}", SP_ROUTE_QUERY, sp_api_capture_get, NULL},
     {"DELETE", "/v1/attention/captures/{id}", SP_ROUTE_QUERY, sp_api_capture_delete, NULL},
     {"GET", "/v1/limits", 0, sp_api_limits, NULL},
+    {"GET", "/openapi.json", 0, sp_api_openapi, NULL},
     {"GET", "/v1/requests", 0, sp_api_requests, NULL},
     {"DELETE", "/v1/requests/{id}", 0, sp_api_cancel, NULL},
     {"GET", "/health", SP_ROUTE_PUBLIC | SP_ROUTE_OPENAI, sp_api_health, NULL},

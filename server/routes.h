@@ -31,6 +31,7 @@ void sp_api_capture_delete(sp_exchange *exchange);
 void sp_api_health(sp_exchange *exchange);
 void sp_api_live(sp_exchange *exchange);
 void sp_api_limits(sp_exchange *exchange);
+void sp_api_openapi(sp_exchange *exchange);
 void sp_api_requests(sp_exchange *exchange);
 void sp_api_cancel(sp_exchange *exchange);
 void sp_api_metrics(sp_exchange *exchange);
