@@ -56,6 +56,7 @@ TEXTS = {"anyOf": [TEXT, array(TEXT, minItems=1, maxItems=128), IDS, array(IDS, 
 MODEL = {"anyOf": [{"enum": "$MODELS"}, NONE], "description": "The loaded model, or MODEL:NAME of an adapter; another is 404."}
 ATTENTION = {"anyOf": [NONE, ref("Attention")]}
 SPECIAL = flag("What the tokenizer puts before or behind a text.")
+NUMBERS = maybe("array", items=COUNT, minItems=1)
 STREAM = "data: frames with chunks, then data: [DONE]"
 
 SHARED = {
@@ -128,7 +129,9 @@ SCHEMAS = {
             normalizer={"anyOf": [{"enum": ["model", "softmax", "entmax15", "sparsemax", None]},
                                   record("alpha", True, alpha={"type": "number", "exclusiveMinimum": 1, "maximum": 2})]},
             heads={"enum": ["merged", "interleaved", "multihead", None]}, device={"enum": ["auto", "cpu", None]}, strict=maybe("boolean"),
-            measure=flag("Figures of every head in the report."))],
+            measure=flag("Figures of every head in the report."),
+            capture={"anyOf": [{"type": ["boolean", "null"]}, record("", True, layers=NUMBERS, heads=NUMBERS)],
+                     "description": "Of text that is generated: keeps the run for attention graphs."})],
     },
     "Error": record("error", True, error=record("message type param code", True, message=TEXT, param=maybe("string"),
         type={"enum": ["invalid_request_error", "exceed_context_size_error", "authentication_error", "permission_error", "not_found_error",
@@ -181,6 +184,11 @@ SCHEMAS = {
                     parent=maybe("string"), max_model_len=COUNT, meta={"type": "object"}, attention_backends=array(TEXT), tasks=array(TEXT)),
     "Backend": record("name summary caps params available", name=TEXT, summary=TEXT, caps=array(TEXT), params=array({"type": "object"}),
                       available=TRUTH, why=maybe("string")),
+    "CaptureRequest": record("input", True, input={"anyOf": [TEXT, IDS]}, model=MODEL, attention=ATTENTION, layers=NUMBERS, heads=NUMBERS,
+                             gold=maybe("object"), labels=maybe("object"), pair=NONE, target=NONE),
+    "Capture": record("id object state n_query n_key layers heads bytes expires", id=TEXT, object={"const": "attention.capture"}, n_query=COUNT,
+                      state={"enum": ["running", "ready", "failed"]}, n_key=COUNT, layers=array(COUNT), heads=array(COUNT), bytes=COUNT,
+                      expires=COUNT, provenance={"type": "object"}),
     "Running": record("id route state tokens seconds", True, id=TEXT, route=TEXT, tokens=COUNT, seconds=REAL,
                       state={"enum": ["waiting", "prefill", "decode", "running"]}),
 }  # fmt: skip
@@ -193,6 +201,7 @@ REFUSALS = {
     "405": "Another method; Allow names those there are.",
     "408": "Head or body came too slowly.",
     "409": "Cancelled by DELETE /v1/requests/{id}.",
+    "410": "The capture has left.",
     "411": "No length.",
     "413": "Too large.",
     "415": "Not the content type that the route takes.",
@@ -205,8 +214,8 @@ JSON, BYTES = "application/json", "application/octet-stream"
 PATHS = {}
 
 
-def route(method, paths, summary, reply, body=None, content=JSON, codes="", public=False, stream=False, parameters=None):
-    """codes: refusals beside those that every route has."""
+def route(method, paths, summary, reply, body=None, content=JSON, codes="", public=False, stream=False, parameters=None, also=None):
+    """codes: refusals beside those that every route has; also: other statuses that are no refusal."""
     operation = {"summary": summary}
     if public:
         operation["security"] = [{}]
@@ -217,12 +226,17 @@ def route(method, paths, summary, reply, body=None, content=JSON, codes="", publ
     shown = {content: {"schema": reply}}
     if stream:
         shown["text/event-stream"] = {"schema": {"description": STREAM}}
-    operation["responses"] = {"200": {"description": "OK", "content": shown}}
+    operation["responses"] = {"200": {"description": "OK", "content": shown}} if "201" not in (also or {}) else {}
+    operation["responses"].update(also or {})
     codes = {"400", "403", "405", "408", "503", *codes.split(), *([] if public else ["401"]), *("411 413 415 500".split() if body else [])}
     for code in sorted(codes):
         operation["responses"][code] = {"$ref": "#/components/responses/" + code}
     for path in paths.split():
         PATHS.setdefault(path, {})[method] = operation
+
+
+def one_of(name):
+    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}]
 
 
 def listing(item):
@@ -231,7 +245,6 @@ def listing(item):
 
 def make_routes():
     work, anything = "404 409 429", {"type": "object"}
-    name = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}]
     tensors = {"type": "string", "format": "binary", "description": "safetensors"}
     metrics = [{"name": "metrics", "in": "query", "schema": {"enum": ["true", "false"]}}]
     ok = record("status", status={"const": "ok"})
@@ -243,17 +256,40 @@ def make_routes():
     route("post", "/detokenize", "Ids as text.", record("content prompt", content=TEXT, prompt=TEXT), ref("DetokenizeRequest"), codes="404")
     route("get", "/tokenizer_info", "Special tokens and the chat template.", ref("TokenizerInfo"))
     route("get", "/v1/models /models", "The loaded model and its adapters.", listing(ref("Model")))
-    route("get", "/v1/models/{id} /models/{id}", "One of them.", ref("Model"), codes="404", parameters=name)
+    route("get", "/v1/models/{model} /models/{model}", "One of them.", ref("Model"), codes="404", parameters=one_of("model"))
     route("get", "/v1/attention/backends", "Attention backends.", listing(ref("Backend")))
     route("post", "/v1/attention/apply", "One attention layer on tensors.", tensors, tensors, BYTES, "409 429", parameters=metrics)
     route("get", "/v1/limits", "Every limit in force.", anything)
     route("get", "/v1/requests", "What is being answered for the same key.", listing(ref("Running")))
     cancelled = record("id object cancelled", True, id=TEXT, object={"const": "request"}, cancelled={"const": True})
-    route("delete", "/v1/requests/{id}", "Cancels one of them.", cancelled, codes="404", parameters=name)
+    route("delete", "/v1/requests/{id}", "Cancels one of them.", cancelled, codes="404", parameters=one_of("id"))
     route("get", "/health /health/ready /v2/health/ready", "200 when requests are taken.", ok, public=True)
     route("get", "/health/live /v2/health/live", "200 as long as the process answers.", ok, public=True)
     route("get", "/metrics", "Prometheus text.", TEXT, content="text/plain")
     route("get", "/openapi.json", "This document.", anything)
+
+
+def make_graph_routes():
+    """Captures and the graphs of their heads; the reference has their parameters."""
+    base, anything = "/v1/attention/captures", {"type": "object"}
+    one = one_of("id")
+    whole = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
+    made = {"201": {"description": "Made; Location names it.", "content": {JSON: {"schema": ref("Capture")}},
+                    "headers": {"Location": {"schema": TEXT}}}}  # fmt: skip
+    later = {"202": {"description": "Not ready; ask again.", "content": {JSON: {"schema": anything}}}}
+    deleted = record("id object deleted", True, id=TEXT, object={"const": "attention.capture"}, deleted={"const": True})
+    route("post", base, "Runs an input once and keeps what graphs are made of.", ref("Capture"), ref("CaptureRequest"), codes="404 409 429", also=made)
+    route("get", base + "/{id}", "The state of a capture.", ref("Capture"), codes="404 410", parameters=one, also=later)
+    route("delete", base + "/{id}", "Frees a capture.", deleted, codes="404 410", parameters=one)
+    empty = dict(later, **{"204": {"description": "An empty tile."}, "304": {"description": "As it was."}})
+    graphs = {"tokens": "Its tokens.", "heads": "The numbers of every head.", "heads/{layer}/{head}/edges": "A slice of a head's graph.",
+              "heads/{layer}/{head}/rows/{row}": "What a position reads.", "heads/{layer}/{head}/cols/{column}": "Who reads a position.",
+              "heads/{layer}/{head}/tiles/{z}/{ty}/{tx}": "Bins of a head's graph.", "overview": "All heads of a layer.",
+              "export": "Graphs as files."}  # fmt: skip
+    for path, summary in graphs.items():
+        places = [{"name": part[1:-1], "in": "path", "required": True, "schema": whole} for part in path.split("/") if part[0] == "{"]
+        route("get", base + "/{id}/" + path, summary, anything, codes="404 410 413", parameters=one + places, also=empty)
+        PATHS[base + "/{id}/" + path]["get"]["responses"]["200"]["content"]["*/*"] = {}
 
 
 def refusal(code, text):
@@ -265,6 +301,7 @@ def refusal(code, text):
 
 def document():
     make_routes()
+    make_graph_routes()
     about = ("An inference daemon whose attention every request chooses. null means a member's default; routes of OpenAI's shape ignore unknown "
              "members. What no schema says, such as that prompt and answer fit the context, is answered 400 naming the member.")  # fmt: skip
     components = {"schemas": SCHEMAS, "responses": {code: refusal(code, text) for code, text in REFUSALS.items()}}

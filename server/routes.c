@@ -17,8 +17,8 @@ const sp_route sp_routes[] = {
     {"GET", "/tokenizer_info", SP_ROUTE_OPENAI, sp_api_tokenizer_info, NULL},
     {"GET", "/v1/models", SP_ROUTE_OPENAI, sp_api_models, NULL},
     {"GET", "/models", SP_ROUTE_OPENAI, sp_api_models, NULL},
-    {"GET", "/v1/models/{id}", SP_ROUTE_OPENAI, sp_api_model, NULL},
-    {"GET", "/models/{id}", SP_ROUTE_OPENAI, sp_api_model, NULL},
+    {"GET", "/v1/models/{model}", SP_ROUTE_OPENAI, sp_api_model, NULL},
+    {"GET", "/models/{model}", SP_ROUTE_OPENAI, sp_api_model, NULL},
     {"POST", "/v1/score", SP_ROUTE_WORK, sp_api_score, NULL},
     {"GET", "/v1/attention/backends", 0, sp_api_backends, NULL},
     {"POST", "/v1/attention/apply", SP_ROUTE_BYTES | SP_ROUTE_WORK, sp_api_apply, apply_query},
@@ -44,6 +44,7 @@ static bool path_matches(const char *pattern, const char *path, const char **res
     if (!open) return strcmp(pattern, path) == 0;
     size_t n = (size_t)(open - pattern);
     if (strncmp(pattern, path, n) != 0 || !path[n]) return false;
+    if (strcmp(open, "{id}") == 0 && strchr(path + n, '/')) return false;
     *rest = path + n;
     return true;
 }

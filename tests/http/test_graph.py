@@ -442,7 +442,7 @@ def test_refusals():
         assert error["param"] == param and error["code"] == status and error["message"], (path, error)
     unknown = server.get("/v1/attention/captures/attn-000000000000000000000000/heads/0/0/edges")
     assert unknown.status == 404 and unknown.error()["param"] == "id"
-    assert server.request("DELETE", "/v1/attention/captures/%s/edges" % ONE["id"]).status == 404
+    assert server.request("DELETE", "/v1/attention/captures/%s/edges" % ONE["id"]).status == 405
     assert server.get("/v1/attention/captures").status == 405
 
 

@@ -41,7 +41,7 @@ def routes():
     with open(os.path.join(harness.ROOT, "server", "routes.c")) as file:
         found = re.findall(r'\{"(GET|POST|DELETE)", "([^"]+)"', file.read())
     assert len(found) > 20, found
-    return [(method, path.replace("{id}", "some-id")) for method, path in found]
+    return [(method, re.sub("{.*}", "some-id", path)) for method, path in found]
 
 
 def refused(reply):

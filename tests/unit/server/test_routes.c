@@ -33,6 +33,10 @@ static void finds_every_route(void **state)
     }
     assert_non_null(sp_route_find("GET", "/v1/models/a/b:c", &rest, allow, sizeof allow));
     assert_string_equal(rest, "a/b:c");
+    assert_non_null(sp_route_find("DELETE", "/v1/requests/cmpl-1", &rest, allow, sizeof allow));
+    assert_string_equal(rest, "cmpl-1");
+    assert_null(sp_route_find("DELETE", "/v1/requests/cmpl-1/x", &rest, allow, sizeof allow));
+    assert_string_equal(allow, "");
 }
 
 static void writes_envelopes(void **state)
