@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "engine/attention/codes.h"
+#include "engine/fits.h"
 #include "engine/graph/capture.h"
 #include "engine/kv.h"
 #include "engine/scheduler.h"
@@ -29,8 +30,7 @@ struct sp_engine {
     char *attention;           /* JSON of the default attention, or NULL */
     char **model_ids;          /* (1 + adapters) owned, as in info */
     const char **fingerprints; /* (1 + adapters) */
-    const sp_fit **fits;       /* (n_fits) of the base and of adapter i - 1; entries may be NULL */
-    size_t n_fits;
+    sp_fits fits;
     pthread_t thread;
     bool started;
 };
@@ -73,12 +73,20 @@ static sp_status open_model(sp_engine *engine, sp_error *error)
     sp_model_options model = {.weights = options->weights,
                               .weights_as = options->weights_as,
                               .exact = options->kv_type == SP_F32,
+                              .fingerprint = options->fingerprint ||
+                                             sp_fits_wanted(options->model_path, options->fit,
+                                                            options->adapters, options->n_adapters),
                               .adapters = options->adapters,
                               .n_adapters = options->n_adapters,
-                              .fingerprint = options->fingerprint,
                               .progress = options->progress,
                               .progress_context = options->progress_context};
-    return sp_model_open(options->model_path, engine->device, &model, &engine->model, error);
+    status = sp_model_open(options->model_path, engine->device, &model, &engine->model, error);
+    if (status == SP_OK && model.fingerprint)
+        status = sp_fits_open(engine->model, options->model_path, options->fit, options->adapters,
+                              options->n_adapters, &engine->fits, error);
+    engine->host.fits = engine->fits.of;
+    engine->host.n_fits = engine->fits.n;
+    return status;
 }
 
 /* --- memory --- */
@@ -107,12 +115,12 @@ static sp_status size_pool(sp_engine *engine, uint32_t *n_pages, sp_error *error
 {
     const sp_engine_options *options = &engine->options;
     const sp_hparams *hparams = &engine->model->hparams;
-    sp_kv_options kv = {
-        .n_layers = hparams->n_layers,
-        .n_kv_heads = hparams->n_kv_heads,
-        .head_dim = hparams->head_dim,
-        .dtype = options->kv_type,
-        .side_bytes = sp_codes_page_bytes(engine->fits, engine->n_fits, hparams->n_heads, options->kv_type)};
+    sp_kv_options kv = {.n_layers = hparams->n_layers,
+                        .n_kv_heads = hparams->n_kv_heads,
+                        .head_dim = hparams->head_dim,
+                        .dtype = options->kv_type,
+                        .side_bytes = sp_codes_page_bytes(engine->fits.of, engine->fits.n, hparams->n_heads,
+                                                          options->kv_type)};
     size_t page_bytes, budget = options->kv_bytes > 0 ? options->kv_bytes : default_kv_bytes();
     if (!sp_kv_page_bytes(&kv, &page_bytes) || page_bytes > budget)
         return sp_fail_param(
@@ -265,8 +273,8 @@ static sp_status open_scheduler(sp_engine *engine, sp_error *error)
                                       .queue_timeout = options->queue_timeout,
                                       .request_timeout = options->request_timeout,
                                       .step_seconds = options->step_seconds,
-                                      .fits = engine->fits,
-                                      .n_fits = engine->n_fits,
+                                      .fits = engine->fits.of,
+                                      .n_fits = engine->fits.n,
                                       .captures = engine->captures};
 #if !defined(__OPTIMIZE__) || defined(__SANITIZE_ADDRESS__)
     scheduler.poison = true;
@@ -350,6 +358,7 @@ void sp_engine_close(sp_engine *engine)
         sp_free(engine->model_ids[i]);
     sp_free(engine->model_ids);
     sp_free((void *)engine->fingerprints);
+    sp_fits_close(&engine->fits);
     sp_model_close(engine->model);
     sp_device_close(engine->device);
     sp_free(engine->attention);
@@ -424,6 +433,7 @@ sp_status sp_engine_apply(sp_engine *engine, const void *in, size_t in_size, con
 {
     sp_apply_options bounded = *options;
     if (bounded.max_bytes == 0) bounded.max_bytes = engine->options.max_tensor_bytes;
+    if (!bounded.fit && engine->fits.n) bounded.fit = engine->fits.of[0];
     apply_call call = {.error = error};
     sp_status status = sp_apply_open(engine->device, "body", in, in_size, &bounded, &call.job, error);
     while (status == SP_OK && !call.done) {

@@ -47,6 +47,7 @@ typedef struct sp_engine_options {
     sp_weights_as weights_as;          /* --weights: what matrices become at load; SP_WEIGHTS_STORED */
     const sp_adapter_option *adapters; /* (n_adapters) */
     size_t n_adapters;
+    const char *fit;  /* --fit; NULL: what lies beside the model (engine/fits.h) */
     bool fingerprint; /* take the fingerprints of the model and its adapters though nothing beside them needs
                          it */
     void (*progress)(void *context, double fraction); /* loading; may be NULL */

@@ -96,7 +96,7 @@ static bool same_attention(const sp_attention *a, const sp_attention *b)
         return false;
     if (a->backend->has_heads && a->heads != b->heads) return false;
     for (size_t i = 0; i < a->backend->n_params; i++)
-        if (a->params[i] != b->params[i]) return false;
+        if (a->params[i] != b->params[i] && !(isnan(a->params[i]) && isnan(b->params[i]))) return false;
     return true;
 }
 
@@ -128,6 +128,11 @@ static bool is_trained(const sp_sequence *s, const sp_normalizer *adapted)
     return same_attention(&s->attention, &pattern);
 }
 
+static const sp_fit *fit_of(const sp_sequence *s, uint32_t adapter)
+{
+    return adapter < s->host->n_fits ? s->host->fits[adapter] : NULL;
+}
+
 static sp_status resolve_attention(sp_sequence *s, const sp_request *request, sp_error *error)
 {
     const sp_sequence_host *host = s->host;
@@ -141,7 +146,10 @@ static sp_status resolve_attention(sp_sequence *s, const sp_request *request, sp
     size_t size = request->attention ? request->attention_size : text ? strlen(text) : 0;
     sp_status status = sp_attention_parse(text, size, &attention_host, &s->attention, error);
     if (status != SP_OK) return status;
-    if (!(s->attention.backend->caps & SP_CAP_STREAMING))
+    status = sp_attention_resolve(&s->attention, fit_of(s, request->adapter), 0,
+                                  host->model->hparams.n_layers, SP_ATTEND_SELF, error);
+    if (status != SP_OK) return status;
+    if (!sp_attention_streams(&s->attention))
         return sp_fail_param(error, SP_INVALID, "attention",
                              "%s cannot generate: its rows change when tokens follow",
                              s->attention.backend->name);
@@ -231,6 +239,11 @@ static void note_length(sp_sequence *s)
     char note[128];
     sp_rope_note(s->host->model->rope, sp_sequence_length(s), note, sizeof note);
     if (note[0]) add_note(&s->attention, note);
+    const sp_fit *fit = fit_of(s, s->adapter);
+    bool fitted = fit && s->attention.backend->caps & SP_CAP_NEEDS_FIT;
+    if (fitted && fit->length && sp_sequence_length(s) > fit->length)
+        sp_attention_note(&s->attention, "%u tokens are beyond the %u that the fit was made on",
+                          (unsigned)sp_sequence_length(s), (unsigned)fit->length);
 }
 
 static sp_status open_output(sp_sequence *s, const sp_request *request, void (*notify)(void *context),

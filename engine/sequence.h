@@ -20,6 +20,8 @@ typedef struct sp_sequence_host {
     const char *attention;       /* JSON: the default of requests without one; NULL: dense */
     const sp_attention *pattern; /* what the model was trained with; NULL: dense */
     sp_attention_host attention_host;
+    const sp_fit *const *fits; /* (n_fits) by sp_request.adapter; entries may be NULL */
+    size_t n_fits;
     bool override_normalizer;     /* attention_host's holds for adapters too */
     const char *note;             /* for every report; or NULL */
     struct sp_captures *captures; /* where captures go; NULL: none are taken */

@@ -80,18 +80,25 @@ sp_status sp_plan_begin(sp_plan *plan, const sp_plan_shape *shape, sp_error *err
  * for MASKED, else NULL. */
 sp_status sp_plan_add_tile(sp_plan *plan, uint32_t list, uint32_t query_tile, uint32_t key_tile,
                            sp_tile_kind kind, const uint64_t *words, sp_error *error) SP_MUST_CHECK;
+/* The same in its cheapest form, from 64 words, one a row of the query tile, whatever they hold of rows
+ * outside the chunk and of keys that do not exist; nothing where no edge is left. Where causal they hold no
+ * future keys. */
+sp_status sp_plan_add_words(sp_plan *plan, uint32_t list, uint32_t query_tile, uint32_t key_tile,
+                            uint64_t *words, sp_error *error) SP_MUST_CHECK;
 typedef struct sp_group_data {
     uint32_t list, round, n_queries, n_keys, n_ranges;
     const uint32_t *queries, *keys, *ranges; /* copied */
     const uint64_t *masks;                   /* copied; or NULL */
+    bool with_masks;                         /* sp_plan_new_group alone */
 } sp_group_data;
 sp_status sp_plan_add_group(sp_plan *plan, const sp_group_data *group, sp_error *error) SP_MUST_CHECK;
 /* The same without a copy: the arrays of *sizes are ignored, the caller fills the slots. They hold until the
- * next call that adds to the plan. */
+ * next call that adds to the plan. with_masks: there are masks too. */
 typedef struct sp_group_slots {
     uint32_t *queries; /* (n_queries) */
     uint32_t *keys;    /* (n_keys) */
     uint32_t *ranges;  /* (n_queries, n_ranges, 2) */
+    uint64_t *masks;   /* (n_queries, ceil(n_keys / 64)); NULL without masks */
 } sp_group_slots;
 sp_status sp_plan_new_group(sp_plan *plan, const sp_group_data *sizes, sp_group_slots *slots,
                             sp_error *error) SP_MUST_CHECK;

@@ -205,6 +205,17 @@ sp_status sp_plan_new_group(sp_plan *plan, const sp_group_data *sizes, sp_group_
                                sizeof *plan->groups, error);
     if (!groups) return failed(error);
     plan->groups = groups;
+    size_t n_words =
+        sizes->with_masks ? (size_t)sizes->n_queries * ((sizes->n_keys + SP_TILE - 1) / SP_TILE) : 0;
+    uint64_t *words = plan->words;
+    if (n_words) {
+        if (plan->n_words + n_words >= UINT32_MAX)
+            return sp_fail(error, SP_TOO_LARGE, "the attention plan has too many masks");
+        words = reserve(plan, plan->words, &plan->cap_words, plan->n_words, plan->n_words + n_words,
+                        sizeof *words, error);
+        if (!words) return failed(error);
+        plan->words = words;
+    }
     uint32_t at = (uint32_t)plan->n_numbers;
     groups[plan->n_groups++] = (sp_group){.list = sizes->list,
                                           .round = sizes->round,
@@ -214,7 +225,9 @@ sp_status sp_plan_new_group(sp_plan *plan, const sp_group_data *sizes, sp_group_
                                           .keys = at + sizes->n_queries,
                                           .n_ranges = sizes->n_ranges,
                                           .ranges = at + sizes->n_queries + sizes->n_keys,
-                                          .masks = SP_NO_MASKS};
+                                          .masks = n_words ? (uint32_t)plan->n_words : SP_NO_MASKS};
+    slots->masks = n_words ? words + plan->n_words : NULL;
+    plan->n_words += n_words;
     plan->n_numbers = need;
     slots->queries = numbers + at;
     slots->keys = slots->queries + sizes->n_queries;

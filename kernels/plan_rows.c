@@ -42,6 +42,16 @@ static uint64_t allowed(const sp_raster *raster, uint32_t key_tile, uint32_t row
     return key_tile > raster->query_tile ? 0 : word & low_bits(row + 1);
 }
 
+/* Which rows of the query tile the chunk has. */
+static void set_rows(sp_raster *raster)
+{
+    const sp_plan_shape *shape = &raster->plan->shape;
+    uint64_t begin = shape->position, end = begin + shape->rows;
+    uint64_t origin = (uint64_t)raster->query_tile * SP_TILE;
+    raster->row_begin = origin < begin ? (uint32_t)(begin - origin) : 0;
+    raster->row_end = origin + SP_TILE > end ? (uint32_t)(end - origin) : SP_TILE;
+}
+
 static void load_rows(sp_raster *raster, sp_interval_fn row, const void *context)
 {
     const sp_plan_shape *shape = &raster->plan->shape;
@@ -119,6 +129,23 @@ static sp_status add_words(const sp_raster *raster, uint32_t key_tile, const uin
     return sp_plan_add_tile(raster->plan, raster->list, raster->query_tile, key_tile, kind, given, error);
 }
 
+sp_status sp_plan_add_words(sp_plan *plan, uint32_t list, uint32_t query_tile, uint32_t key_tile,
+                            uint64_t *words, sp_error *error)
+{
+    if (query_tile < plan->first_tile || query_tile - plan->first_tile >= plan->n_query_tiles ||
+        (uint64_t)key_tile * SP_TILE >= plan->shape.n_keys)
+        return sp_fail(error, SP_INVALID, "tile (%u, %u) is outside the plan", query_tile, key_tile);
+    sp_raster raster;
+    raster.plan = plan;
+    raster.list = list;
+    raster.query_tile = query_tile;
+    set_rows(&raster);
+    uint64_t exist = existing(plan, key_tile);
+    for (uint32_t r = 0; r < SP_TILE; r++)
+        words[r] = r >= raster.row_begin && r < raster.row_end ? words[r] & exist : 0;
+    return add_words(&raster, key_tile, words, error);
+}
+
 static sp_status add_full(sp_raster *raster, uint32_t begin, uint32_t end, sp_error *error)
 {
     for (uint32_t tile = begin; tile < end; tile++) {
@@ -183,13 +210,10 @@ sp_status sp_plan_add_rows(sp_plan *plan, uint32_t list, sp_interval_fn row, sp_
                            const void *context, sp_error *error)
 {
     if (list >= plan->shape.n_lists) return sp_fail(error, SP_INVALID, "list %u is outside the plan", list);
-    uint64_t begin = plan->shape.position, end = begin + plan->shape.rows;
     sp_raster raster = {.plan = plan, .list = list};
     for (uint32_t t = 0; t < plan->n_query_tiles; t++) {
         raster.query_tile = plan->first_tile + t;
-        uint64_t origin = (uint64_t)raster.query_tile * SP_TILE;
-        raster.row_begin = origin < begin ? (uint32_t)(begin - origin) : 0;
-        raster.row_end = origin + SP_TILE > end ? (uint32_t)(end - origin) : SP_TILE;
+        set_rows(&raster);
         load_rows(&raster, row, context);
         sp_status status = sweep(&raster, columns, context, error);
         if (status) return status;

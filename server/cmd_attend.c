@@ -128,14 +128,29 @@ static void print_result(const sp_buffer *bytes)
     sp_weights_close(result);
 }
 
+/* A fit of which one layer matters: fingerprint and other layers may be absent. */
+static sp_status read_fit(const char *path, sp_fit **out, sp_error *error)
+{
+    char *bytes = NULL;
+    size_t size = 0;
+    sp_status status = sp_read_file(path, FILE_MAX_BYTES, &bytes, &size, error);
+    if (status) return status;
+    status = sp_fit_read(path, bytes, size, true, out, error);
+    sp_free(bytes);
+    return status;
+}
+
 static sp_status attend_file(const sp_options *options, sp_device *device, sp_buffer *out, sp_error *error)
 {
     char *bytes = NULL;
     size_t size = 0;
     sp_status status = sp_read_file(options->in, FILE_MAX_BYTES, &bytes, &size, error);
     if (status) return status;
-    sp_apply_options apply = {.metrics = options->metrics};
-    status = sp_apply(device, options->in, bytes, size, &apply, out, error);
+    sp_fit *fit = NULL;
+    if (options->fit) status = read_fit(options->fit, &fit, error);
+    sp_apply_options apply = {.metrics = options->metrics, .fit = fit};
+    if (!status) status = sp_apply(device, options->in, bytes, size, &apply, out, error);
+    sp_fit_close(fit);
     sp_free(bytes);
     return status;
 }

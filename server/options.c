@@ -521,6 +521,7 @@ sp_status sp_options_engine(const sp_options *options, sp_engine_options *out, s
     out->context = (uint32_t)options->context;
     out->attention = options->attention;
     out->chat_template = options->chat_template;
+    out->fit = options->fit;
     out->kv_type = strcmp(options->kv, "f32") == 0 ? SP_F32 : SP_BF16;
     out->weights_as = strcmp(options->weights, "bf16") == 0  ? SP_WEIGHTS_BF16
                       : strcmp(options->weights, "f32") == 0 ? SP_WEIGHTS_F32

@@ -24,6 +24,7 @@ typedef struct sp_options {
     /* model and engine */
     const char *model, *chat_template, *normalizer, *kv, *weights, *gemm;
     const char *attention;    /* JSON: a quoted name or an object; NULL: what the model was trained with */
+    const char *fit;          /* NULL: beside the model */
     int64_t threads, context; /* 0: all CPUs; 0: the model's */
     int64_t kv_bytes;         /* 0: half of the memory that is free at start */
     int64_t attn_scratch, max_sequences, max_queue, step_ms;

@@ -183,12 +183,16 @@ static void write_param(sp_buffer *out, const sp_param *param)
     sp_buffer text;
     sp_buffer_init(&text, 2048);
     sp_buffer_format(&text, "%s (default ", param->name);
+    bool absent = isnan(param->fallback);
     if (param->type == SP_PARAM_NAME) {
-        sp_buffer_text(&text, param->values[(size_t)param->fallback]);
+        sp_buffer_text(&text, absent ? "none" : param->values[(size_t)param->fallback]);
         for (size_t i = 0; param->values[i]; i++)
-            sp_buffer_format(&text, "%s%s", i ? "|" : "; ", param->values[i]);
+            sp_buffer_format(&text, "%s%s", i ? " or " : "; ", param->values[i]);
     } else {
-        sp_buffer_format(&text, "%.10g; ", param->fallback);
+        if (absent)
+            sp_buffer_text(&text, "none; ");
+        else
+            sp_buffer_format(&text, "%.10g; ", param->fallback);
         write_bounds(&text, param->min, param->max);
         if (param->odd_only) sp_buffer_text(&text, ", odd or 0");
     }

@@ -47,6 +47,11 @@ const sp_option sp_option_table[] = {
      "Attention of requests that name none: a backend's name, or the JSON object of a request, such as "
      "'{\"backend\":\"strided\",\"params\":{\"stride\":64}}'. Without it: the pattern the model was "
      "trained with, else dense."},
+    {"fit", SP_OPTION_TEXT, AT(fit), ENGINE | ATTEND, 0, 0, NULL, "FILE",
+     "Fit file for the backends sparsefinder and routing. Without it: sparsefinder.safetensors in the "
+     "model's "
+     "folder, beside a GGUF file NAME.sparsefinder.safetensors or sparsefinder.safetensors; attend: the fit "
+     "tensors of the input. An adapter's own fit serves its requests."},
     {"chat-template", SP_OPTION_TEXT, AT(chat_template), SERVE | GENERATE, 0, 0, NULL, "FAMILY",
      "How chats become text: chatml, llama2, llama3, zephyr, phi3, mistral or plain. Without it: the family "
      "of "

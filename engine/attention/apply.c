@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "engine/attention/apply_case.h"
+#include "engine/attention/apply_predict.h"
 #include "engine/attention/metrics.h"
 
 enum { CHUNK = 1024 };
@@ -33,6 +34,8 @@ struct sp_apply_job {
     uint8_t *page_bytes;
     const uint8_t **pages;
     sp_kv_view kv;
+    /* predicting */
+    sp_apply_predictor predictor;
     /* answer */
     float *out;          /* (n_heads, n, value_dim) */
     uint32_t *indptr;    /* (n_heads, n + 1) */
@@ -120,6 +123,7 @@ static sp_status allocate(sp_apply_job *run, sp_error *error)
 void sp_apply_close(sp_apply_job *run)
 {
     if (!run) return;
+    sp_apply_predictor_fini(&run->predictor);
     sp_apply_case_close(&run->input);
     sp_plan_fini(&run->plan);
     void *const held[] = {run->page_bytes, run->pages,   run->out,      run->indptr, run->edge_base,
@@ -129,13 +133,6 @@ void sp_apply_close(sp_apply_job *run)
 }
 
 /* --- keys and values into pages --- */
-
-static void convert(const sp_tensor *tensor, size_t row, float *to)
-{
-    size_t width = tensor->shape[2];
-    const uint8_t *from = (const uint8_t *)tensor->data + row * width * sp_dtype_size(tensor->dtype);
-    (void)sp_convert_to_f32(tensor->dtype, from, to, width);
-}
 
 static sp_status fill_pages(sp_apply_job *run, sp_error *error)
 {
@@ -152,8 +149,8 @@ static sp_status fill_pages(sp_apply_job *run, sp_error *error)
         for (size_t i = page * SP_TILE; i < input->m && i < (page + 1) * SP_TILE; i++) {
             for (size_t h = 0; h < input->n_kv_heads; h++) {
                 float *k = start + h * head_floats, *v = k + SP_TILE * input->head_dim;
-                convert(&input->k, h * input->m + i, k + i % SP_TILE * input->head_dim);
-                convert(&input->v, h * input->m + i, v + i % SP_TILE * input->value_dim);
+                sp_apply_convert(&input->k, h * input->m + i, k + i % SP_TILE * input->head_dim);
+                sp_apply_convert(&input->v, h * input->m + i, v + i % SP_TILE * input->value_dim);
             }
         }
     }
@@ -196,17 +193,18 @@ static sp_status plan_rows(sp_apply_job *run, sp_error *error)
     run->row = run->next_row;
     run->rows = step_rows(run);
     run->next_row += run->rows;
-    const sp_plan_request request = {.attention = &input->attention,
-                                     .layer = input->layer,
-                                     .kind = input->kind,
-                                     .causal = input->causal,
-                                     .position = input->offset + run->row,
-                                     .rows = run->rows,
-                                     .n_keys = input->valid,
-                                     .n_heads = input->n_heads,
-                                     .n_kv_heads = input->n_kv_heads,
-                                     .device = run->device,
-                                     .kv = &run->kv};
+    sp_plan_request request = {.attention = &input->attention,
+                               .layer = input->layer,
+                               .kind = input->kind,
+                               .causal = input->causal,
+                               .position = input->offset + run->row,
+                               .rows = run->rows,
+                               .n_keys = input->valid,
+                               .n_heads = input->n_heads,
+                               .n_kv_heads = input->n_kv_heads,
+                               .device = run->device,
+                               .kv = &run->kv};
+    sp_apply_predictor_attach(&run->predictor, input, run->row, &request);
     return sp_attention_plan(&request, &run->plan, error);
 }
 
@@ -244,8 +242,8 @@ static void load_queries(sp_apply_job *run)
     const sp_apply_case *input = &run->input;
     for (size_t r = 0; r < run->rows; r++) {
         for (size_t h = 0; h < input->n_heads; h++) {
-            convert(&input->q, h * input->n + run->row + r,
-                    run->q + (r * input->n_heads + h) * input->head_dim);
+            sp_apply_convert(&input->q, h * input->n + run->row + r,
+                             run->q + (r * input->n_heads + h) * input->head_dim);
         }
     }
 }
@@ -355,7 +353,10 @@ sp_status sp_apply_step(sp_apply_job *run, bool *done, sp_error *error)
         return sp_fail(error, SP_CANCELLED, "the job was stopped");
     }
     sp_status status = SP_OK;
-    if (run->next_row < run->input.valid_q) {
+    if (!run->predictor.ready) {
+        status = sp_apply_predictor_prepare(&run->predictor, run->device, &run->input,
+                                            answer_limit(&run->options), error);
+    } else if (run->next_row < run->input.valid_q) {
         status = run->pass == SP_APPLY_COUNTS ? count_rows(run, error) : run_rows(run, error);
     } else if (run->pass == SP_APPLY_COUNTS) {
         status = prepare(run, error);
@@ -449,6 +450,7 @@ sp_status sp_apply_open(sp_device *device, const char *name, const void *in, siz
             sp_fail_param(error, SP_DATA, "metrics",
                           "metrics need zeros: softmax gives every key weight; use an entmax normalizer");
     }
+    if (!status) status = sp_apply_predictor_open(&run->predictor, &run->input, options->fit, error);
     run->measures = options->metrics || run->input.attention.measure;
     run->totals = status ? NULL : sp_alloc_zero(run->input.n_heads, sizeof *run->totals);
     if (!status && !run->totals) status = sp_fail(error, SP_NO_MEMORY, "out of memory");

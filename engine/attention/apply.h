@@ -8,11 +8,13 @@
 #ifndef SPARSED_ENGINE_ATTENTION_APPLY_H
 #define SPARSED_ENGINE_ATTENTION_APPLY_H
 
+#include "engine/sparsefinder/fit.h"
 #include "kernels/device.h"
 
 /* A job holds at most so many times max_bytes, and SP_APPLY_PLAN_BYTES, beside its input and its answer's
- * bytes: one for the answer's arrays, one for the plan, three for copies of keys, values and a chunk. */
-#define SP_APPLY_WORK 5
+ * bytes: one for the answer's arrays, one for the plan, three for copies of keys, values and a chunk, two for
+ * predicting: queries and projected keys, and room to work in. */
+#define SP_APPLY_WORK 7
 #define SP_APPLY_PLAN_BYTES ((size_t)1 << 20)
 
 typedef struct sp_apply_options {
@@ -20,6 +22,7 @@ typedef struct sp_apply_options {
     size_t max_bytes;            /* of the answer; 0: no limit of ours. See SP_APPLY_WORK */
     bool (*stop)(void *context); /* asked before every step: true ends the job as SP_CANCELLED; or NULL */
     void *stop_context;
+    const sp_fit *fit; /* the layer's, for backends that need one; NULL: that of the input's own tensors */
 } sp_apply_options;
 
 /* in: safetensors bytes (stay the caller's). out: bytes appended. SP_INVALID or SP_DATA name the field or

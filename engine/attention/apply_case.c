@@ -167,3 +167,10 @@ void sp_apply_case_close(sp_apply_case *self)
     sp_weights_close(self->weights);
     self->weights = NULL;
 }
+
+void sp_apply_convert(const sp_tensor *tensor, size_t row, float *to)
+{
+    size_t width = tensor->shape[2];
+    const uint8_t *from = (const uint8_t *)tensor->data + row * width * sp_dtype_size(tensor->dtype);
+    (void)sp_convert_to_f32(tensor->dtype, from, to, width);
+}

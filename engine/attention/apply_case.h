@@ -23,6 +23,9 @@ sp_status sp_apply_case_open(const char *name, const void *bytes, size_t size, s
                              sp_error *error) SP_MUST_CHECK;
 void sp_apply_case_close(sp_apply_case *self);
 
+/* Row number `row` (heads times length) of q, k or v as float32. */
+void sp_apply_convert(const sp_tensor *tensor, size_t row, float *to);
+
 /* Keys that a valid row may see: all valid ones, or those up to its position. */
 static inline uint32_t sp_apply_allowed(const sp_apply_case *self, uint32_t row)
 {

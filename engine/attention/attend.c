@@ -2,6 +2,7 @@
 #include "engine/attention/attend.h"
 #include "engine/attention/codes.h"
 #include "engine/attention/measure.h"
+#include "engine/attention/scratch.h"
 #include "engine/graph/capture.h"
 
 #include <assert.h>
@@ -23,6 +24,7 @@ struct sp_attender {
     const uint8_t **pointers; /* (ceil(context / 64)) pages of one layer */
     sp_measurer *measurer;    /* made when first asked for */
     sp_codes *codes;          /* NULL without a fit */
+    sp_scratch scratch;       /* of predictions */
 };
 
 size_t sp_attender_plan_bytes(uint32_t context, uint32_t n_heads)
@@ -45,7 +47,8 @@ static sp_codes_options code_options(const sp_attender_options *options)
 size_t sp_attender_code_bytes(const sp_attender_options *options)
 {
     const sp_codes_options codes = code_options(options);
-    return options->kv->options.side_bytes ? sp_codes_scratch_bytes(&codes) : 0;
+    if (!options->kv->options.side_bytes) return 0;
+    return sp_codes_scratch_bytes(&codes) + options->plan_bytes; /* as much again to predict in */
 }
 
 sp_status sp_attender_open(const sp_attender_options *options, sp_attender **out, sp_error *error)
@@ -53,6 +56,7 @@ sp_status sp_attender_open(const sp_attender_options *options, sp_attender **out
     sp_attender *attender = sp_alloc_zero(1, sizeof *attender);
     if (!attender) return sp_fail(error, SP_NO_MEMORY, "no memory for attention");
     attender->options = *options;
+    sp_scratch_init(&attender->scratch, options->plan_bytes);
     size_t n_plans = (size_t)options->max_jobs * PLANS_A_JOB;
     attender->plans = sp_alloc_zero(n_plans, sizeof *attender->plans);
     attender->pointers = sp_alloc((options->context + SP_TILE - 1) / SP_TILE, sizeof *attender->pointers);
@@ -79,6 +83,7 @@ void sp_attender_close(sp_attender *attender)
         sp_plan_fini(&attender->plans[i].plan);
     sp_measurer_close(attender->measurer);
     sp_codes_close(attender->codes);
+    sp_scratch_fini(&attender->scratch);
     sp_free(attender->plans);
     sp_free((void *)attender->pointers);
     sp_free(attender);
@@ -155,7 +160,8 @@ static sp_status find_plan(sp_attender *attender, size_t index, const sp_attend_
                                .device = options->device,
                                .q = call->q + (size_t)job->first_row * options->n_heads * options->head_dim,
                                .kv = kv,
-                               .fit = job->fit};
+                               .fit = job->fit,
+                               .scratch = &attender->scratch};
     if (attender->codes) sp_codes_attach(attender->codes, request.n_keys, &request);
     free_plan->valid = false;
     double start = sp_now();

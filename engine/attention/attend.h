@@ -38,7 +38,7 @@ typedef struct sp_attender_options {
     size_t n_fits;
 } sp_attender_options;
 
-/* Scratch of an attender for projected keys. */
+/* Scratch of an attender for projected keys and predictions. */
 size_t sp_attender_code_bytes(const sp_attender_options *options);
 /* Scratch for plans that any backend may need for one step at this context. */
 size_t sp_attender_plan_bytes(uint32_t context, uint32_t n_heads);

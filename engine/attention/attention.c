@@ -17,8 +17,7 @@ typedef struct sp_parser {
     sp_error *error;
 } sp_parser;
 
-static const char *const not_built[] = {"bigbird", "lsh",        "routing", "sparsefinder",
-                                        "pages",   "xattention", "auto"};
+static const char *const not_built[] = {"bigbird", "lsh", "pages", "xattention", "auto"};
 
 static sp_status bad_type(const sp_parser *parser, const char *field, const char *wanted)
 {
@@ -66,20 +65,57 @@ static void set_defaults(sp_attention *attention)
     for (size_t i = 0; i < backend->n_params; i++) attention->params[i] = backend->params[i].fallback;
 }
 
-static sp_status bad_param(const sp_parser *parser, const sp_param *param)
+/* What a parameter must be, as a text. */
+static void describe(const sp_param *param, char *text, size_t size)
 {
-    char field[96];
-    (void)snprintf(field, sizeof field, "attention.params.%s", param->name);
+    size_t used = 0;
+    if (param->type == SP_PARAM_NAME) {
+        for (size_t i = 0; param->values[i] && used < size; i++) {
+            int n = snprintf(text + used, size - used, "%s%s",
+                             !i                     ? ""
+                             : param->values[i + 1] ? ", "
+                                                    : " or ",
+                             param->values[i]);
+            used += n > 0 ? (size_t)n : 0;
+        }
+        return;
+    }
+    if (param->type == SP_PARAM_NUMBER) {
+        (void)snprintf(text, size, "a number from %.15g to %.15g", param->min, param->max);
+        return;
+    }
     const char *max = "9223372036854775807";
     char number[24];
     if (param->max < 9.2e18) {
         (void)snprintf(number, sizeof number, "%.0f", param->max);
         max = number;
     }
-    return sp_fail_param(parser->error, SP_INVALID, field, "%s must be %s from %.0f to %s", field,
-                         param->odd_only ? "an odd integer (the centre counts), or 0 for none,"
-                                         : "an integer",
-                         param->min, max);
+    (void)snprintf(text, size, "%s from %.0f to %s",
+                   param->odd_only ? "an odd integer (the centre counts), or 0 for none," : "an integer",
+                   param->min, max);
+}
+
+static sp_status bad_param(const sp_parser *parser, const sp_param *param)
+{
+    char field[96], wanted[200];
+    (void)snprintf(field, sizeof field, "attention.params.%s", param->name);
+    describe(param, wanted, sizeof wanted);
+    return sp_fail_param(parser->error, SP_INVALID, field, "%s must be %s", field, wanted);
+}
+
+/* The value of a parameter that is no integer; false: refused. */
+static bool read_value(sp_parser *parser, const sp_param *param, sp_json_type type, double *out)
+{
+    if (param->type == SP_PARAM_NUMBER) {
+        *out = type == SP_JSON_NUMBER ? sp_json_double(&parser->json) : 0;
+        return type == SP_JSON_NUMBER && *out >= param->min && *out <= param->max;
+    }
+    for (size_t i = 0; type == SP_JSON_STRING && param->values[i]; i++) {
+        if (!sp_json_is(&parser->json, param->values[i])) continue;
+        *out = (double)i;
+        return true;
+    }
+    return false;
 }
 
 static sp_status set_param(sp_parser *parser, size_t index, sp_json_type type)
@@ -87,6 +123,9 @@ static sp_status set_param(sp_parser *parser, size_t index, sp_json_type type)
     const sp_param *param = &parser->out->backend->params[index];
     int64_t value;
     if (type == SP_JSON_NULL) return SP_OK;
+    if (param->type != SP_PARAM_INT)
+        return read_value(parser, param, type, &parser->out->params[index]) ? SP_OK
+                                                                            : bad_param(parser, param);
     if (type != SP_JSON_NUMBER || !sp_json_int64(&parser->json, &value)) return bad_param(parser, param);
     if ((double)value < param->min || (double)value > param->max) return bad_param(parser, param);
     if (param->odd_only && value != 0 && value % 2 == 0) return bad_param(parser, param);
@@ -98,7 +137,7 @@ static sp_status set_param(sp_parser *parser, size_t index, sp_json_type type)
 static sp_status unknown_param(const sp_parser *parser)
 {
     const sp_backend *backend = parser->out->backend;
-    char field[96], known[200] = "no parameters";
+    char field[96], known[280] = "no parameters";
     int shown = (int)(parser->json.raw_size < 60 ? parser->json.raw_size : 60);
     (void)snprintf(field, sizeof field, "attention.params.%.*s", shown, parser->json.raw);
     size_t used = 0;
@@ -319,13 +358,21 @@ static sp_status read_object(sp_parser *parser)
 
 /* --- what the parts mean together --- */
 
-/* A parameter of this name that is not 0. */
+/* A parameter of this name that is there and not 0. */
 static bool uses(const sp_attention *attention, const char *name)
 {
     for (size_t i = 0; i < attention->backend->n_params; i++) {
-        if (strcmp(attention->backend->params[i].name, name) == 0) return attention->params[i] != 0;
+        if (strcmp(attention->backend->params[i].name, name) == 0)
+            return attention->params[i] != 0 && !isnan(attention->params[i]);
     }
     return false;
+}
+
+bool sp_attention_streams(const sp_attention *attention)
+{
+    const sp_backend *backend = attention->backend;
+    if (!(backend->caps & SP_CAP_STREAMING) || uses(attention, "global_random")) return false;
+    return !backend->streams || backend->streams(attention);
 }
 
 static sp_status check_streaming(sp_parser *parser)
@@ -335,8 +382,7 @@ static sp_status check_streaming(sp_parser *parser)
         return sp_fail_param(parser->error, SP_INVALID, "attention.params.global_last",
                              "global_last must be 0 while generating: the last token is not known yet");
     }
-    bool streams = (out->backend->caps & SP_CAP_STREAMING) && !uses(out, "global_random");
-    if (streams) return SP_OK;
+    if (sp_attention_streams(out)) return SP_OK;
     const char *field = uses(out, "global_random") ? "attention.params.global_random" : "attention.backend";
     if (out->strict) {
         return sp_fail_param(

@@ -25,12 +25,14 @@ typedef enum sp_param_type { SP_PARAM_INT, SP_PARAM_NUMBER, SP_PARAM_NAME } sp_p
 typedef struct sp_param {
     const char *name, *summary;
     sp_param_type type;
-    double fallback, min, max;
-    bool odd_only;             /* windows: odd, or 0 for none */
+    double fallback, min,
+        max;       /* fallback NaN: absent until sp_attention_resolve, and where it does not apply */
+    bool odd_only; /* windows: odd, or 0 for none */
     const char *const *values; /* SP_PARAM_NAME: NULL terminated; fallback is an index into it */
 } sp_param;
 
 #define SP_MAX_PARAMS 16
+struct sp_scratch;
 #define SP_MAX_CAPTURED 256u /* layers and heads that a capture's lists may name are below */
 typedef enum sp_heads_mode { SP_HEADS_MERGED, SP_HEADS_INTERLEAVED, SP_HEADS_MULTIHEAD } sp_heads_mode;
 
@@ -63,6 +65,11 @@ typedef struct sp_plan_request {
     sp_device *device;
     const float *q; /* (rows, n_heads, head_dim); NEEDS_QK only */
     const sp_kv_view *kv;
+    /* Backends that do not stream select among all queries of the sequence; else NULL. They begin at the
+     * position whole_position; only valid ones are counted. */
+    const float *whole_q; /* (whole_rows, n_heads, head_dim) */
+    uint32_t whole_position, whole_rows;
+    struct sp_scratch *scratch; /* room to work in, kept between plans; NULL: allocated and freed */
     /* NEEDS_FIT only; what is kept of keys is written before the plan is made (codes.h) */
     const sp_fit *fit;               /* of the sequence's model or adapter; NULL: none */
     const sp_code_view *codes;       /* k' of the set that codes() names; NULL where ids are kept instead */
@@ -79,6 +86,12 @@ struct sp_backend {
     /* Beyond single ranges: summary <= stride, heads % distinct = 0. NULL: nothing. SP_INVALID, param
      * "attention.params.X". */
     sp_status (*check)(const sp_attention *attention, uint32_t n_heads, sp_error *error);
+    /* NEEDS_FIT: fills in the parameters that depend on the fit and the kind of attention, and refuses what
+     * the layers begin .. end - 1 of the fit lack: SP_INVALID, naming the sizes present. */
+    sp_status (*resolve)(sp_attention *attention, const sp_fit *fit, uint32_t begin, uint32_t end,
+                         sp_attend_kind kind, sp_error *error);
+    /* Whether these parameters stream, where caps say that some do. NULL: all. */
+    bool (*streams)(const sp_attention *attention);
     /* STATIC backends: layers with the same part share a plan. NULL: all do. */
     uint32_t (*part)(const sp_attention *attention, uint32_t layer);
     sp_status (*plan)(const sp_plan_request *request, sp_plan *out, sp_error *error);
@@ -110,6 +123,15 @@ typedef struct sp_attention_host {
  * dense). SP_INVALID names the field: attention.params.stride. */
 sp_status sp_attention_parse(const char *text, size_t size, const sp_attention_host *host, sp_attention *out,
                              sp_error *error) SP_MUST_CHECK;
+/* Fills in what a parsed attention still lacks, once the model's (or adapter's) fit is known; fit NULL: none.
+ * Layers begin .. end - 1 are to be served. Refuses a backend whose fit or set is missing: SP_INVALID. Notes
+ * an alpha that is not the fit's. */
+sp_status sp_attention_resolve(sp_attention *attention, const sp_fit *fit, uint32_t begin, uint32_t end,
+                               sp_attend_kind kind, sp_error *error) SP_MUST_CHECK;
+/* Row t never changes when later tokens arrive. */
+bool sp_attention_streams(const sp_attention *attention);
+/* Adds a sentence to the notes; one that does not fit is left out. */
+void sp_attention_note(sp_attention *attention, const char *format, ...) SP_PRINTF(2, 3);
 /* Builds the plan: begin, the backend's edges, end. */
 sp_status sp_attention_plan(const sp_plan_request *request, sp_plan *out, sp_error *error) SP_MUST_CHECK;
 /* True when both layers may share a plan for the same positions. */

@@ -51,8 +51,7 @@ static void measure_page(const sp_fit_set *set, void *context)
 {
     page_size *size = context;
     size_t codes = set->n_k_maps * map_bytes(set->rank, size->dtype), ids = 0;
-    if (set->type == SP_FIT_BLOCK) return;
-    for (size_t i = 0; i < set->n_centroids; i++)
+    for (size_t i = 0; i < set->n_centroids && set->type != SP_FIT_BLOCK; i++)
         if (set->centroids[i].runs > ids) ids = set->centroids[i].runs;
     ids *= size->n_heads * IDS_BYTES;
     if (set->type != SP_FIT_CLUSTER && codes > size->bytes) size->bytes = codes;

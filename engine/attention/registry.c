@@ -3,6 +3,9 @@
 #include "engine/attention/attention.h"
 
 #include <assert.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 #define SP_BACKEND(name) extern const sp_backend sp_backend_##name;
@@ -45,6 +48,36 @@ bool sp_attention_same_plan(const sp_attention *attention, uint32_t layer_a, uin
     if (layer_a == layer_b) return true;
     if (!(backend->caps & SP_CAP_STATIC)) return false;
     return !backend->part || backend->part(attention, layer_a) == backend->part(attention, layer_b);
+}
+
+sp_status sp_attention_resolve(sp_attention *attention, const sp_fit *fit, uint32_t begin, uint32_t end,
+                               sp_attend_kind kind, sp_error *error)
+{
+    const sp_backend *backend = attention->backend;
+    if (!(backend->caps & SP_CAP_NEEDS_FIT)) return SP_OK;
+    if (!fit)
+        return sp_fail_param(error, SP_INVALID, "attention.backend",
+                             "%s needs a fit, and none is loaded: make one with `sparsed fit`, put it beside "
+                             "the model as sparsefinder.safetensors, or name it with --fit",
+                             backend->name);
+    sp_status status = backend->resolve(attention, fit, begin, end, kind, error);
+    if (status == SP_OK && fit->alpha > 0 && fabs((double)attention->normalizer.alpha - fit->alpha) > 1e-6)
+        sp_attention_note(attention, "the fit was made for alpha %g", fit->alpha);
+    if (status == SP_OK && fit->gold_mass > 0 && !sp_is_softmax(attention->normalizer))
+        sp_attention_note(attention, "the fit was made for softmax");
+    return status;
+}
+
+void sp_attention_note(sp_attention *attention, const char *format, ...)
+{
+    size_t used = strlen(attention->notes), room = sizeof attention->notes - used;
+    char text[sizeof attention->notes];
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (n <= 0 || (size_t)n + 2 > room) return;
+    (void)snprintf(attention->notes + used, room, "%s%s", used ? "\n" : "", text);
 }
 
 /* Keys and queries of a cross-attention have no common positions: no window, no last tokens. */

@@ -6,6 +6,7 @@
  * tests/golden/test_attend_golden.c */
 #include "engine/attention/metrics.h"
 
+#include <math.h>
 #include <string.h>
 
 void sp_normalizer_write(sp_normalizer normalizer, sp_json_writer *out)
@@ -20,9 +21,14 @@ void sp_normalizer_write(sp_normalizer normalizer, sp_json_writer *out)
     sp_json_close(out, '}');
 }
 
-static void write_integer(const char *name, double value, uint64_t seed, sp_json_writer *out)
+/* NaN: a default that depends on the fit, or a parameter that does not apply. */
+static void write_value(const sp_param *param, double value, uint64_t seed, sp_json_writer *out)
 {
-    if (strcmp(name, "seed") == 0)
+    if (isnan(value))
+        sp_json_null(out);
+    else if (param->type == SP_PARAM_NAME)
+        sp_json_cstring(out, param->values[(size_t)value]);
+    else if (strcmp(param->name, "seed") == 0)
         sp_json_uint(out, seed);
     else
         sp_json_number(out, value);
@@ -32,9 +38,9 @@ void sp_attention_write_params(const sp_attention *attention, sp_json_writer *ou
 {
     sp_json_open(out, '{');
     for (size_t i = 0; i < attention->backend->n_params; i++) {
-        const char *name = attention->backend->params[i].name;
-        sp_json_key(out, name);
-        write_integer(name, attention->params[i], attention->seed, out);
+        const sp_param *param = &attention->backend->params[i];
+        sp_json_key(out, param->name);
+        write_value(param, attention->params[i], attention->seed, out);
     }
     sp_json_close(out, '}');
 }
@@ -190,22 +196,42 @@ static void write_caps(unsigned caps, sp_json_writer *out)
     sp_json_close(out, ']');
 }
 
-static void write_param(const sp_param *param, sp_json_writer *out)
+/* Range of a number, choices of a name. */
+static void write_range(const sp_param *param, sp_json_writer *out)
 {
     const uint64_t seed_max = INT64_MAX;
+    bool name = param->type == SP_PARAM_NAME;
+    const char *const keys[] = {"min", "max"};
+    const double values[] = {param->min, param->max};
+    for (size_t i = 0; i < 2; i++) {
+        sp_json_key(out, keys[i]);
+        if (name)
+            sp_json_null(out);
+        else
+            write_value(param, values[i], i ? seed_max : 0, out);
+    }
+    sp_json_key(out, "values");
+    if (!name) {
+        sp_json_null(out);
+        return;
+    }
+    sp_json_open(out, '[');
+    for (size_t i = 0; param->values[i]; i++) sp_json_cstring(out, param->values[i]);
+    sp_json_close(out, ']');
+}
+
+static void write_param(const sp_param *param, sp_json_writer *out)
+{
+    static const char *const types[] = {
+        [SP_PARAM_INT] = "integer", [SP_PARAM_NUMBER] = "number", [SP_PARAM_NAME] = "string"};
     sp_json_open(out, '{');
     sp_json_key(out, "name");
     sp_json_cstring(out, param->name);
     sp_json_key(out, "type");
-    sp_json_cstring(out, "integer");
+    sp_json_cstring(out, types[param->type]);
     sp_json_key(out, "default");
-    sp_json_number(out, param->fallback);
-    sp_json_key(out, "min");
-    sp_json_number(out, param->min);
-    sp_json_key(out, "max");
-    write_integer(param->name, param->max, seed_max, out);
-    sp_json_key(out, "values");
-    sp_json_null(out);
+    write_value(param, param->fallback, 0, out);
+    write_range(param, out);
     sp_json_key(out, "summary");
     sp_json_cstring(out, param->summary);
     sp_json_close(out, '}');

@@ -3,32 +3,15 @@
  * window counts the centre (257: 128 on either side), so it is odd, or 0 for none. A global token sees every
  * allowed key and every allowed row sees it; the causal rule comes last. global_last marks the last valid
  * tokens, which a stream does not know: 0 while generating. Tests: tests/attention/test_conformance.c */
-#include "engine/attention/pattern.h"
-
-typedef struct sp_band {
-    uint32_t n_keys, window, first, last;
-} sp_band;
-
-static uint32_t band_row(const void *context, uint32_t query, sp_interval *out)
-{
-    const sp_band *band = context;
-    uint32_t last_begin = band->n_keys > band->last ? band->n_keys - band->last : 0;
-    if (query < band->first || (query >= last_begin && query < band->n_keys)) {
-        return sp_interval_add(out, 0, 0, band->n_keys);
-    }
-    uint32_t n = sp_interval_add(out, 0, 0, band->first);
-    if (band->window) n = sp_interval_add_window(out, n, query, band->window / 2);
-    return sp_interval_add(out, n, last_begin, band->n_keys);
-}
+#include "engine/attention/band.h"
 
 static sp_status window_plan(const sp_plan_request *request, sp_plan *out, sp_error *error)
 {
-    const sp_band band = {.n_keys = request->n_keys,
-                          .window = sp_param_u32(request, "window"),
-                          .first = sp_param_u32(request, "global_first"),
-                          .last = sp_param_u32(request, "global_last")};
+    const sp_band band =
+        sp_band_make(request, sp_param_u32(request, "window"), sp_param_u32(request, "global_first"),
+                     sp_param_u32(request, "global_last"));
     sp_status status = sp_pattern_begin(request, 1, out, error);
-    return status ? status : sp_plan_add_intervals(out, 0, band_row, &band, error);
+    return status ? status : sp_plan_add_intervals(out, 0, sp_band_row, &band, error);
 }
 
 static const sp_param params[] = {

@@ -61,6 +61,10 @@ sp_status sp_fit_open(const char *path, sp_fit **out, sp_error *error) SP_MUST_C
  * layers may be absent, counts are those of the tensors. */
 sp_status sp_fit_read(const char *name, const void *bytes, size_t size, bool one_layer, sp_fit **out,
                       sp_error *error) SP_MUST_CHECK;
+/* The same from tensors at hand. */
+struct sp_weights;
+sp_status sp_fit_from(const char *name, const struct sp_weights *weights, bool one_layer, sp_fit **out,
+                      sp_error *error) SP_MUST_CHECK;
 void sp_fit_close(sp_fit *fit);
 /* Writes path anew (a temporary file, then rename). The same fit gives the same bytes. */
 sp_status sp_fit_write(const sp_fit *fit, const char *path, sp_error *error) SP_MUST_CHECK;

@@ -318,14 +318,15 @@ static sp_status read_all(const sp_fit_reading *r)
     return status == SP_OK ? finish_sets(r) : status;
 }
 
-static sp_status read_weights(const char *name, const sp_weights *weights, bool one_layer, sp_fit **out,
-                              sp_error *error)
+sp_status sp_fit_from(const char *name, const sp_weights *weights, bool one_layer, sp_fit **out,
+                      sp_error *error)
 {
     const sp_fit_reading r = {.file = name,
                               .weights = weights,
                               .one_layer = one_layer,
                               .fit = sp_alloc_zero(1, sizeof(sp_fit)),
                               .error = error};
+    *out = NULL;
     sp_status status = r.fit ? read_all(&r) : fail_memory(&r);
     if (status == SP_OK)
         *out = r.fit;
@@ -342,7 +343,7 @@ sp_status sp_fit_open(const char *path, sp_fit **out, sp_error *error)
     *out = NULL;
     sp_status status = sp_weights_open(path, &options, &weights, error);
     if (status != SP_OK) return status;
-    status = read_weights(path, weights, false, out, error);
+    status = sp_fit_from(path, weights, false, out, error);
     sp_weights_close(weights);
     return status;
 }
@@ -354,7 +355,7 @@ sp_status sp_fit_read(const char *name, const void *bytes, size_t size, bool one
     *out = NULL;
     sp_status status = sp_weights_parse(name, bytes, size, &weights, error);
     if (status != SP_OK) return status;
-    status = read_weights(name, weights, one_layer, out, error);
+    status = sp_fit_from(name, weights, one_layer, out, error);
     sp_weights_close(weights);
     return status;
 }

@@ -1,0 +1,228 @@
+/* See classes.h. */
+#include "engine/attention/classes.h"
+
+#include <string.h>
+
+#define NO_ROW UINT32_MAX
+
+typedef struct grouping {
+    const sp_classes *classes;
+    const sp_band *band;
+    uint32_t position;
+    sp_plan *plan;
+    /* keys of a run, sorted by class: (n_heads, n_keys * top), (n_heads, n_classes + 1) */
+    uint32_t *keys, *starts;
+    /* rows of the chunk of one head and round, sorted by class: (rows), (n_classes + 1) */
+    uint32_t *members, *member_starts;
+    uint32_t *row_of; /* (runs, n_classes): bit row of an earlier class; NO_ROW outside of a group */
+    uint64_t *bits;   /* (bit rows, ceil(keys of the list / 64)) */
+    uint32_t run, slot, head;
+} grouping;
+
+static const uint16_t *q_ids(const grouping *g, uint32_t run, uint32_t row)
+{
+    const sp_classes *c = g->classes;
+    return c->q_ids + (((size_t)g->head * c->runs + run) * c->rows + row) * c->top;
+}
+
+static const uint16_t *k_ids(const grouping *g, uint32_t run, uint32_t key)
+{
+    const sp_classes *c = g->classes;
+    return c->k_ids + (((size_t)g->head * c->runs + run) * c->n_keys + key) * c->top;
+}
+
+/* Sorts n numbered things by class. ids: of thing i at i * stride, `top` of them; starts (n_classes + 1). */
+static void sort_by_class(const uint16_t *ids, size_t n, size_t stride, uint32_t top, uint32_t n_classes,
+                          uint32_t *starts, uint32_t *sorted)
+{
+    memset(starts, 0, ((size_t)n_classes + 1) * sizeof *starts);
+    for (size_t i = 0; i < n; i++)
+        for (uint32_t s = 0; s < top; s++)
+            if (ids[i * stride + s] != SP_NO_CLASS) starts[ids[i * stride + s]]++;
+    uint32_t sum = 0;
+    for (uint32_t c = 0; c <= n_classes; c++) {
+        uint32_t count = starts[c];
+        starts[c] = sum;
+        sum += count;
+    }
+    for (size_t i = 0; i < n; i++)
+        for (uint32_t s = 0; s < top; s++)
+            if (ids[i * stride + s] != SP_NO_CLASS) sorted[starts[ids[i * stride + s]]++] = (uint32_t)i;
+    for (uint32_t c = n_classes; c > 0; c--) starts[c] = starts[c - 1];
+    starts[0] = 0;
+}
+
+/* --- masks of later rounds --- */
+
+/* Calls of a row's earlier classes: every slot of earlier runs, earlier slots of this one. */
+static uint32_t earlier_slots(const grouping *g, uint32_t run)
+{
+    return run < g->run ? g->classes->top : g->slot;
+}
+
+/* Gives every earlier class of the group's rows a bit row; returns how many there are. */
+static uint32_t number_rows(const grouping *g, const uint32_t *rows, uint32_t n)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t run = 0; run <= g->run; run++) {
+            const uint16_t *ids = q_ids(g, run, rows[i]);
+            for (uint32_t s = 0; s < earlier_slots(g, run); s++) {
+                if (ids[s] == SP_NO_CLASS) continue;
+                uint32_t *row = &g->row_of[(size_t)run * g->classes->n_classes + ids[s]];
+                if (*row == NO_ROW) *row = count++;
+            }
+        }
+    return count;
+}
+
+static void forget_rows(const grouping *g, const uint32_t *rows, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t run = 0; run <= g->run; run++) {
+            const uint16_t *ids = q_ids(g, run, rows[i]);
+            for (uint32_t s = 0; s < earlier_slots(g, run); s++)
+                if (ids[s] != SP_NO_CLASS) g->row_of[(size_t)run * g->classes->n_classes + ids[s]] = NO_ROW;
+        }
+}
+
+/* Marks in the bit rows which keys of the list have each class. */
+static void mark_keys(const grouping *g, const uint32_t *keys, uint32_t n, size_t words)
+{
+    for (uint32_t k = 0; k < n; k++)
+        for (uint32_t run = 0; run <= g->run; run++) {
+            const uint16_t *ids = k_ids(g, run, keys[k]);
+            for (uint32_t s = 0; s < g->classes->top && earlier_slots(g, run); s++) {
+                if (ids[s] == SP_NO_CLASS) continue;
+                uint32_t row = g->row_of[(size_t)run * g->classes->n_classes + ids[s]];
+                if (row != NO_ROW) g->bits[row * words + k / 64] |= (uint64_t)1 << (k % 64);
+            }
+        }
+}
+
+static void fill_masks(const grouping *g, const uint32_t *rows, uint32_t n, const uint32_t *keys,
+                       uint32_t n_keys, uint64_t *masks)
+{
+    size_t words = (n_keys + 63) / 64;
+    uint32_t count = number_rows(g, rows, n);
+    memset(g->bits, 0, count * words * sizeof *g->bits);
+    mark_keys(g, keys, n_keys, words);
+    for (uint32_t i = 0; i < n; i++, masks += words) {
+        memset(masks, 0, words * sizeof *masks);
+        for (uint32_t run = 0; run <= g->run; run++) {
+            const uint16_t *ids = q_ids(g, run, rows[i]);
+            for (uint32_t s = 0; s < earlier_slots(g, run); s++) {
+                if (ids[s] == SP_NO_CLASS) continue;
+                uint32_t row = g->row_of[(size_t)run * g->classes->n_classes + ids[s]];
+                for (size_t w = 0; w < words; w++) masks[w] |= g->bits[row * words + w];
+            }
+        }
+        for (size_t w = 0; w < words; w++) masks[w] = ~masks[w];
+    }
+    forget_rows(g, rows, n);
+}
+
+/* --- groups --- */
+
+/* Global rows see everything in tiles. */
+static bool any_edge(const grouping *g, uint32_t row, const uint32_t *keys, uint32_t n, uint32_t *end)
+{
+    if (sp_band_is_global(g->band, g->position + row)) return false;
+    uint32_t ranges[4], last = 2 * sp_band_n_ranges(g->band) - 1;
+    sp_band_ranges(g->band, g->position + row, keys, n, ranges);
+    *end = ranges[last] > ranges[last - 1] ? ranges[last] : ranges[1] > ranges[0] ? ranges[1] : 0;
+    return *end > 0;
+}
+
+/* One class of the round: its members, less those that have no key outside of the band. */
+static sp_status add_class(const grouping *g, uint32_t class, sp_error *error)
+{
+    const sp_classes *c = g->classes;
+    const uint32_t *starts = g->starts + (size_t)g->head * (c->n_classes + 1);
+    const uint32_t *keys = g->keys + (size_t)g->head * c->n_keys * c->top + starts[class];
+    uint32_t *rows = g->members + g->member_starts[class], n = 0, n_keys = 0, end;
+    for (uint32_t i = g->member_starts[class]; i < g->member_starts[class + 1]; i++)
+        if (any_edge(g, g->members[i], keys, starts[class + 1] - starts[class], &end)) {
+            rows[n++] = g->members[i];
+            if (end > n_keys) n_keys = end;
+        }
+    if (n == 0) return SP_OK;
+    const sp_group_data sizes = {.list = g->head,
+                                 .round = g->run * c->top + g->slot,
+                                 .n_queries = n,
+                                 .n_keys = n_keys,
+                                 .n_ranges = sp_band_n_ranges(g->band),
+                                 .with_masks = g->run + g->slot > 0};
+    sp_group_slots slots;
+    sp_status status = sp_plan_new_group(g->plan, &sizes, &slots, error);
+    if (status != SP_OK) return status;
+    memcpy(slots.keys, keys, n_keys * sizeof *keys);
+    for (uint32_t i = 0; i < n; i++) {
+        slots.queries[i] = g->position + rows[i];
+        sp_band_ranges(g->band, slots.queries[i], keys, n_keys, slots.ranges + 2 * sizes.n_ranges * i);
+    }
+    if (sizes.with_masks) fill_masks(g, rows, n, keys, n_keys, slots.masks);
+    return SP_OK;
+}
+
+static sp_status add_head(grouping *g, sp_error *error)
+{
+    const sp_classes *c = g->classes;
+    sort_by_class(q_ids(g, g->run, 0) + g->slot, c->rows, c->top, 1, c->n_classes, g->member_starts,
+                  g->members);
+    sp_status status = SP_OK;
+    for (uint32_t class = 0; class < c->n_classes && status == SP_OK; class ++)
+        if (g->member_starts[class] < g->member_starts[class + 1]) status = add_class(g, class, error);
+    return status;
+}
+
+static sp_status add_run(grouping *g, sp_error *error)
+{
+    const sp_classes *c = g->classes;
+    for (g->head = 0; g->head < c->n_heads; g->head++)
+        sort_by_class(k_ids(g, g->run, 0), c->n_keys, c->top, c->top, c->n_classes,
+                      g->starts + (size_t)g->head * (c->n_classes + 1),
+                      g->keys + (size_t)g->head * c->n_keys * c->top);
+    sp_status status = SP_OK;
+    for (g->slot = 0; g->slot < c->top; g->slot++)
+        for (g->head = 0; g->head < c->n_heads && status == SP_OK; g->head++) status = add_head(g, error);
+    return status;
+}
+
+/* Bit rows of a group: at most one an earlier class, and one an earlier slot of its rows. */
+static size_t most_bits(const sp_classes *c)
+{
+    size_t classes = (size_t)c->runs * c->n_classes, slots = (size_t)c->rows * c->runs * c->top;
+    return (classes < slots ? classes : slots) * (((size_t)c->n_keys + 63) / 64);
+}
+
+static sp_status prepare(grouping *g, sp_scratch *scratch, sp_error *error)
+{
+    const sp_classes *c = g->classes;
+    size_t heads = c->n_heads, classes = (size_t)c->n_classes + 1;
+    sp_status status = sp_scratch_take(scratch, heads * c->n_keys * c->top, sizeof *g->keys, &g->keys, error);
+    if (status == SP_OK)
+        status = sp_scratch_take(scratch, heads * classes, sizeof *g->starts, &g->starts, error);
+    if (status == SP_OK) status = sp_scratch_take(scratch, c->rows, sizeof *g->members, &g->members, error);
+    if (status == SP_OK)
+        status = sp_scratch_take(scratch, classes, sizeof *g->member_starts, &g->member_starts, error);
+    if (status == SP_OK)
+        status =
+            sp_scratch_take(scratch, c->runs * (size_t)c->n_classes, sizeof *g->row_of, &g->row_of, error);
+    if (status == SP_OK && c->runs * c->top > 1)
+        status = sp_scratch_take(scratch, most_bits(c), sizeof *g->bits, &g->bits, error);
+    for (size_t i = 0; i < c->runs * (size_t)c->n_classes && status == SP_OK; i++) g->row_of[i] = NO_ROW;
+    return status;
+}
+
+sp_status sp_classes_plan(const sp_classes *classes, const sp_band *band, uint32_t position,
+                          sp_scratch *scratch, sp_plan *out, sp_error *error)
+{
+    grouping g = {.classes = classes, .band = band, .position = position, .plan = out};
+    sp_status status = SP_OK;
+    for (uint32_t list = 0; list < classes->n_heads && status == SP_OK; list++)
+        status = sp_plan_add_intervals(out, list, sp_band_row, band, error);
+    if (status == SP_OK) status = prepare(&g, scratch, error);
+    for (g.run = 0; g.run < classes->runs && status == SP_OK; g.run++) status = add_run(&g, error);
+    return status;
+}

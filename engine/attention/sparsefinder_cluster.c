@@ -1,0 +1,80 @@
+/* sparsefinder, grouping cluster: an edge where a projected query and key share one of their `top` nearest
+ * centroids, in any of `runs` k-means runs (Treviso et al. 2022, section 3.3; attention.md 1.7: the sets must
+ * meet). Keys bring their ids, kept when they were written (codes.h); the chunk's queries are assigned here.
+ * Classes become groups in classes.c. Tests: tests/attention/test_conformance.c */
+#include "engine/attention/classes.h"
+#include "engine/attention/sparsefinder.h"
+
+#include <string.h>
+
+/* ids of the chunk's queries: (n_heads, runs, rows, top). */
+static sp_status assign_queries(const sp_finder *self, const sp_fit_table *table, uint32_t runs, uint32_t top,
+                                uint16_t **out, sp_error *error)
+{
+    const sp_plan_request *request = self->request;
+    size_t rows = request->rows, heads = request->n_heads, one = (size_t)table->size * self->set->rank;
+    float *q;
+    uint16_t *ids;
+    sp_status status = sp_finder_project(self, request->q, request->rows, &q, error);
+    if (status == SP_OK)
+        status = sp_scratch_take(self->scratch, rows * heads * top, sizeof *ids, &ids, error);
+    if (status == SP_OK)
+        status = sp_scratch_take(self->scratch, rows * heads * runs * top, sizeof **out, out, error);
+    for (uint32_t run = 0; run < runs && status == SP_OK; run++) {
+        const sp_assign_args args = {.rows = rows,
+                                     .n_maps = request->n_heads,
+                                     .rank = self->set->rank,
+                                     .n_centroids = table->size,
+                                     .top = top,
+                                     .x = q,
+                                     .centroids = table->values + run * one,
+                                     .centroid_stride = table->runs * one,
+                                     .ids = ids};
+        request->device->ops->assign(request->device, &args);
+        for (size_t r = 0; r < rows; r++)
+            for (size_t h = 0; h < heads; h++)
+                memcpy(*out + ((h * runs + run) * rows + r) * top, ids + (r * heads + h) * top,
+                       top * sizeof *ids);
+    }
+    return status;
+}
+
+/* ids of all keys: (n_heads, runs, n_keys, top). */
+static sp_status gather_keys(const sp_finder *self, uint32_t runs, uint32_t top, uint16_t **out,
+                             sp_error *error)
+{
+    const sp_plan_request *request = self->request;
+    size_t n = request->n_keys, lists = (size_t)request->n_heads * runs;
+    sp_status status = sp_scratch_take(self->scratch, lists * n * top, sizeof **out, out, error);
+    if (status != SP_OK) return status;
+    for (size_t h = 0; h < request->n_heads; h++)
+        for (size_t run = 0; run < runs; run++) {
+            uint16_t *to = *out + (h * runs + run) * n * top;
+            for (size_t j = 0; j < n; j++, to += top) {
+                const uint16_t *page = request->id_pages[j / SP_TILE];
+                memcpy(to, page + ((run * request->n_heads + h) * SP_TILE + j % SP_TILE) * 4,
+                       top * sizeof *to);
+            }
+        }
+    return SP_OK;
+}
+
+sp_status sp_finder_cluster(const sp_finder *self, sp_error *error)
+{
+    const sp_plan_request *request = self->request;
+    const sp_fit_table *table = sp_finder_centroids(request->attention, self->set);
+    uint32_t runs = sp_finder_u32(self, SP_FINDER_RUNS), top = sp_finder_u32(self, SP_FINDER_TOP);
+    uint16_t *q_ids, *k_ids;
+    sp_status status = assign_queries(self, table, runs, top, &q_ids, error);
+    if (status == SP_OK) status = gather_keys(self, runs, top, &k_ids, error);
+    if (status != SP_OK) return status;
+    const sp_classes classes = {.n_heads = request->n_heads,
+                                .rows = request->rows,
+                                .n_keys = request->n_keys,
+                                .runs = runs,
+                                .top = top,
+                                .n_classes = table->size,
+                                .q_ids = q_ids,
+                                .k_ids = k_ids};
+    return sp_classes_plan(&classes, &self->band, request->position, self->scratch, self->plan, error);
+}
