@@ -1,11 +1,9 @@
 /* `sparsed attend`: one attention layer on the tensors of a safetensors file, through the same sp_apply that
  * serves POST /v1/attention/apply. The result is written whole or not at all (a new file, renamed). A table
  * of edges or metrics by head goes to standard error. Tests: tests/golden/test_attend.py */
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine/attention/apply.h"
@@ -14,41 +12,6 @@
 #include "server/command.h"
 
 #define FILE_MAX_BYTES ((size_t)1 << 40)
-
-static sp_status write_all(FILE *file, const sp_buffer *bytes, const char *path, sp_error *error)
-{
-    if (fwrite(bytes->data, 1, bytes->size, file) != bytes->size || fflush(file))
-        return sp_fail(error, SP_IO, "%s: cannot write: %s", path, strerror(errno));
-    return SP_OK;
-}
-
-/* A device or a pipe is written to, never replaced. */
-static bool is_special(const char *path)
-{
-    struct stat info;
-    return stat(path, &info) == 0 && !S_ISREG(info.st_mode);
-}
-
-static sp_status write_result(const char *path, const sp_buffer *bytes, sp_error *error)
-{
-    if (strcmp(path, "-") == 0) return write_all(stdout, bytes, "standard output", error);
-    char fresh[4096];
-    bool special = is_special(path);
-    if ((size_t)snprintf(fresh, sizeof fresh, "%s%s", path, special ? "" : ".part") >= sizeof fresh)
-        return sp_fail_param(error, SP_USAGE, "out", "--out: name too long");
-    FILE *file = fopen(fresh, "wb");
-    if (!file)
-        return sp_fail(error, errno == ENOENT ? SP_NOT_FOUND : SP_IO, "%s: cannot create: %s", fresh,
-                       strerror(errno));
-    sp_status status = write_all(file, bytes, fresh, error);
-    if (fclose(file) && !status)
-        status = sp_fail(error, SP_IO, "%s: cannot write: %s", fresh, strerror(errno));
-    if (special) return status;
-    if (!status && rename(fresh, path))
-        status = sp_fail(error, SP_IO, "%s: cannot create: %s", path, strerror(errno));
-    if (status) unlink(fresh);
-    return status;
-}
 
 /* The metrics of one head that the table shows; what is null stays NaN. */
 static const char *const columns[] = {"edges_pred", "edges_gold", "edges_both", "recall",
@@ -171,7 +134,7 @@ int sp_command_attend(const sp_options *options)
     sp_buffer_init(&out, SIZE_MAX / 2);
     sp_status status = attend_file(options, device, &out, &error);
     if (status == SP_INVALID) error.status = SP_DATA; /* here a wrong field stands in the file */
-    if (!status) status = write_result(options->out, &out, &error);
+    if (!status) status = sp_write_result(options->out, &out, &error);
     if (!status) print_result(&out);
     sp_buffer_fini(&out);
     sp_device_close(device);

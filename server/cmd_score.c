@@ -22,22 +22,6 @@ static void on_interrupt(int number)
     interrupted = 1;
 }
 
-static sp_status read_text(const sp_options *options, sp_buffer *text, sp_error *error)
-{
-    char block[65536];
-    bool standard = strcmp(options->text, "-") == 0;
-    FILE *file = standard ? stdin : fopen(options->text, "rb");
-    if (!file) return sp_fail_param(error, SP_NOT_FOUND, "text", "--text: cannot open %s", options->text);
-    for (size_t n; (n = fread(block, 1, sizeof block, file)) > 0;) sp_buffer_append(text, block, n);
-    bool bad = ferror(file) != 0;
-    if (!standard) fclose(file);
-    if (bad) return sp_fail_param(error, SP_DATA, "text", "--text: cannot read %s", options->text);
-    if (text->failed)
-        return sp_fail_param(error, SP_DATA, "text", "--text: %s is longer than %zu bytes", options->text,
-                             TEXT_MAX_BYTES);
-    return SP_OK;
-}
-
 static bool write_json(const sp_scorer *scorer)
 {
     sp_buffer out;
@@ -134,7 +118,7 @@ int sp_command_score(const sp_options *options)
     sp_progress_init(&progress, "loading");
     engine_options.progress = sp_progress_show;
     engine_options.progress_context = &progress;
-    sp_status status = read_text(options, &text, &error);
+    sp_status status = sp_read_text(options->text, &text, &error);
     if (!status) status = sp_engine_open(&engine_options, &engine, &error);
     sp_progress_clear(&progress);
     int code;

@@ -1,9 +1,11 @@
-/* What the commands share: exit codes, error messages, progress, a report in one line.
+/* What the commands share: exit codes, error messages, progress, a report in one line, files in and out.
  * Tests: tests/http/test_command.py */
 #include "server/command.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "kernels/json.h"
@@ -140,4 +142,57 @@ void sp_report_read(const char *report, size_t size, sp_report_summary *out)
             copy_raw(out->normalizer, sizeof out->normalizer, reader.text + begin - 1,
                      reader.position - begin + 1);
     }
+}
+
+/* --- files --- */
+
+sp_status sp_read_text(const char *path, sp_buffer *text, sp_error *error)
+{
+    char block[65536];
+    bool standard = strcmp(path, "-") == 0;
+    FILE *file = standard ? stdin : fopen(path, "rb");
+    if (!file) return sp_fail_param(error, SP_NOT_FOUND, "text", "--text: cannot open %s", path);
+    for (size_t n; (n = fread(block, 1, sizeof block, file)) > 0;) sp_buffer_append(text, block, n);
+    bool bad = ferror(file) != 0;
+    if (!standard) fclose(file);
+    if (bad) return sp_fail_param(error, SP_DATA, "text", "--text: cannot read %s", path);
+    if (text->failed)
+        return sp_fail_param(error, SP_DATA, "text", "--text: %s is longer than %zu bytes", path,
+                             text->max_bytes);
+    return SP_OK;
+}
+
+static sp_status write_all(FILE *file, const sp_buffer *bytes, const char *path, sp_error *error)
+{
+    if (fwrite(bytes->data, 1, bytes->size, file) != bytes->size || fflush(file))
+        return sp_fail(error, SP_IO, "%s: cannot write: %s", path, strerror(errno));
+    return SP_OK;
+}
+
+/* A device or a pipe is written to, never replaced. */
+static bool is_special(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 && !S_ISREG(info.st_mode);
+}
+
+sp_status sp_write_result(const char *path, const sp_buffer *bytes, sp_error *error)
+{
+    if (strcmp(path, "-") == 0) return write_all(stdout, bytes, "standard output", error);
+    char fresh[4096];
+    bool special = is_special(path);
+    if ((size_t)snprintf(fresh, sizeof fresh, "%s%s", path, special ? "" : ".part") >= sizeof fresh)
+        return sp_fail_param(error, SP_USAGE, "out", "--out: name too long");
+    FILE *file = fopen(fresh, "wb");
+    if (!file)
+        return sp_fail(error, errno == ENOENT ? SP_NOT_FOUND : SP_IO, "%s: cannot create: %s", fresh,
+                       strerror(errno));
+    sp_status status = write_all(file, bytes, fresh, error);
+    if (fclose(file) && !status)
+        status = sp_fail(error, SP_IO, "%s: cannot write: %s", fresh, strerror(errno));
+    if (special) return status;
+    if (!status && rename(fresh, path))
+        status = sp_fail(error, SP_IO, "%s: cannot create: %s", path, strerror(errno));
+    if (status) unlink(fresh);
+    return status;
 }

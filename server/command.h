@@ -26,6 +26,7 @@ int sp_command_sweep(const sp_options *options);
 int sp_command_fit(const sp_options *options);
 int sp_command_import_fit(const sp_options *options);
 int sp_command_bench(const sp_options *options);
+int sp_command_graph(const sp_options *options);
 
 /* Time of an engine's step where nobody else waits for it but Ctrl-C: longer chunks of a prompt are faster.
  */
@@ -35,6 +36,12 @@ int sp_command_bench(const sp_options *options);
 int sp_exit_code(sp_status status);
 /* Prints the error and returns its exit code. */
 int sp_command_fail(const sp_error *error);
+
+/* Appends the file --text, or standard input for "-", up to text->max_bytes. SP_NOT_FOUND, SP_DATA. */
+sp_status sp_read_text(const char *path, sp_buffer *text, sp_error *error) SP_MUST_CHECK;
+/* Writes the file --out whole or not at all (a new file, renamed); "-" is standard output, and a device or a
+ * pipe is written to. SP_NOT_FOUND, SP_IO. */
+sp_status sp_write_result(const char *path, const sp_buffer *bytes, sp_error *error) SP_MUST_CHECK;
 
 /* A bar on standard error, redrawn in place, where that is a terminal; elsewhere one log line at most every
  * ten seconds. Plain data: nothing to free. */

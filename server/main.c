@@ -16,6 +16,7 @@ static const struct command {
     {"serve", SP_FOR_SERVE, sp_command_serve, "answer HTTP requests with a loaded model"},
     {"generate", SP_FOR_GENERATE, sp_command_generate, "continue a text on the command line"},
     {"score", SP_FOR_SCORE, sp_command_score, "say how probable a model finds a text"},
+    {"graph", SP_FOR_GRAPH, sp_command_graph, "draw or export what the heads of a model read in a text"},
     {"inspect", SP_FOR_INSPECT, sp_command_inspect, "say what a model is and whether it can be served"},
     {"tokenize", SP_FOR_TOKENIZE, sp_command_tokenize, "turn texts into token ids and back"},
     {"attend", SP_FOR_ATTEND, sp_command_attend, "run one attention layer on your own tensors"},

@@ -416,8 +416,8 @@ static sp_status finish_origins(const sp_options *options, sp_error *error)
 
 static sp_status finish_options(sp_options *options, unsigned command, sp_error *error)
 {
-    static const unsigned with_model = SP_FOR_SERVE | SP_FOR_GENERATE | SP_FOR_SCORE | SP_FOR_SWEEP |
-                                       SP_FOR_TOKENIZE | SP_FOR_INSPECT | SP_FOR_FIT;
+    static const unsigned with_model = SP_FOR_SERVE | SP_FOR_GENERATE | SP_FOR_SCORE | SP_FOR_GRAPH |
+                                       SP_FOR_SWEEP | SP_FOR_TOKENIZE | SP_FOR_INSPECT | SP_FOR_FIT;
     sp_status status = SP_OK;
     if ((command & with_model) || options->model) status = sp_model_path_find(options, error);
     if (!status) status = finish_attention(options, error);
@@ -439,6 +439,13 @@ static sp_status finish_options(sp_options *options, unsigned command, sp_error 
                              "standard input");
     if ((command & SP_FOR_BENCH) && !options->model && (options->context || options->attention))
         return sp_fail_param(error, SP_USAGE, "model", "--ctx and --attention need --model: which model?");
+    if ((command & SP_FOR_GRAPH) && !options->text)
+        return sp_fail_param(error, SP_USAGE, "text", "--text: whose attention? - reads standard input");
+    if ((command & SP_FOR_GRAPH) && !options->format)
+        return sp_fail_param(error, SP_USAGE, "format",
+                             "--format: which one? for example png, svg, html or csv");
+    if ((command & SP_FOR_GRAPH) && !options->out)
+        return sp_fail_param(error, SP_USAGE, "out", "--out: where shall the file go? - is standard output");
     if ((command & SP_FOR_SCORE) && !options->text)
         return sp_fail_param(error, SP_USAGE, "text",
                              "--text: which file shall be scored? - reads standard input");
@@ -465,6 +472,7 @@ static sp_status finish_options(sp_options *options, unsigned command, sp_error 
 sp_status sp_options_parse(sp_options *options, unsigned command, int argc, char **argv, sp_error *error)
 {
     memset(options, 0, sizeof *options);
+    options->layer = options->head = -1;
     sp_arena_init(&options->arena, ARENA_MAX_BYTES);
     sp_status status = set_defaults(options, error);
     if (!status) status = read_arguments(options, command, argc, argv, true, error);

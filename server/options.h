@@ -57,10 +57,12 @@ typedef struct sp_options {
     int64_t rank, steps, runs, tokens, sample_bytes; /* rank 0: by head size; tokens 0: all */
     double lambda, gold_mass;
     double temperature, top_p, min_p, presence_penalty, frequency_penalty, repetition_penalty;
-    const char *projections, *centroids; /* import-fit */
-    int64_t layers, heads;               /* import-fit; 0: any */
-    const char *backends, *grid;         /* sweep */
-    int64_t windows;                     /* sweep; 0: all */
+    const char *graph, *format, *view, *scale, *colors, *theme; /* graph */
+    int64_t layer, head;                                        /* graph; -1: not given */
+    const char *projections, *centroids;                        /* import-fit */
+    int64_t layers, heads;                                      /* import-fit; 0: any */
+    const char *backends, *grid;                                /* sweep */
+    int64_t windows;                                            /* sweep; 0: all */
     double alpha;
     sp_arena arena; /* owns the strings */
 } sp_options;
@@ -85,6 +87,7 @@ typedef enum sp_option_type {
 #define SP_FOR_FIT 256u
 #define SP_FOR_IMPORT_FIT 512u
 #define SP_FOR_SWEEP 1024u
+#define SP_FOR_GRAPH 2048u
 typedef struct sp_option {
     const char *name; /* "max-queue" */
     sp_option_type type;

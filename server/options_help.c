@@ -42,6 +42,15 @@ static const command_text command_texts[] = {
      "    sparsed score --text models/austen/heldout.txt --length 1024\n"
      "    sparsed score --text letter.txt --attention window --min-context 64\n"
      "    sparsed score --text letter.txt --json | python3 -m json.tool\n"},
+    {SP_FOR_GRAPH, "sparsed graph --text FILE|- --format F --out FILE|- [--layer L --head H] [options]",
+     "Runs a text through the model once and writes what its heads read as a file: a picture, a table, a "
+     "graph, one offline page, or what other viewers take. GET /v1/attention/captures/{id}/export is the "
+     "same of a server.",
+     "    sparsed graph --text letter.txt --format png --out heads.png\n"
+     "    sparsed graph --text letter.txt --attention window --layer 2 --head 1 --view panels \\\n"
+     "            --format svg --out head.svg\n"
+     "    sparsed graph --text letter.txt --layer 2 --head 1 --format html --out head.html\n"
+     "    sparsed graph --text letter.txt --layer 2 --head 1 --graph missed --format csv --out -\n"},
     {SP_FOR_INSPECT, "sparsed inspect [--model DIR|FILE] [options]",
      "Says what a model is: sizes, memory, tokenizer, the attention it was trained with, every tensor of its "
      "files; and whether it can be served. A model that is refused ends with exit code 65 and the reason, "

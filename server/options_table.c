@@ -12,10 +12,11 @@
 #define SCORE SP_FOR_SCORE
 #define TOKENIZE SP_FOR_TOKENIZE
 #define INSPECT SP_FOR_INSPECT
+#define GRAPH SP_FOR_GRAPH
 #define IMPORT SP_FOR_IMPORT_FIT
 #define FIT SP_FOR_FIT
 #define SWEEP SP_FOR_SWEEP
-#define ENGINE (SERVE | GENERATE | SCORE | SWEEP)
+#define ENGINE (SERVE | GENERATE | SCORE | GRAPH | SWEEP)
 #define LIMIT (SP_FOR_SERVE | SP_IS_LIMIT)
 
 #define KIB 1024.0
@@ -43,7 +44,7 @@ const sp_option sp_option_table[] = {
     {"ctx", SP_OPTION_INT, AT(context), ENGINE | BENCH, 1, 16777216, NULL, "N",
      "Context in tokens: prompt and answer together. Without it: the model's own, or what the KV memory "
      "holds if that is less."},
-    {"attention", SP_OPTION_TEXT, AT(attention), SERVE | GENERATE | SCORE | BENCH, 0, 0, NULL, "A",
+    {"attention", SP_OPTION_TEXT, AT(attention), SERVE | GENERATE | SCORE | BENCH | GRAPH, 0, 0, NULL, "A",
      "Attention of requests that name none: a backend's name, or the JSON object of a request, such as "
      "'{\"backend\":\"strided\",\"params\":{\"stride\":64}}'. Without it: the pattern the model was "
      "trained with, else dense."},
@@ -70,17 +71,18 @@ const sp_option sp_option_table[] = {
     {"gemm", SP_OPTION_TEXT, AT(gemm), ENGINE | BENCH | FIT, 0, 0, "own", "own|openblas",
      "Who computes linear layers. With openblas the bits of an answer depend on what else is in the batch; "
      "reports say \"batch_invariant\": false."},
-    {"mmap", SP_OPTION_FLAG, AT(mmap), LIMIT | GENERATE | SCORE | SWEEP, 0, 0, "false", NULL,
+    {"mmap", SP_OPTION_FLAG, AT(mmap), LIMIT | GENERATE | SCORE | GRAPH | SWEEP, 0, 0, "false", NULL,
      "Map weights instead of reading them. Starts faster; if the file is cut short while in use the "
      "process dies by SIGBUS."},
-    {"allow-nonfinite", SP_OPTION_FLAG, AT(allow_nonfinite), LIMIT | GENERATE | SCORE | SWEEP | INSPECT, 0, 0,
-     "false", NULL, "Load tensors that hold NaN or infinity instead of refusing them."},
-    {"kv-bytes", SP_OPTION_BYTES, AT(kv_bytes), LIMIT | GENERATE | SCORE | SWEEP, MIB, 16 * TIB, NULL,
+    {"allow-nonfinite", SP_OPTION_FLAG, AT(allow_nonfinite),
+     LIMIT | GENERATE | SCORE | GRAPH | SWEEP | INSPECT, 0, 0, "false", NULL,
+     "Load tensors that hold NaN or infinity instead of refusing them."},
+    {"kv-bytes", SP_OPTION_BYTES, AT(kv_bytes), LIMIT | GENERATE | SCORE | GRAPH | SWEEP, MIB, 16 * TIB, NULL,
      "BYTES",
      "Memory for cached keys and values. Without it: half of what is free at start. Never more is taken than "
      "--max-sequences whole contexts need."},
-    {"attn-scratch", SP_OPTION_BYTES, AT(attn_scratch), LIMIT | GENERATE | SCORE | SWEEP | ATTEND, MIB,
-     64 * GIB, "64M", "BYTES", "Working memory of one attention call."},
+    {"attn-scratch", SP_OPTION_BYTES, AT(attn_scratch), LIMIT | GENERATE | SCORE | GRAPH | SWEEP | ATTEND,
+     MIB, 64 * GIB, "64M", "BYTES", "Working memory of one attention call."},
 
     /* --- where it listens --- */
     {"host", SP_OPTION_TEXT, AT(host), SERVE, 0, 0, "127.0.0.1", "ADDRESS",
@@ -203,8 +205,8 @@ const sp_option sp_option_table[] = {
      "The same seed gives the same text."},
 
     /* --- score --- */
-    {"text", SP_OPTION_TEXT, AT(text), SCORE | SWEEP, 0, 0, NULL, "FILE",
-     "Text to score, UTF-8; with score - reads standard input. Required."},
+    {"text", SP_OPTION_TEXT, AT(text), SCORE | SWEEP | GRAPH, 0, 0, NULL, "FILE",
+     "Text to read, UTF-8; with score and graph - reads standard input. Required."},
     {"length", SP_OPTION_INT, AT(length), SCORE | SWEEP, 1, 16777216, NULL, "T",
      "Windows of T tokens, step T, each predicting its next T tokens. Without it: the whole context."},
     {"min-context", SP_OPTION_INT, AT(min_context), SCORE, 0, 16777216, "0", "N",
@@ -262,8 +264,10 @@ const sp_option sp_option_table[] = {
 
     /* --- attend --- */
     {"in", SP_OPTION_TEXT, AT(in), ATTEND, 0, 0, NULL, "FILE", "safetensors file with q, k, v; required."},
-    {"out", SP_OPTION_TEXT, AT(out), ATTEND | IMPORT | SWEEP | FIT, 0, 0, NULL, "FILE",
-     "safetensors file to write; with attend - writes to standard output; with sweep the folder. Required."},
+    {"out", SP_OPTION_TEXT, AT(out), ATTEND | IMPORT | SWEEP | FIT | GRAPH, 0, 0, NULL, "FILE",
+     "File to write, safetensors but for graph; with attend and graph - writes to standard output; with "
+     "sweep the "
+     "folder. Required."},
     {"device", SP_OPTION_TEXT, AT(device), ATTEND, 0, 0, "cpu", "cpu", "Where to compute."},
     {"metrics", SP_OPTION_FLAG, AT(metrics), ATTEND, 0, 0, "false", NULL,
      "Compare the edges with the gold graph: those that dense attention with the same entmax gives weight."},
@@ -276,6 +280,26 @@ const sp_option sp_option_table[] = {
     {"grid", SP_OPTION_TEXT, AT(grid), SWEEP, 0, 0, NULL, "LIST",
      "Curves between semicolons, each with its own values or the built-in ones: 'window=1,3,9;dot-keep'. "
      "Without it: all of the backends."},
+
+    /* --- graph --- */
+    {"format", SP_OPTION_TEXT, AT(format), GRAPH, 0, 0, NULL, "F",
+     "json, csv, npz, safetensors, graphml, dot, svg, png, html, bertviz, circuitsvis or exbert. Required."},
+    {"graph", SP_OPTION_TEXT, AT(graph), GRAPH, 0, 0, "gold", "gold|pred|both|missed|extra|after",
+     "Which edges: of dense attention, predicted by the backend, of both, missed by it, only in it, or left "
+     "after normalizing over it."},
+    {"layer", SP_OPTION_INT, AT(layer), GRAPH, 0, 65535, NULL, "N",
+     "Layer, from 0. Without layer and head: all heads at a glance (svg, png, and the dense formats bertviz, "
+     "circuitsvis, exbert)."},
+    {"head", SP_OPTION_INT, AT(head), GRAPH, 0, 65535, NULL, "N", "Query head, from 0; needs --layer."},
+    {"view", SP_OPTION_TEXT, AT(view), GRAPH, 0, 0, NULL, "matrix|panels|lines|overview",
+     "Of svg and png. panels: gold, predicted and after side by side. Without it: the matrix of one head, "
+     "the "
+     "overview of all."},
+    {"scale", SP_OPTION_TEXT, AT(scale), GRAPH, 0, 0, "sqrt", "linear|sqrt|log",
+     "From weights to colours in pictures."},
+    {"colors", SP_OPTION_TEXT, AT(colors), GRAPH, 0, 0, "cividis", "cividis|viridis|grey",
+     "Colours of weights in pictures."},
+    {"theme", SP_OPTION_TEXT, AT(theme), GRAPH, 0, 0, "light", "light|dark", "Page of pictures."},
 
     /* --- import-fit --- */
     {"projections", SP_OPTION_TEXT, AT(projections), IMPORT, 0, 0, NULL, "FILE",

@@ -7,7 +7,7 @@
 
 #define MATRIX_SIDE 720.0
 #define MATRIX_CELL 20.0
-#define PANEL_SIDE 360.0
+#define PANEL_SIDE 432.0
 #define PANEL_CELL 16.0
 #define PANEL_GAP 22.0
 #define PANEL_WIDTH 190.0 /* of a heading: a panel takes at least so much */
@@ -50,8 +50,8 @@ static sp_status draw_matrix(sp_sheet *sheet, sp_grid *grid, const sp_slice *sli
     if (status) return status;
     sp_legend_heading(sheet, "weight of the edge");
     sp_legend_ramp(sheet, low, high);
-    sp_legend_entry(sheet, SP_KEY_NONE, "no edge");
-    if (slice->causal) sp_legend_entry(sheet, SP_KEY_MASKED, "masked: key after query");
+    sp_legend_entry(sheet, SP_KEY_NONE, true, "no edge");
+    if (slice->causal) sp_legend_entry(sheet, SP_KEY_MASKED, true, "masked: key after query");
     say_step(sheet, grid, "coloured by their largest");
     return SP_OK;
 }
@@ -135,6 +135,12 @@ static int kind_of(const uint32_t *counts)
     return counts[kind] > 0 ? kind : KINDS;
 }
 
+/* Whether cells are large enough for a ring and a cross. */
+static bool has_shapes(const sp_grid *grid)
+{
+    return grid->cell >= 6;
+}
+
 /* Cells too small for shapes: colours alone. */
 static void draw_kind_cells(sp_sheet *sheet, const sp_grid *grid, const difference *d, uint8_t *levels)
 {
@@ -181,7 +187,7 @@ static sp_status draw_kind_marks(sp_sheet *sheet, const sp_grid *grid, const dif
 
 static sp_status draw_difference(sp_sheet *sheet, const sp_grid *grid, const difference *d, sp_error *error)
 {
-    if (grid->cell >= 6) return draw_kind_marks(sheet, grid, d, error);
+    if (has_shapes(grid)) return draw_kind_marks(sheet, grid, d, error);
     uint8_t *levels = sp_alloc((size_t)grid->rows * grid->columns, 1);
     if (!levels) return sp_fail(error, SP_NO_MEMORY, "no memory for a picture");
     draw_kind_cells(sheet, grid, d, levels);
@@ -189,13 +195,14 @@ static sp_status draw_difference(sp_sheet *sheet, const sp_grid *grid, const dif
     return SP_OK;
 }
 
-static void say_kind(sp_sheet *sheet, sp_legend_key key, const char *word, uint64_t count)
+static void say_kind(sp_sheet *sheet, const sp_grid *grid, sp_legend_key key, const char *word,
+                     uint64_t count)
 {
     sp_buffer text;
     sp_buffer_init(&text, 256);
     sp_caption_count(count, &text);
     sp_buffer_format(&text, " %s%c", word, 0);
-    if (!text.failed) sp_legend_entry(sheet, key, text.data);
+    if (!text.failed) sp_legend_entry(sheet, key, has_shapes(grid), text.data);
     sp_buffer_fini(&text);
 }
 
@@ -233,11 +240,11 @@ static sp_status draw_panels(sp_sheet *sheet, sp_grid *grid, const sp_slice *con
     }
     sp_legend_heading(sheet, "weight (gold, after)");
     sp_legend_ramp(sheet, low, high);
-    say_kind(sheet, SP_KEY_BOTH, "both", d->totals[BOTH]);
-    say_kind(sheet, SP_KEY_MISSED, "missed: gold only", d->totals[MISSED]);
-    say_kind(sheet, SP_KEY_EXTRA, "extra: predicted only", d->totals[EXTRA]);
-    sp_legend_entry(sheet, SP_KEY_NONE, "no edge");
-    if (grid->causal) sp_legend_entry(sheet, SP_KEY_MASKED, "masked: key after query");
+    say_kind(sheet, grid, SP_KEY_BOTH, "both", d->totals[BOTH]);
+    say_kind(sheet, grid, SP_KEY_MISSED, "missed: gold only", d->totals[MISSED]);
+    say_kind(sheet, grid, SP_KEY_EXTRA, "extra: predicted only", d->totals[EXTRA]);
+    sp_legend_entry(sheet, SP_KEY_NONE, true, "no edge");
+    if (grid->causal) sp_legend_entry(sheet, SP_KEY_MASKED, true, "masked: key after query");
     say_step(sheet, grid, "their largest, or most frequent");
     return status;
 }

@@ -123,11 +123,14 @@ static void draw_overview(sp_sheet *sheet, const sp_overview *o)
     for (size_t i = 0; i < (size_t)o->n_layers * o->n_heads; i++) pending |= !o->done[i];
     double least = least_density(o);
     sheet->scale = SP_SCALE_LOG;
-    sp_legend_heading(sheet, least < 1 ? "edges / pairs of a cell" : "edge");
-    if (least < 1) sp_legend_ramp(sheet, least, 1);
-    sp_legend_entry(sheet, SP_KEY_NONE, "no edge");
-    if (o->causal) sp_legend_entry(sheet, SP_KEY_MASKED, "masked: key after query");
-    if (pending) sp_legend_entry(sheet, SP_KEY_PENDING, "not computed yet");
+    if (least < 1) sp_legend_heading(sheet, "edges / pairs of a cell");
+    if (least < 1)
+        sp_legend_ramp(sheet, least, 1);
+    else
+        sp_legend_entry(sheet, SP_KEY_EDGE, true, "edge");
+    sp_legend_entry(sheet, SP_KEY_NONE, true, "no edge");
+    if (o->causal) sp_legend_entry(sheet, SP_KEY_MASKED, true, "masked: key after query");
+    if (pending) sp_legend_entry(sheet, SP_KEY_PENDING, true, "not computed yet");
     sp_legend_note(sheet, "query \xe2\x86\x93   key \xe2\x86\x92");
     if (o->records)
         sp_legend_note(sheet,

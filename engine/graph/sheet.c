@@ -186,7 +186,7 @@ void sp_legend_ramp(sp_sheet *sheet, double low, double high)
     sheet->legend.y += 9;
 }
 
-void sp_legend_entry(sp_sheet *sheet, sp_legend_key key, const char *text)
+void sp_legend_entry(sp_sheet *sheet, sp_legend_key key, bool shapes, const char *text)
 {
     const sp_palette *p = &sheet->palette;
     sp_canvas *c = &sheet->canvas;
@@ -194,9 +194,15 @@ void sp_legend_entry(sp_sheet *sheet, sp_legend_key key, const char *text)
     sp_point middle = {box.x + 7, box.y + 7};
     if (key == SP_KEY_MASKED) sp_canvas_hatch(c, &box, 1, p->mask, p->mask_line);
     if (key == SP_KEY_PENDING) sp_canvas_rects(c, &box, 1, p->faint);
-    if (key == SP_KEY_BOTH) sp_canvas_rects(c, &(sp_rect){box.x + 2, box.y + 2, 10, 10}, 1, p->both);
-    if (key == SP_KEY_MISSED) sp_canvas_marks(c, SP_MARK_RING, &middle, 1, 4.5, 2, p->missed);
-    if (key == SP_KEY_EXTRA) sp_canvas_marks(c, SP_MARK_CROSS, &middle, 1, 4, 1.8, p->extra);
+    bool difference = key == SP_KEY_BOTH || key == SP_KEY_MISSED || key == SP_KEY_EXTRA;
+    sp_rgb color = key == SP_KEY_BOTH ? p->both : key == SP_KEY_MISSED ? p->missed : p->extra;
+    if (key == SP_KEY_EDGE) color = p->ramp[SP_RAMP_LEVELS];
+    if (key == SP_KEY_EDGE || key == SP_KEY_BOTH || (difference && !shapes))
+        sp_canvas_rects(c, &(sp_rect){box.x + 2, box.y + 2, 10, 10}, 1, color);
+    else if (key == SP_KEY_MISSED)
+        sp_canvas_marks(c, SP_MARK_RING, &middle, 1, 4.5, 2, color);
+    else if (key == SP_KEY_EXTRA)
+        sp_canvas_marks(c, SP_MARK_CROSS, &middle, 1, 4, 1.8, color);
     if (key == SP_KEY_NONE || key == SP_KEY_MASKED) sp_canvas_frame(c, box, p->faint);
     sp_sheet_say(sheet, box.x + 22, box.y + 11, text, p->ink, SP_START);
     sheet->legend.y += 20;

@@ -45,13 +45,15 @@ void sp_legend_note(sp_sheet *sheet, const char *text);
 void sp_legend_ramp(sp_sheet *sheet, double low, double high);
 typedef enum sp_legend_key {
     SP_KEY_NONE,
+    SP_KEY_EDGE,
     SP_KEY_MASKED,
     SP_KEY_BOTH,
     SP_KEY_MISSED,
     SP_KEY_EXTRA,
     SP_KEY_PENDING
 } sp_legend_key;
-void sp_legend_entry(sp_sheet *sheet, sp_legend_key key, const char *text);
+/* shapes: differences have their shapes; else they are squares, as in cells too small for shapes. */
+void sp_legend_entry(sp_sheet *sheet, sp_legend_key key, bool shapes, const char *text);
 double sp_legend_height(bool ramp, uint32_t entries, uint32_t notes);
 
 /* --- a matrix --- */
