@@ -184,16 +184,22 @@ uint32_t sp_attend_load_ranks(const sp_attend_call *call, const sp_attend_worker
                               uint32_t *last_page, sp_attend_tile *tile)
 {
     const uint32_t *keys = call->plan->numbers + group->keys + (size_t)rank_tile * SP_TILE;
+    const sp_kv_view *view = &call->args->kv;
     const void *k_rows[SP_TILE], *v_rows[SP_TILE];
-    uint32_t pages = 0;
+    size_t row_bytes = view->head_dim * call->element, head = kv * view->head_bytes;
+    uint32_t pages = 0, last = *last_page;
     for (uint32_t j = 0; j < SP_TILE; j++) {
         k_rows[j] = v_rows[j] = NULL;
         if (!(need >> j & 1)) continue;
-        k_rows[j] = sp_attend_k_row(call, kv, keys[j]);
-        v_rows[j] = sp_attend_v_row(call, kv, keys[j]);
-        pages += keys[j] / SP_TILE != *last_page;
-        *last_page = keys[j] / SP_TILE;
+        const uint8_t *row = view->pages[keys[j] / SP_TILE] + head + keys[j] % SP_TILE * row_bytes;
+        k_rows[j] = row;
+        for (size_t at = 0; at < row_bytes; at += 64) __builtin_prefetch(row + at); /* they lie scattered */
+        pages += keys[j] / SP_TILE != last;
+        last = keys[j] / SP_TILE;
     }
+    *last_page = last;
+    for (uint32_t j = 0; j < SP_TILE && want_v; j++)
+        if (k_rows[j]) v_rows[j] = sp_attend_v_row(call, kv, keys[j]);
     call->slots->pack_k(k_rows, call->args->kv.head_dim, 0, worker->k);
     if (want_v) call->slots->pack_v(v_rows, call->args->kv.value_dim, 0, worker->v);
     tile->k = worker->k;

@@ -391,79 +391,109 @@ uint64_t sp_avx512_match(const uint16_t *ids, uint32_t n_ids, uint16_t id)
     return word;
 }
 
-/* --- nearest centroids --- */
+/* --- nearest centroids: 16 rows to a vector --- */
 
-#define CENTROID_STEPS 128 /* numbers of 16 centroids that are turned at once */
+#define TOGETHER 4 /* centroids whose sums run beside each other */
 
-/* sums[r][16] of rows, over d of begin .. end, of 16 centroids turned to lanes. */
-INLINE void add_distances(const int rows, const float *x, size_t x_stride, const float *turned, size_t begin,
-                          size_t end, float *sums)
+typedef struct nearest_lanes {
+    __m512 distances[SP_MAX_TOP];
+    __m512i ids[SP_MAX_TOP];
+} nearest_lanes;
+
+/* Puts a centroid into the ascending lists of the lanes where it is nearer than one of them; the others move
+ * on. */
+INLINE void put_lanes(const uint32_t top, nearest_lanes *of, __m512 distance, __m512i id)
 {
-    __m512 sum[4];
+    __mmask16 in = 0;
 #pragma GCC unroll 4
-    for (int r = 0; r < rows; r++) sum[r] = _mm512_loadu_ps(sums + 16 * r);
-    for (size_t d = begin; d < end; d++) {
-        __m512 c = _mm512_loadu_ps(turned + (d - begin) * 16);
+    for (uint32_t t = 0; t < top; t++) {
+        in |= _mm512_cmp_ps_mask(distance, of->distances[t], _CMP_LT_OQ);
+        __m512 next = of->distances[t];
+        __m512i next_id = of->ids[t];
+        of->distances[t] = _mm512_mask_blend_ps(in, next, distance);
+        of->ids[t] = _mm512_mask_blend_epi32(in, next_id, id);
+        distance = _mm512_mask_blend_ps(in, distance, next);
+        id = _mm512_mask_blend_epi32(in, id, next_id);
+    }
+}
+
+INLINE void assign_some(const int count, const uint32_t top, uint32_t first, size_t rank,
+                        const float *centroids, const float *turned, nearest_lanes *of)
+{
+    __m512 sum[TOGETHER];
 #pragma GCC unroll 4
-        for (int r = 0; r < rows; r++) {
-            __m512 t = _mm512_sub_ps(_mm512_set1_ps(x[(size_t)r * x_stride + d]), c);
-            sum[r] = _mm512_fmadd_ps(t, t, sum[r]);
+    for (int i = 0; i < count; i++) sum[i] = _mm512_setzero_ps();
+    for (size_t d = 0; d < rank; d++) {
+        __m512 x = _mm512_loadu_ps(turned + 16 * d);
+#pragma GCC unroll 4
+        for (int i = 0; i < count; i++) {
+            __m512 t = _mm512_sub_ps(x, _mm512_set1_ps(centroids[(size_t)i * rank + d]));
+            sum[i] = _mm512_fmadd_ps(t, t, sum[i]);
         }
     }
 #pragma GCC unroll 4
-    for (int r = 0; r < rows; r++) _mm512_storeu_ps(sums + 16 * r, sum[r]);
+    for (int i = 0; i < count; i++) /* what is infinite, or no number, is the farthest, but comes in */
+        put_lanes(top, of, _mm512_min_ps(sum[i], _mm512_set1_ps(FLT_MAX)), _mm512_set1_epi32((int)first + i));
 }
 
-#define ASSIGN_ROWS 64
-
-typedef struct nearest {
-    float distances[SP_MAX_TOP];
-    uint32_t n;
-} nearest;
-
-static void put_lanes(const float *sums, uint32_t first, uint32_t count, uint32_t top, nearest *of,
-                      uint16_t *ids)
+/* Sixteen rows meet one centroid after the other; their nearest stay in registers. */
+INLINE void assign_lanes(const uint32_t top, const sp_assign_args *args, const float *centroids,
+                         const float *turned, __m512i ids[SP_MAX_TOP])
 {
-    uint32_t in = first_lanes(count);
-    if (of->n == top)
-        in &= _mm512_cmp_ps_mask(_mm512_loadu_ps(sums), _mm512_set1_ps(of->distances[top - 1]), _CMP_LT_OQ);
-    for (; in; in &= in - 1) {
-        uint32_t c = (uint32_t)__builtin_ctz(in);
-        sp_assign_put(of->distances, ids, &of->n, top, sums[c], (uint16_t)(first + c));
+    nearest_lanes of;
+#pragma GCC unroll 4
+    for (uint32_t t = 0; t < top; t++) {
+        of.distances[t] = _mm512_set1_ps(INFINITY);
+        of.ids[t] = _mm512_setzero_si512();
     }
+    const size_t rank = args->rank;
+    uint32_t c = 0;
+    for (; c + TOGETHER <= args->n_centroids; c += TOGETHER)
+        assign_some(TOGETHER, top, c, rank, centroids + c * rank, turned, &of);
+    for (; c < args->n_centroids; c++) assign_some(1, top, c, rank, centroids + c * rank, turned, &of);
+#pragma GCC unroll 4
+    for (uint32_t t = 0; t < top; t++) ids[t] = of.ids[t];
 }
 
-static void assign_block(const sp_assign_args *args, uint32_t map, size_t first, size_t rows)
-{
-    const size_t rank = args->rank, stride = (size_t)args->n_maps * rank;
-    const float *x = args->x + (first * args->n_maps + map) * rank;
-    uint16_t *ids = args->ids + (first * args->n_maps + map) * args->top;
-    _Alignas(64) float turned[CENTROID_STEPS * 16], sums[ASSIGN_ROWS * 16];
-    nearest of[ASSIGN_ROWS] = {0};
-    for (uint32_t c = 0; c < args->n_centroids; c += 16) {
-        uint32_t count = args->n_centroids - c < 16 ? args->n_centroids - c : 16;
-        memset(sums, 0, rows * 16 * sizeof *sums);
-        for (size_t begin = 0; begin < rank; begin += CENTROID_STEPS) {
-            size_t end = rank - begin < CENTROID_STEPS ? rank : begin + CENTROID_STEPS;
-            memset(turned, 0, (end - begin) * 16 * sizeof *turned);
-            for (uint32_t i = 0; i < count; i++) {
-                const float *from = args->centroids + map * args->centroid_stride + (size_t)(c + i) * rank;
-                for (size_t d = begin; d < end; d++) turned[(d - begin) * 16 + i] = from[d];
-            }
-            size_t r = 0;
-            for (; r + 4 <= rows; r += 4)
-                add_distances(4, x + r * stride, stride, turned, begin, end, sums + 16 * r);
-            for (; r < rows; r++) add_distances(1, x + r * stride, stride, turned, begin, end, sums + 16 * r);
-        }
-        for (size_t r = 0; r < rows; r++)
-            put_lanes(sums + 16 * r, c, count, args->top, &of[r], ids + r * args->n_maps * args->top);
-    }
-}
+#define TURNED 128 /* numbers of a row that are turned on the stack */
 
 void sp_avx512_assign(const sp_assign_args *args, uint32_t map, size_t first, size_t rows)
 {
-    for (size_t r = 0; r < rows; r += ASSIGN_ROWS)
-        assign_block(args, map, first + r, rows - r < ASSIGN_ROWS ? rows - r : ASSIGN_ROWS);
+    const size_t rank = args->rank, stride = (size_t)args->n_maps * rank,
+                 id_stride = (size_t)args->n_maps * args->top;
+    const float *centroids = args->centroids + map * args->centroid_stride;
+    if (rank > TURNED) {
+        sp_predict_reference.assign(args, map, first, rows);
+        return;
+    }
+    _Alignas(64) float turned[TURNED * 16] = {0};
+    for (size_t r = first; r < first + rows; r += 16) {
+        size_t n = first + rows - r < 16 ? first + rows - r : 16;
+        const float *x = args->x + r * stride + map * rank;
+        for (size_t i = 0; i < n; i++)
+            for (size_t d = 0; d < rank; d++) turned[16 * d + i] = x[i * stride + d];
+        __m512i ids[SP_MAX_TOP];
+        switch (args->top) {
+        case 1:
+            assign_lanes(1, args, centroids, turned, ids);
+            break;
+        case 2:
+            assign_lanes(2, args, centroids, turned, ids);
+            break;
+        case 3:
+            assign_lanes(3, args, centroids, turned, ids);
+            break;
+        default:
+            assign_lanes(4, args, centroids, turned, ids);
+            break;
+        }
+        uint16_t *to = args->ids + r * id_stride + map * args->top;
+        for (uint32_t t = 0; t < args->top; t++) {
+            uint16_t lanes[16];
+            _mm256_storeu_si256((__m256i *)(void *)lanes, _mm512_cvtepi32_epi16(ids[t]));
+            for (size_t i = 0; i < n; i++) to[i * id_stride + t] = lanes[i];
+        }
+    }
 }
 
 const sp_predict_slots sp_predict_avx512 = {.project = sp_avx512_project,

@@ -582,9 +582,33 @@ static void test_odd_numbers(void **state)
     }
 }
 
+/* Infinite and undefined distances come last, the lower id first; ids stay valid and distinct. */
+static void test_assign_far(void **state)
+{
+    (void)state;
+    float x[20 * 2], centroids[] = {INFINITY, 0, 0, 0, NAN, 0, 1, 0, -INFINITY, 0};
+    for (size_t i = 0; i < COUNT_OF(x); i++) x[i] = 0;
+    uint16_t ids[20 * 4];
+    static const uint16_t want[] = {1, 3, 0, 2};
+    for (int level = 0; level <= (int)sp_cpu_level(); level++) {
+        sp_device *device = open_level((sp_cpu_isa)level, 1);
+        sp_assign_args args = {.rows = 20,
+                               .n_maps = 1,
+                               .rank = 2,
+                               .n_centroids = 5,
+                               .top = 4,
+                               .x = x,
+                               .centroids = centroids,
+                               .ids = ids};
+        device->ops->assign(device, &args);
+        for (size_t r = 0; r < 20; r++) assert_memory_equal(ids + 4 * r, want, sizeof want);
+        sp_device_close(device);
+    }
+}
+
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_project),    cmocka_unit_test(test_assign),      cmocka_unit_test(test_r9),
-    cmocka_unit_test(test_match),      cmocka_unit_test(test_scans),       cmocka_unit_test(test_ties),
-    cmocka_unit_test(test_rows_alone), cmocka_unit_test(test_odd_numbers),
+    cmocka_unit_test(test_project), cmocka_unit_test(test_assign),     cmocka_unit_test(test_r9),
+    cmocka_unit_test(test_match),   cmocka_unit_test(test_assign_far), cmocka_unit_test(test_scans),
+    cmocka_unit_test(test_ties),    cmocka_unit_test(test_rows_alone), cmocka_unit_test(test_odd_numbers),
 };
 TEST_MAIN(tests)
