@@ -2,16 +2,19 @@
  * measured is what serves.
  *
  * prefill.N: tokens a second of a prompt of N random tokens, from admission to the last row. decode.N: tokens
- * a second behind a context of N, the best of some runs of 16 steps; decode8.0: of 8 requests at once.
+ * a second behind a context of N, the median of runs of 16 steps and of rounds; decode8.0: of 8 requests at
+ * once.
  * Shares: prefill  2 x parameters of the matrices a row passes, and 4 x heads x head_dim a pair of dense
  * attention, over the compute peak of the weights' arithmetic (float32, bf16, or int8 for quantized ones)
  *   decode   bytes of the weights once a step and of the cached keys and values of every request, over the
- *            measured memory bandwidth; above 1 where they fit in a cache
+ *            memory bandwidth, the median of measurements before, between and after the rounds; above 1 where
+ *            they fit in a cache
  * The parameters of an embedding that is not the output matrix too are left out of both. Lengths beyond the
  * trained context are measured all the same, with a warning: time does not depend on sense. Tests:
  * tests/http/test_bench.py */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/kv.h"
@@ -20,6 +23,7 @@
 #define DECODE_TOKENS 96
 #define RUN_STEPS 16
 #define MAX_STREAMS 8
+#define MAX_ROUNDS 5
 #define FOREVER 1e9 /* seconds */
 
 typedef struct model_case {
@@ -33,7 +37,7 @@ static const model_case cases[] = {
     {"prefill.2048", "of 2,048", false, 2048, 1, 2},
     {"prefill.8192", "of 8,192", false, 8192, 1, 1},
     {"decode.0", "writing, one request, behind nothing", true, 0, 1, 3},
-    {"decode.4096", "behind 4,096 tokens", true, 4096, 1, 1},
+    {"decode.4096", "behind 4,096 tokens", true, 4096, 1, 2},
     {"decode.16384", "behind 16,384 tokens", true, 16384, 1, 1},
     {"decode8.0", "writing, 8 requests together", true, 0, 8, 3},
 };
@@ -144,15 +148,29 @@ static sp_status measure_prefill(model_bench *bench, const model_case *self, dou
     return status;
 }
 
-/* The best run of RUN_STEPS tokens between those in which all streams write. */
-static double best_rate(const double *times, uint32_t streams)
+static int compare(const void *a, const void *b)
 {
-    double best = 0;
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Of n > 0 numbers, which it sorts; the larger one of two in the middle. */
+static double median(double *values, size_t n)
+{
+    qsort(values, n, sizeof *values, compare);
+    return values[n / 2];
+}
+
+/* The median run of RUN_STEPS tokens between those in which all streams write. */
+static double median_rate(const double *times, uint32_t streams)
+{
+    double rates[DECODE_TOKENS];
+    size_t n = 0;
     for (size_t at = MAX_STREAMS; at + RUN_STEPS + MAX_STREAMS < DECODE_TOKENS; at += RUN_STEPS / 2) {
         double seconds = times[at + RUN_STEPS] - times[at];
-        if (seconds > 0 && RUN_STEPS * streams / seconds > best) best = RUN_STEPS * streams / seconds;
+        if (seconds > 0) rates[n++] = RUN_STEPS * streams / seconds;
     }
-    return best;
+    return n ? median(rates, n) : 0;
 }
 
 static sp_status measure_decode(model_bench *bench, const model_case *self, double *rate, sp_error *error)
@@ -167,7 +185,7 @@ static sp_status measure_decode(model_bench *bench, const model_case *self, doub
         status = read_stream(bench, streams[i], i ? NULL : times, &event);
         if (status) *error = event.error;
     }
-    if (!status) *rate = best_rate(times, self->streams);
+    if (!status) *rate = median_rate(times, self->streams);
     for (uint32_t i = 0; i < self->streams; i++)
         if (streams[i]) sp_stream_free(streams[i]);
     return status;
@@ -195,21 +213,48 @@ static sp_peaks better_peaks(const sp_peaks *a, const sp_peaks *b)
                       .memory_gbps = fmax(a->memory_gbps, b->memory_gbps)};
 }
 
-/* The best round counts; its share is that of the peaks right before and after the rounds. */
-static sp_status run_case(model_bench *bench, const model_case *self, sp_bench_line *line, sp_error *error)
+static sp_status run_prefill(model_bench *bench, const model_case *self, sp_bench_line *line, sp_error *error)
 {
     sp_status status = SP_OK;
-    sp_peaks before = bench->machine.last;
     for (uint32_t round = 0; round < self->rounds && !status; round++) {
         double rate = 0;
         show(bench, 0);
-        status = self->decodes ? measure_decode(bench, self, &rate, error)
-                               : measure_prefill(bench, self, &rate, error);
+        status = measure_prefill(bench, self, &rate, error);
         bench->done += case_tokens(self) / self->rounds;
         if (rate > line->value) line->value = rate;
     }
+    return status;
+}
+
+/* memory_gbps: out. */
+static sp_status run_decode(model_bench *bench, const model_case *self, sp_bench_line *line,
+                            double *memory_gbps, sp_error *error)
+{
+    double rates[MAX_ROUNDS], memory[MAX_ROUNDS + 1];
+    sp_status status = sp_peak_memory(bench->machine.device, &memory[0], error);
+    for (uint32_t round = 0; round < self->rounds && !status; round++) {
+        show(bench, 0);
+        status = measure_decode(bench, self, &rates[round], error);
+        bench->done += case_tokens(self) / self->rounds;
+        if (!status) status = sp_peak_memory(bench->machine.device, &memory[round + 1], error);
+    }
+    if (status) return status;
+    line->value = median(rates, self->rounds);
+    *memory_gbps = median(memory, self->rounds + 1);
+    return SP_OK;
+}
+
+/* Reading: the best round counts; its share is that of the peaks right before and after the rounds. Writing:
+ * medians, of the rounds and of the memory measured around each. */
+static sp_status run_case(model_bench *bench, const model_case *self, sp_bench_line *line, sp_error *error)
+{
+    sp_peaks before = bench->machine.last;
+    double memory_gbps = 0;
+    sp_status status = self->decodes ? run_decode(bench, self, line, &memory_gbps, error)
+                                     : run_prefill(bench, self, line, error);
     if (!status) status = sp_bench_peaks(&bench->machine, error);
     sp_peaks peaks = better_peaks(&before, &bench->machine.last);
+    if (self->decodes) peaks.memory_gbps = memory_gbps;
     line->share = share_of_peak(bench, self, line->value, &peaks);
     return status;
 }

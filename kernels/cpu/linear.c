@@ -22,9 +22,8 @@
 /* Tasks a thread, so that the last ones end together; and bytes worth a task of their own. */
 #define TASKS_A_THREAD 12
 #define LEAST_BYTES ((size_t)32 << 10)
-#define FEW_BYTES                                                                                            \
-    ((size_t)256 << 10) /* most of a task of few rows: what the last one keeps others waiting                \
-                         */
+/* Most of a task of few rows: the last one keeps the others waiting. */
+#define FEW_BYTES ((size_t)256 << 10)
 /* Up to so many row blocks the weights come from memory faster than they are used up: a task walks panel by
  * panel, and every row block fetches its part of the next panel. */
 #define FEW_BLOCKS 8
