@@ -6,9 +6,7 @@
 #include <string.h>
 
 #include "engine/adjust.h"
-
-#define LANES 16u            /* logits that are treated at once */
-#define EXPONENT 0x7f800000u /* all ones: infinite or no number */
+#include "kernels/logits.h"
 
 sp_status sp_vocab_mask_open(sp_vocab_mask *mask, const sp_tokenizer *tokenizer, uint32_t n_vocab,
                              sp_error *error)
@@ -68,67 +66,16 @@ double sp_draw_uniform(int64_t seed, uint32_t position)
     return (double)(splitmix(splitmix((uint64_t)seed) ^ position) >> 11) * 0x1p-53;
 }
 
-/* LANES logits: raises best (LANES), marks what is not finite in bad (LANES). */
-static inline void meet(const float *logits, float *best, uint32_t *bad)
-{
-    uint32_t bits[LANES];
-    memcpy(bits, logits, sizeof bits);
-    for (uint32_t j = 0; j < LANES; j++) bad[j] |= (bits[j] & EXPONENT) == EXPONENT;
-    for (uint32_t j = 0; j < LANES; j++) best[j] = logits[j] > best[j] ? logits[j] : best[j];
-}
-
-/* Largest of n logits, and whether all are finite. */
-static bool find_max(const float *logits, uint32_t n, float *max)
-{
-    float best[LANES], rest[LANES];
-    uint32_t bad[LANES] = {0}, whole = n / LANES * LANES;
-    for (uint32_t j = 0; j < LANES; j++) best[j] = rest[j] = logits[0];
-    for (uint32_t i = 0; i < whole; i += LANES) meet(logits + i, best, bad);
-    memcpy(rest, logits + whole, (n - whole) * sizeof *rest);
-    meet(rest, best, bad);
-    for (uint32_t j = 1; j < LANES; j++) {
-        best[0] = best[j] > best[0] ? best[j] : best[0];
-        bad[0] |= bad[j];
-    }
-    *max = best[0];
-    return !bad[0];
-}
-
-/* e^x for x <= 0: 2^n e^r with n = round(x log2 e) and |r| <= ln(2) / 2, e^r by its series; 2e-7 of it is
- * off. Below -87 it stays at e^-87, nothing beside the 1 of the largest logit. Plain arithmetic, so that the
- * compiler computes several at once. */
-static inline float exp_below(float x)
-{
-    x = x < -87.0f ? -87.0f : x;
-    float n = (x * 0x1.715476p+0f + 0x1.8p+23f) - 0x1.8p+23f; /* rounds to a whole number */
-    float r = (x - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;   /* ln 2 in two parts */
-    float p = 1 + r * (1 + r * (0.5f + r * (1 / 6.0f + r * (1 / 24.0f + r * (1 / 120.0f + r / 720.0f)))));
-    union {
-        uint32_t bits;
-        float value;
-    } power = {.bits = (uint32_t)((int32_t)n + 127) << 23};
-    return p * power.value;
-}
-
-/* log sum exp of n finite logits with maximum max; summed in double, LANES sums side by side. */
+/* log sum exp of n finite logits with maximum max. */
 static double log_sum_exp(const float *logits, uint32_t n, float max)
 {
-    double sums[LANES] = {0};
-    float e[LANES];
-    uint32_t whole = n / LANES * LANES;
-    for (uint32_t i = 0; i < whole; i += LANES) {
-        for (uint32_t j = 0; j < LANES; j++) e[j] = exp_below(logits[i + j] - max);
-        for (uint32_t j = 0; j < LANES; j++) sums[j] += (double)e[j];
-    }
-    for (uint32_t i = whole; i < n; i++) sums[i - whole] += (double)exp_below(logits[i] - max);
-    for (uint32_t j = 1; j < LANES; j++) sums[0] += sums[j];
-    return (double)max + log(sums[0]);
+    return (double)max + log(sp_logits_sum_exp(n, logits, max));
 }
 
 bool sp_logprob(const float *logits, uint32_t n_vocab, int32_t token, float *logprob)
 {
     float max;
-    if (!find_max(logits, n_vocab, &max)) return false;
+    if (!sp_logits_max(n_vocab, logits, &max)) return false;
     *logprob = (float)((double)logits[token] - log_sum_exp(logits, n_vocab, max));
     return true;
 }
@@ -227,7 +174,7 @@ bool sp_logprob_top(const sp_vocab_mask *mask, const float *logits, int32_t toke
                     float *logprob, sp_token_logprob *top)
 {
     float max;
-    if (!find_max(logits, mask->n_vocab, &max)) return false;
+    if (!sp_logits_max(mask->n_vocab, logits, &max)) return false;
     double norm = log_sum_exp(logits, mask->n_vocab, max);
     *logprob = (float)((double)logits[token] - norm);
     for (uint32_t i = list_top(mask, logits, norm, n_top, top); i < n_top; i++)
@@ -252,29 +199,11 @@ static int32_t choose(const sp_vocab_mask *mask, const float *logits, float max,
     return draw(scratch + n - 1, kept, -1, sampling->min_p, u);
 }
 
-/* The allowed token with the largest logit, the lowest id among equals. */
-static int32_t best_allowed(const sp_vocab_mask *mask, const float *logits)
-{
-    float best[LANES], max = -INFINITY;
-    uint32_t id = 0;
-    for (uint32_t j = 0; j < LANES; j++) best[j] = -INFINITY;
-    for (; id + LANES <= mask->n_vocab; id += LANES)
-        for (uint32_t j = 0; j < LANES; j++) {
-            float x = mask->allowed[id + j] ? logits[id + j] : -INFINITY;
-            best[j] = x > best[j] ? x : best[j];
-        }
-    for (; id < mask->n_vocab; id++)
-        if (mask->allowed[id] && logits[id] > max) max = logits[id];
-    for (uint32_t j = 0; j < LANES; j++) max = best[j] > max ? best[j] : max;
-    for (id = 0; !mask->allowed[id] || logits[id] != max;) id++;
-    return (int32_t)id;
-}
-
 /* The token that the settings choose from the logits as they stand. */
 static int32_t pick(const sp_vocab_mask *mask, const float *logits, const sp_sampling *sampling,
                     uint32_t position, sp_candidate *scratch)
 {
-    int32_t best = best_allowed(mask, logits);
+    int32_t best = (int32_t)sp_logits_best(mask->n_vocab, logits, mask->allowed);
     if (sampling->temperature == 0 || isinf(logits[best])) return best;
     return choose(mask, logits, logits[best], sampling, position, scratch);
 }
@@ -285,7 +214,7 @@ static bool begin_sample(const sp_vocab_mask *mask, const float *logits, uint32_
     float max;
     assert(n_top <= SP_MAX_LOGPROBS && mask->n_allowed > 0);
     *out = (sp_sampled){.ok = false, .token = -1};
-    if (!find_max(logits, mask->n_vocab, &max)) return false;
+    if (!sp_logits_max(mask->n_vocab, logits, &max)) return false;
     out->ok = true;
     *norm = log_sum_exp(logits, mask->n_vocab, max);
     out->n_top = list_top(mask, logits, *norm, n_top, out->top);

@@ -80,6 +80,11 @@ typedef struct sp_cpu_slots {
     void (*gelu)(size_t n, const float *x, float *y);
     void (*add)(size_t n, const float *x, float *y);
     void (*to_bf16)(size_t n, const float *x, uint16_t *y);
+    /* --- logits (logits.c): n a multiple of SP_LOGITS_LANES; raise and add to lanes j of best, most, sums
+     * --- */
+    void (*logits_max)(size_t n, const float *x, float *best, int32_t *most); /* most: bits of |x| */
+    void (*logits_exp)(size_t n, const float *x, float max, double *sums);
+    void (*logits_best)(size_t n, const float *x, const uint8_t *allowed, float *best);
     /* --- what the machine can do at most (peak.c): registers only; return the operations done --- */
     double (*peak_f32)(size_t rounds);
     double (*peak_bf16)(size_t rounds); /* NULL without block_dot */
@@ -89,6 +94,7 @@ typedef struct sp_cpu_slots {
     const sp_train_ops *train; /* loops of fitting: kernels/train.h */
 } sp_cpu_slots;
 #define SP_MAX_ROW_BLOCK 16
+#define SP_LOGITS_LANES 16
 
 const sp_cpu_slots *sp_cpu_slots_for(sp_cpu_isa level);
 /* Each overwrites the slots of its level. */
@@ -104,6 +110,9 @@ void sp_cpu_elementwise_reference(sp_cpu_slots *slots);
 void sp_cpu_elementwise_avx2(sp_cpu_slots *slots);
 void sp_cpu_elementwise_avx512(sp_cpu_slots *slots);
 extern const sp_train_ops sp_cpu_train_reference, sp_cpu_train_avx2, sp_cpu_train_avx512;
+void sp_cpu_logits_reference(sp_cpu_slots *slots);
+void sp_cpu_logits_avx2(sp_cpu_slots *slots);
+void sp_cpu_logits_avx512(sp_cpu_slots *slots);
 void sp_cpu_peak_reference(sp_cpu_slots *slots);
 void sp_cpu_peak_avx2(sp_cpu_slots *slots);
 void sp_cpu_peak_avx512(sp_cpu_slots *slots);
