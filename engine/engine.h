@@ -234,12 +234,16 @@ typedef struct sp_histogram {
     uint64_t total;
     double sum;
 } sp_histogram;
+#define SP_STATS_BACKENDS 32
 typedef struct sp_stats {
     uint32_t running, waiting;
     uint64_t prompt_tokens, generation_tokens;
     uint64_t finished_stop, finished_length, finished_error, finished_cancelled;
     uint32_t kv_pages_used, kv_pages_cached;
     sp_histogram time_to_first_token, inter_token, e2e, queue_time, prefill_time, decode_time;
+    sp_histogram inference_time, prompt_length, generation_length, max_tokens, step_tokens;
+    uint64_t prefix_queries, prefix_hits; /* prompt tokens looked up and found among the kept pages */
+    sp_attention_phase prefill[SP_STATS_BACKENDS], decode[SP_STATS_BACKENDS]; /* by index in sp_backends */
     double drain_seconds; /* estimate until a queue place is free: for Retry-After */
 } sp_stats;
 void sp_engine_stats(sp_engine *engine, sp_stats *out);

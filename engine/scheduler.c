@@ -145,7 +145,15 @@ static void book_end(sp_scheduler *s, sp_sequence *sequence, sp_status status, s
         s->service_seconds += 0.2 * (now - sequence->admitted - s->service_seconds);
         if (s->n_active > 0) s->n_active--;
     }
-    sp_stats_finish(&s->stats, usage, status, finish, now - sequence->submitted);
+    sp_stats_finish(&s->stats, &(sp_stats_end){.usage = usage,
+                                               .status = status,
+                                               .finish = finish,
+                                               .e2e = now - sequence->submitted,
+                                               .inference = ran ? now - sequence->admitted : 0,
+                                               .max_tokens = sequence->max_tokens,
+                                               .backend = sequence->attention.backend,
+                                               .prefill = &sequence->prefill,
+                                               .decode = &sequence->decode});
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -465,6 +473,9 @@ bool sp_scheduler_step(sp_scheduler *s)
     double start = sp_now();
     sp_status status = sp_step_run(&s->step, &error);
     learn(s, sp_now() - start, n_prefill);
+    pthread_mutex_lock(&s->lock);
+    sp_stats_step(&s->stats, (uint32_t)s->step.n_rows);
+    pthread_mutex_unlock(&s->lock);
     now = s->options.clock();
     for (size_t i = 0; i < s->step.n_entries; i++) {
         sp_attend_job *job = &s->step.jobs[i];

@@ -45,9 +45,8 @@ void sp_api_limits(sp_exchange *exchange)
     sp_options_write_limits(options, engine ? sp_engine_get_info(engine)->kv_bytes : 0, &writer);
     if (engine) {
         const sp_engine_info *info = sp_engine_get_info(engine);
-        size_t server_bytes = sp_server_memory_bytes(options) + sp_graph_memory_bytes(options, info);
         sp_json_key(&writer, "memory_ceiling_bytes");
-        sp_json_uint(&writer, info->weight_bytes + info->kv_bytes + info->scratch_bytes + server_bytes);
+        sp_json_uint(&writer, sp_server_ceiling_bytes(options, info));
         sp_json_key(&writer, "capture_bytes_used");
         sp_json_uint(&writer, sp_captures_used(sp_engine_captures(engine)));
         sp_json_key(&writer, "context");

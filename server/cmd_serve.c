@@ -59,7 +59,7 @@ static void log_engine(const sp_options *options, const sp_engine_info *info)
 {
     size_t connections = sp_server_memory_bytes(options);
     size_t graphs = sp_graph_memory_bytes(options, info);
-    size_t total = info->weight_bytes + info->kv_bytes + info->scratch_bytes + connections + graphs;
+    size_t total = sp_server_ceiling_bytes(options, info);
     sp_log(SP_LOG_INFO, "model %s (%s), context %u tokens, %s %s, %zu threads, KV %s", info->model_name,
            info->arch, info->context, info->device, info->level, info->n_threads,
            sp_dtype_name(info->kv_type));

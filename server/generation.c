@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "server/errors.h"
+#include "server/metrics.h"
 #include "server/sse.h"
 
 #define TEXT_BYTES ((size_t)4 << 20) /* of a plain reply's choice */
@@ -525,5 +526,6 @@ void sp_generation_start(sp_exchange *exchange, const sp_format *format, const s
     }
     sp_exchange_set_state(exchange, g, free_generation);
     sp_exchange_track(exchange, g->id);
+    sp_metrics_count_choices(sp_exchange_server(exchange), g->asked.n);
     sp_exchange_wait(exchange, asked->stream ? poll_first : poll_whole);
 }

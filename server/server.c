@@ -220,3 +220,9 @@ size_t sp_server_memory_bytes(const sp_options *options)
     total += (2 * (size_t)SP_TENSOR_BODIES + 1 + SP_APPLY_WORK) * tensor + SP_APPLY_PLAN_BYTES;
     return total + ((size_t)SP_HTTP_THREADS + 2) * ((size_t)2 << 20);
 }
+
+size_t sp_server_ceiling_bytes(const sp_options *options, const sp_engine_info *info)
+{
+    return info->weight_bytes + info->kv_bytes + info->scratch_bytes + sp_graph_memory_bytes(options, info) +
+           sp_server_memory_bytes(options);
+}

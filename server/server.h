@@ -26,5 +26,7 @@ void sp_server_run(sp_server *server);
 void sp_server_close(sp_server *server);
 /* Bytes of memory that connections and parsing may take at most, for the printed ceiling. */
 size_t sp_server_memory_bytes(const sp_options *options);
+/* All of the ceiling: the model, the engine, captures, and the above. */
+size_t sp_server_ceiling_bytes(const sp_options *options, const sp_engine_info *info);
 
 #endif

@@ -100,6 +100,13 @@ struct sp_exchange {
 
 #define SP_MAX_ROUTES 64
 #define SP_STATUS_CLASSES 6 /* 0: the client left first; 1xx .. 5xx */
+#define SP_DURATION_BOUNDS 16
+#define SP_N_BOUNDS 5
+typedef struct sp_durations { /* a histogram (metrics.c) */
+    uint64_t counts[SP_DURATION_BOUNDS + 1], total;
+    double sum;
+} sp_durations;
+
 struct sp_server {
     const sp_options *options;
     _Atomic(sp_engine *) engine; /* NULL while loading */
@@ -119,6 +126,8 @@ struct sp_server {
     sp_phase phase;                               /* (L) */
     unsigned stops;
     double phase_until, phase_since;
+    sp_durations durations[SP_MAX_ROUTES + 1];                    /* as http_requests (L) */
+    uint64_t params_n[SP_N_BOUNDS + 1], params_n_sum;             /* (L) */
     uint64_t http_requests[SP_MAX_ROUTES + 1][SP_STATUS_CLASSES]; /* by route; last: no route (L) */
     pthread_mutex_t keys_lock;                                    /* guards keys; taken inside no other */
     sp_keys *keys;                                                /* NULL: everybody may ask */

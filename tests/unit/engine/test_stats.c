@@ -30,18 +30,41 @@ static void test_ends(void **state)
 {
     (void)state;
     sp_stats stats;
-    sp_usage usage = {.prefill_seconds = 1};
+    sp_usage usage = {
+        .prefill_seconds = 1, .prompt_tokens = 130, .completion_tokens = 7, .cached_tokens = 64};
+    sp_attention_phase prefill = {.tokens = 130, .edges = 1000, .pairs = 4000, .attend_seconds = .5};
+    sp_attention_phase decode = {.tokens = 7, .edges = 70};
+    sp_stats_end end = {
+        .usage = &usage, .finish = SP_FINISH_STOP, .e2e = 2, .inference = 1.5, .max_tokens = 9};
+    end.backend = sp_backends[1];
+    end.prefill = &prefill;
+    end.decode = &decode;
     sp_stats_init(&stats);
-    sp_stats_finish(&stats, &usage, SP_OK, SP_FINISH_STOP, 2);
-    sp_stats_finish(&stats, &usage, SP_OK, SP_FINISH_LENGTH, 2);
-    sp_stats_finish(&stats, &usage, SP_OK, SP_FINISH_LENGTH, 2);
-    sp_stats_finish(&stats, &usage, SP_CANCELLED, SP_FINISH_STOP, 2);
-    sp_stats_finish(&stats, &usage, SP_UNAVAILABLE, SP_FINISH_STOP, 2);
+    sp_stats_finish(&stats, &end);
+    end.finish = SP_FINISH_LENGTH;
+    sp_stats_finish(&stats, &end);
+    sp_stats_finish(&stats, &end);
+    end.status = SP_CANCELLED;
+    sp_stats_finish(&stats, &end);
+    end.status = SP_UNAVAILABLE;
+    sp_stats_finish(&stats, &end);
+    sp_stats_step(&stats, 64);
     assert_int_equal(stats.finished_stop, 1);
     assert_int_equal(stats.finished_length, 2);
     assert_int_equal(stats.finished_cancelled, 1);
     assert_int_equal(stats.finished_error, 1);
     assert_int_equal(stats.e2e.total, 3); /* what was cut short would distort times */
+    assert_int_equal(stats.inference_time.counts[4], 3);
+    assert_int_equal(stats.prompt_length.counts[7], 3); /* 100 < 130 <= 200 */
+    assert_int_equal(stats.generation_length.counts[3], 3);
+    assert_int_equal(stats.max_tokens.sum, 27);
+    assert_int_equal(stats.step_tokens.counts[6], 1);
+    assert_int_equal(stats.prefix_queries, 390);
+    assert_int_equal(stats.prefix_hits, 192);
+    assert_int_equal(stats.prefill[1].edges, 5000); /* whatever the end */
+    assert_int_equal(stats.prefill[0].edges, 0);
+    assert_int_equal(stats.decode[1].tokens, 35);
+    assert_true(stats.prefill[1].attend_seconds == 2.5);
 }
 
 static const struct CMUnitTest tests[] = {cmocka_unit_test(test_buckets), cmocka_unit_test(test_ends)};
