@@ -212,6 +212,7 @@ uint32_t sp_attend_load_ranks(const sp_attend_call *call, const sp_attend_worker
 
 typedef struct share {
     const sp_attend_call *call;
+    const uint32_t *tiles; /* those that some task reads */
     bool want_v;
 } share;
 
@@ -219,13 +220,11 @@ static void pack_task(void *context, size_t task, size_t worker)
 {
     const share *s = context;
     (void)worker;
-    size_t tiles = n_key_tiles(s->call);
+    uint32_t tile = s->tiles[task];
     for (uint32_t kv = 0; kv < s->call->args->n_kv_heads; kv++) {
-        uint8_t *data = (uint8_t *)s->call->packed[kv * tiles + task];
-        bool with_v = s->want_v && !v_in_place(s->call, (uint32_t)task);
-        if (data)
-            pack_page(s->call, kv, (uint32_t)task, UINT64_MAX, 0, data,
-                      with_v ? data + s->call->k_bytes : NULL);
+        uint8_t *data = (uint8_t *)s->call->packed[kv * n_key_tiles(s->call) + tile];
+        bool with_v = s->want_v && !v_in_place(s->call, tile);
+        if (data) pack_page(s->call, kv, tile, UINT64_MAX, 0, data, with_v ? data + s->call->k_bytes : NULL);
     }
 }
 
@@ -254,8 +253,9 @@ bool sp_attend_pack_shared(sp_attend_call *call, size_t max_bytes)
     call->packed = NULL;
     bool one = call->begin / SP_TILE == (call->end - 1) / SP_TILE;
     if (one && call->n_runs == call->args->n_kv_heads) return true; /* each tile is read once */
-    uint8_t *memory = sp_attend_reserve(&call->buffers[SP_BUFFER_PACKED_INDEX],
-                                        entries * (sizeof *call->packed + sizeof(uint32_t)));
+    uint8_t *memory =
+        sp_attend_reserve(&call->buffers[SP_BUFFER_PACKED_INDEX],
+                          entries * (sizeof *call->packed + sizeof(uint32_t)) + tiles * sizeof(uint32_t));
     if (!memory) return false;
     const void **packed = (const void **)memory;
     uint32_t *reads = (uint32_t *)(memory + entries * sizeof *packed);
@@ -275,7 +275,15 @@ bool sp_attend_pack_shared(sp_attend_call *call, size_t max_bytes)
             data += call->k_bytes + (want_v && !v_in_place(call, (uint32_t)(i % tiles)) ? call->v_bytes : 0);
     }
     call->packed = packed;
-    share s = {.call = call, .want_v = want_v};
-    sp_threads_run(call->threads, tiles, pack_task, &s);
+    uint32_t *some = reads + entries;
+    size_t n = 0;
+    for (uint32_t t = 0; t < tiles; t++) {
+        bool any = false;
+        for (uint32_t kv = 0; kv < call->args->n_kv_heads; kv++) any |= packed[kv * tiles + t] != NULL;
+        some[n] = t;
+        n += any;
+    }
+    share s = {.call = call, .tiles = some, .want_v = want_v};
+    sp_threads_run(call->threads, n, pack_task, &s);
     return true;
 }

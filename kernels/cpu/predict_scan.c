@@ -8,15 +8,17 @@
  * many keys (decoding) are cut into parts of the keys, whose lists are joined. Scratch stays with the device.
  * Tests: tests/kernels/test_predict.c */
 #include <assert.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "kernels/cpu/attend.h"
 #include "kernels/cpu/predict.h"
 
-#define LIST_ROOM 64 /* candidates beyond `keep` before a list shrinks */
-#define FEW_ROWS 4
+#define LIST_ROOM 64  /* candidates beyond `keep` before a list shrinks */
+#define FEW_ROWS 4    /* rows that compute less than it takes to bring a tile */
+#define ASK_AHEAD 4   /* tiles */
 #define PART_TILES 32 /* least tiles of a part */
-#define PART_TASKS 4  /* tasks a thread that parts make at most */
+#define PART_TASKS 8  /* tasks a thread that parts make at most */
 
 typedef struct scan_scratch {
     sp_attend_buffer workers, parts;
@@ -41,6 +43,7 @@ typedef struct scan {
     size_t worker_bytes;
     float *part_near; /* (n_maps, rows * share, row_room) */
     uint32_t *part_keys, *part_n;
+    _Atomic float *floors; /* (n_maps, rows * share): what parts have found; only ever rises */
 } scan;
 
 static void scratch_free(void *pointer)
@@ -148,6 +151,19 @@ static float floor_of(const sp_scan_args *args, uint32_t head)
     return args->metric == SP_METRIC_DOT ? args->thresholds[head] : -args->thresholds[head];
 }
 
+/* Raises the floor of a row's other parts, and its own to theirs. Keys at the floor itself may have lower
+ * keys in another part: they stay wanted. */
+static void share_floor(const scan *s, block *b, size_t i)
+{
+    _Atomic float *floor = &s->floors[b->map * s->args->rows * s->share + b->first + i];
+    float mine = nextafterf(b->best[i].floor, -INFINITY),
+          theirs = atomic_load_explicit(floor, memory_order_relaxed);
+    while (mine > theirs && !atomic_compare_exchange_weak_explicit(floor, &theirs, mine, memory_order_relaxed,
+                                                                   memory_order_relaxed)) {
+    }
+    if (theirs > b->best[i].floor) b->best[i].floor = theirs;
+}
+
 /* Tiles t .. t + n - 1 of all rows are scored. */
 static void use_tiles(const scan *s, block *b, uint32_t tile, uint32_t n)
 {
@@ -159,6 +175,7 @@ static void use_tiles(const scan *s, block *b, uint32_t tile, uint32_t n)
             s->slots->take(near, allowed, n, tile * SP_TILE, args->keep, &b->best[i]);
             if (b->best[i].n > s->full)
                 s->slots->shrink(&b->best[i], args->keep, args->keep + args->keep / 4);
+            if (s->parts > 1) share_floor(s, b, i);
             continue;
         }
         size_t at = (size_t)b->rows[i].head * args->rows + b->rows[i].row;
@@ -169,7 +186,6 @@ static void use_tiles(const scan *s, block *b, uint32_t tile, uint32_t n)
     }
 }
 
-/* Few rows compute less than it takes to bring the next tile. */
 static void ask_tile(const scan *s, uint32_t map, uint32_t tile)
 {
     const uint8_t *codes = s->args->keys.pages[tile] + map * s->args->keys.map_bytes;
@@ -203,7 +219,7 @@ static void scan_part(const scan *s, block *b, uint32_t begin, uint32_t end)
             if (!any) continue;
             tile.k = args->keys.pages[t + j] + b->map * args->keys.map_bytes;
             tile.near = b->scratch.near + j * SP_TILE;
-            if (b->n <= FEW_ROWS && t + j + 1 < end) ask_tile(s, b->map, t + j + 1);
+            if (b->n <= FEW_ROWS && t + j + ASK_AHEAD < end) ask_tile(s, b->map, t + j + ASK_AHEAD);
             if (half)
                 s->slots->near_bf16(&tile);
             else
@@ -251,6 +267,7 @@ static void scan_task(void *context, size_t task, size_t worker)
         b.best[i] = (sp_scan_best){.near = s->top ? b.scratch.list_near + i * s->room : NULL,
                                    .keys = s->top ? b.scratch.list_keys + i * s->room : NULL,
                                    .floor = -INFINITY};
+        if (s->parts > 1) share_floor(s, &b, i);
     }
     b.whole[0] = 0, b.whole[1] = UINT32_MAX;
     for (size_t i = 0; i < b.n; i++) {
@@ -331,12 +348,15 @@ static bool reserve(scan *s, sp_cpu_state *cpu, size_t threads)
     carve(NULL, &used, numbers * sizeof *s->part_near);
     carve(NULL, &used, numbers * sizeof *s->part_keys);
     carve(NULL, &used, lists * sizeof *s->part_n);
+    carve(NULL, &used, lists / s->parts * sizeof *s->floors);
     uint8_t *data = sp_attend_reserve(&scratch->parts, used);
     if (!data) return false;
     used = 0;
     s->part_near = (float *)carve(data, &used, numbers * sizeof *s->part_near);
     s->part_keys = (uint32_t *)carve(data, &used, numbers * sizeof *s->part_keys);
     s->part_n = (uint32_t *)carve(data, &used, lists * sizeof *s->part_n);
+    s->floors = (_Atomic float *)carve(data, &used, lists / s->parts * sizeof *s->floors);
+    for (size_t i = 0; i < lists / s->parts; i++) atomic_init(&s->floors[i], -INFINITY);
     return true;
 }
 
