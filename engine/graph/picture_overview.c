@@ -156,9 +156,9 @@ sp_status sp_picture_overview(const sp_overview *overview, const sp_picture_opti
                      overview->n_layers == 1 ? "layer" : "layers", overview->n_heads,
                      overview->n_heads == 1 ? "head" : "heads");
     sp_caption_count(overview->n_query, &texts.facts);
-    sp_buffer_text(&texts.facts, " queries, ");
+    sp_buffer_text(&texts.facts, overview->n_query == 1 ? " query, " : " queries, ");
     sp_caption_count(overview->n_key, &texts.facts);
-    sp_buffer_text(&texts.facts, " keys.");
+    sp_buffer_text(&texts.facts, overview->n_key == 1 ? " key." : " keys.");
     sp_caption_provenance(overview->source, &texts.provenance);
     double width = LEFT + overview->n_heads * (SIDE + GAP) - GAP;
     double height = fmax(HEADER + overview->n_layers * row_pitch(overview), sp_legend_height(true, 3, 2));

@@ -2,25 +2,21 @@
 scipy and networkx where they are installed. All formats hold the same edges; hostile tokens stay text; pictures are well
 formed, their labels neither overlap nor leave the picture, and what is an edge is seen."""
 import base64
-import csv
 import hashlib
-import html.parser
-import io
 import json
 import os
 import re
-import struct
 import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as tree
-import zipfile
 
 import numpy
 
 ROOT, BUILD = sys.argv[1:3]
 sys.path.insert(0, os.path.join(ROOT, "tests", "support"))
-import png_reader  # noqa: E402
+import png_reader
+from graph_files import Page, csv_edges, csr_edges, dense_edges, dot_edges, graphml_edges, npz_edges, read_safetensors
 
 SVG = "{http://www.w3.org/2000/svg}"
 SCENES = {"whole": (40, 40), "part": (150, 150), "one": (1, 1), "full": (24, 24), "large": (900, 900)}
@@ -60,62 +56,9 @@ def skip(what):
 # --- files ---
 
 
-def read_npz(data):
-    """Arrays of an npz file, parsed here."""
-    arrays = {}
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        assert archive.testzip() is None
-        for name in archive.namelist():
-            arrays[name] = numpy.load(io.BytesIO(archive.read(name)))
-    return arrays
-
-
-def npz_edges(data, shape):
-    arrays = read_npz(data)
-    assert arrays["format.npy"].item() == b"csr" and tuple(arrays["shape.npy"]) == shape
-    rows = numpy.repeat(numpy.arange(shape[0]), numpy.diff(arrays["indptr.npy"]))
-    return dict(zip(zip(rows.tolist(), arrays["indices.npy"].tolist()), arrays["data.npy"]))
-
-
-def read_safetensors(data):
-    size, = struct.unpack_from("<Q", data)
-    header = json.loads(data[8:8 + size])
-    types = {"U16": "<u2", "U32": "<u4", "F32": "<f4"}
-    meta, arrays = header.pop("__metadata__"), {}
-    for name, entry in header.items():
-        begin, end = entry["data_offsets"]
-        item = numpy.dtype(types[entry["dtype"]]).itemsize
-        check((8 + size + begin) % item == 0, "safetensors: %s is not aligned" % name)
-        arrays[name] = numpy.frombuffer(data[8 + size + begin:8 + size + end], types[entry["dtype"]])
-    return meta, arrays
-
-
-def csr_edges(first, indptr, indices, weights):
-    rows = numpy.repeat(numpy.arange(len(indptr) - 1) + first, numpy.diff(indptr))
-    return dict(zip(zip(rows.tolist(), numpy.asarray(indices).tolist()), weights))
-
-
-def graphml_edges(data):
-    space = "{http://graphml.graphdrawing.org/xmlns}"
-    graph = tree.fromstring(data).find(space + "graph")
-    nodes = {node.get("id"): {d.get("key"): d.text or "" for d in node} for node in graph.findall(space + "node")}
-    edges = {}
-    for edge in graph.findall(space + "edge"):
-        ends = edge.get("source"), edge.get("target")
-        check(ends[0] in nodes and ends[1] in nodes, "graphml: an edge without its node")
-        edges[int(ends[0][1:]), int(ends[1][1:])] = numpy.float32(edge[0].text)
-    return nodes, edges
-
-
-def dense_edges(matrix, row, column):
-    matrix = numpy.array(matrix, numpy.float32)
-    return {(int(i) + row, int(j) + column): matrix[i, j] for i, j in zip(*matrix.nonzero())}
-
-
 def check_tables(folder, scene, edges, window):
     shape = SCENES[scene]
-    rows = list(csv.DictReader(io.StringIO(folder.text(scene + ".csv"))))
-    check({(int(r["query"]), int(r["key"])): numpy.float32(r["weight"]) for r in rows} == edges, scene + ": csv")
+    check(csv_edges(folder.text(scene + ".csv")) == edges, scene + ": csv")
     check(npz_edges(folder.bytes(scene + ".npz"), shape) == edges, scene + ": npz")
     meta, arrays = read_safetensors(folder.bytes(scene + ".safetensors"))
     found = csr_edges(window[0], arrays["indptr"], arrays["indices"], arrays["weights"] / 65535)
@@ -124,8 +67,7 @@ def check_tables(folder, scene, edges, window):
     check(meta["rows"] == "%d:%d" % window and meta["graph"] == "gold" and meta["layer"] == "1", scene + ": metadata")
     nodes, found = graphml_edges(folder.bytes(scene + ".graphml"))
     check(found == edges and len(nodes) == window[1] - window[0], scene + ": graphml")
-    found = re.findall(r'^  n(\d+) -> n(\d+) \[weight="([^"]*)"\];$', folder.text(scene + ".dot"), re.M)
-    check({(int(q), int(k)): numpy.float32(w) for q, k, w in found} == edges, scene + ": dot")
+    check(dot_edges(folder.text(scene + ".dot")) == edges, scene + ": dot")
 
 
 def check_dense(folder, scene, edges, window):
@@ -184,34 +126,6 @@ def check_hostile(folder):
 
 
 # --- the page ---
-
-
-class Page(html.parser.HTMLParser):
-    def __init__(self):
-        super().__init__(convert_charrefs=True)
-        self.tags, self.scripts, self.styles, self.cells, self.policy, self.now = [], [], [], [], "", None
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.tags.append((tag, attrs))
-        self.now = tag
-        if tag == "meta" and "http-equiv" in attrs:
-            self.policy = attrs["content"]
-        if tag in ("script", "style"):
-            (self.scripts if tag == "script" else self.styles).append([attrs.get("type"), ""])
-        if tag == "td":
-            self.cells.append("")
-
-    def handle_endtag(self, tag):
-        self.now = None
-
-    def handle_data(self, data):
-        if self.now == "script":
-            self.scripts[-1][1] += data
-        elif self.now == "style":
-            self.styles[-1][1] += data
-        elif self.now == "td":
-            self.cells[-1] += data
 
 
 def digest(text):
@@ -358,9 +272,9 @@ def check_pictures(folder):
                 check(all(w in words for w in ("missed", "extra", "both", "gold", "predicted", "after")), scene + ": panels")
             check(scene == "full" or view == "lines" or "masked" in " ".join(b[0] for b in boxes), scene + ": masked")
     for name in ("whole-matrix", "whole-panels", "whole-lines", "whole-overview", "one-matrix"):
-        pixels, texts = png_reader.read(folder.bytes(name + ".png"))
+        width, height, texts = png_reader.describe(folder.bytes(name + ".png"))
         root = tree.fromstring(folder.bytes(name + ".svg"))
-        check(pixels.shape[:2] == (2 * float(root.get("height")), 2 * float(root.get("width"))), name + ": size")
+        check((width, height) == (2 * float(root.get("width")), 2 * float(root.get("height"))), name + ": size")
         check(texts["Title"] == root.find(SVG + "title").text and "sparsed" in texts["Description"], name + ": iTXt")
         if name != "whole-lines":  # a dark picture says brighter where a light one says darker
             check(texts["Description"] == root.find(SVG + "desc").text, name + ": description")

@@ -43,8 +43,8 @@ def unfilter(raw, height, stride, bpp):
     return out
 
 
-def read(data):
-    """(pixels, texts): (height, width, 3) for RGB, (height, width) indices for a palette; texts of iTXt by key."""
+def describe(data):
+    """(width, height, texts of iTXt by key), every checksum held; pixels are not looked at."""
     parts, texts = chunks(data), {}
     width, height, depth, color, _, _, interlace = struct.unpack(">IIBBBBB", parts[0][1])
     assert depth == 8 and color in (2, 3) and interlace == 0
@@ -53,7 +53,14 @@ def read(data):
             key, rest = body.split(b"\0", 1)
             assert rest[:2] == b"\0\0", "compressed"
             texts[key.decode("latin-1")] = rest[2:].split(b"\0", 2)[2].decode("utf-8")
+    return width, height, texts
+
+
+def read(data):
+    """(pixels, texts): (height, width, 3) for RGB, (height, width) indices for a palette; texts of iTXt by key."""
+    width, height, texts = describe(data)
+    parts = chunks(data)
     raw = zlib.decompress(b"".join(body for kind, body in parts if kind == "IDAT"))
-    bpp = 3 if color == 2 else 1
+    bpp = 3 if parts[0][1][9] == 2 else 1
     pixels = unfilter(raw, height, width * bpp, bpp)
-    return pixels.reshape(height, width, 3) if color == 2 else pixels, texts
+    return pixels.reshape(height, width, 3) if bpp == 3 else pixels, texts
