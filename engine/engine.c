@@ -9,6 +9,7 @@
 
 #include "engine/attention/codes.h"
 #include "engine/fits.h"
+#include "engine/sweeps.h"
 #include "engine/graph/capture.h"
 #include "engine/kv.h"
 #include "engine/scheduler.h"
@@ -31,6 +32,7 @@ struct sp_engine {
     char **model_ids;          /* (1 + adapters) owned, as in info */
     const char **fingerprints; /* (1 + adapters) */
     sp_fits fits;
+    sp_sweeps sweeps;
     pthread_t thread;
     bool started;
 };
@@ -70,20 +72,27 @@ static sp_status open_model(sp_engine *engine, sp_error *error)
                                 .openblas = options->openblas};
     sp_status status = sp_device_open("cpu", &device, &engine->device, error);
     if (status != SP_OK) return status;
-    sp_model_options model = {.weights = options->weights,
-                              .weights_as = options->weights_as,
-                              .exact = options->kv_type == SP_F32,
-                              .fingerprint = options->fingerprint ||
-                                             sp_fits_wanted(options->model_path, options->fit,
-                                                            options->adapters, options->n_adapters),
-                              .adapters = options->adapters,
-                              .n_adapters = options->n_adapters,
-                              .progress = options->progress,
-                              .progress_context = options->progress_context};
+    sp_model_options model = {
+        .weights = options->weights,
+        .weights_as = options->weights_as,
+        .exact = options->kv_type == SP_F32,
+        .fingerprint =
+            options->fingerprint ||
+            sp_fits_wanted(options->model_path, options->fit, options->adapters, options->n_adapters) ||
+            sp_sweeps_wanted(options->model_path, options->adapters, options->n_adapters),
+        .adapters = options->adapters,
+        .n_adapters = options->n_adapters,
+        .progress = options->progress,
+        .progress_context = options->progress_context};
     status = sp_model_open(options->model_path, engine->device, &model, &engine->model, error);
     if (status == SP_OK && model.fingerprint)
         status = sp_fits_open(engine->model, options->model_path, options->fit, options->adapters,
                               options->n_adapters, &engine->fits, error);
+    if (status == SP_OK && model.fingerprint)
+        status = sp_sweeps_open(engine->model, options->model_path, options->adapters, options->n_adapters,
+                                &engine->sweeps, error);
+    engine->host.sweeps = engine->sweeps.of;
+    engine->host.n_sweeps = engine->sweeps.n;
     engine->host.fits = engine->fits.of;
     engine->host.n_fits = engine->fits.n;
     return status;
@@ -359,6 +368,7 @@ void sp_engine_close(sp_engine *engine)
     sp_free(engine->model_ids);
     sp_free((void *)engine->fingerprints);
     sp_fits_close(&engine->fits);
+    sp_sweeps_close(&engine->sweeps);
     sp_model_close(engine->model);
     sp_device_close(engine->device);
     sp_free(engine->attention);

@@ -133,21 +133,40 @@ static const sp_fit *fit_of(const sp_sequence *s, uint32_t adapter)
     return adapter < s->host->n_fits ? s->host->fits[adapter] : NULL;
 }
 
-static sp_status resolve_attention(sp_sequence *s, const sp_request *request, sp_error *error)
+/* What the request asks for, and what "model" means to it. */
+static sp_status parse_attention(sp_sequence *s, const sp_request *request, sp_attention_host *attention_host,
+                                 sp_error *error)
 {
     const sp_sequence_host *host = s->host;
     if (request->adapter > host->model->n_adapters)
         return sp_fail_param(error, SP_INVALID, "model", "there is no adapter %u",
                              (unsigned)request->adapter);
     const sp_normalizer *adapted = adapter_normalizer(host->model, request->adapter);
-    sp_attention_host attention_host = host->attention_host;
-    if (adapted && !host->override_normalizer) attention_host.model_normalizer = *adapted;
+    *attention_host = host->attention_host;
+    if (adapted && !host->override_normalizer) attention_host->model_normalizer = *adapted;
     const char *text = request->attention ? request->attention : host->attention;
     size_t size = request->attention ? request->attention_size : text ? strlen(text) : 0;
-    sp_status status = sp_attention_parse(text, size, &attention_host, &s->attention, error);
-    if (status != SP_OK) return status;
-    status = sp_attention_resolve(&s->attention, fit_of(s, request->adapter), 0,
-                                  host->model->hparams.n_layers, SP_ATTEND_SELF, error);
+    return sp_attention_parse(text, size, attention_host, &s->attention, error);
+}
+
+/* What will run: auto's choice, and what depends on the fit. */
+static sp_status resolve_attention(sp_sequence *s, const sp_request *request,
+                                   const sp_attention_host *attention_host, size_t n_prompt, sp_error *error)
+{
+    const sp_sequence_host *host = s->host;
+    const sp_normalizer *adapted = adapter_normalizer(host->model, request->adapter);
+    const sp_auto_request wanted = {
+        .sweep = request->adapter < host->n_sweeps ? host->sweeps[request->adapter] : NULL,
+        .host = attention_host,
+        .fit = fit_of(s, request->adapter),
+        .n_layers = host->model->hparams.n_layers,
+        .n_prompt = (uint32_t)n_prompt,
+        .n_new = request->max_tokens,
+        .measured = adapted ? *adapted : host->model->hparams.normalizer,
+        .device = host->model->device->kind->name};
+    sp_attention_choose(&s->attention, &wanted);
+    sp_status status =
+        sp_attention_resolve(&s->attention, wanted.fit, 0, wanted.n_layers, SP_ATTEND_SELF, error);
     if (status != SP_OK) return status;
     if (!sp_attention_streams(&s->attention))
         return sp_fail_param(error, SP_INVALID, "attention",
@@ -298,9 +317,11 @@ static sp_status fill(sp_sequence *s, const sp_request *request, void (*notify)(
     s->min_tokens = request->min_tokens;
     s->pooling = request->pooling;
     s->follows = request->follows;
-    sp_status status = resolve_attention(s, request, error);
+    sp_attention_host attention_host;
+    sp_status status = parse_attention(s, request, &attention_host, error);
     if (status == SP_OK) status = sp_sequence_encode(s->host, request, &ids, &n_ids, error);
     if (status == SP_OK) status = check_lengths(s->host, request, n_ids, error);
+    if (status == SP_OK) status = resolve_attention(s, request, &attention_host, n_ids, error);
     if (status == SP_OK) status = allocate(s, request, ids, n_ids, error);
     if (status == SP_OK) status = open_adjust(s, request, ids, n_ids, error);
     if (status == SP_OK) note_length(s);
@@ -317,9 +338,11 @@ sp_status sp_sequence_check(const sp_sequence_host *host, const sp_request *requ
     if (!s) return sp_fail(error, SP_NO_MEMORY, "no memory for a request");
     s->host = host;
     *ids = NULL;
-    sp_status status = resolve_attention(s, request, error);
+    sp_attention_host attention_host;
+    sp_status status = parse_attention(s, request, &attention_host, error);
     if (status == SP_OK) status = sp_sequence_encode(host, request, ids, n_ids, error);
     if (status == SP_OK) status = check_lengths(host, request, *n_ids, error);
+    if (status == SP_OK) status = resolve_attention(s, request, &attention_host, *n_ids, error);
     if (status != SP_OK) {
         sp_free(*ids);
         *ids = NULL;

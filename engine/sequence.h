@@ -8,6 +8,7 @@
 #define SPARSED_ENGINE_SEQUENCE_H
 
 #include "engine/adjust.h"
+#include "engine/attention/auto.h"
 #include "engine/sampler.h"
 #include "engine/stops.h"
 #include "engine/stream.h"
@@ -20,6 +21,8 @@ typedef struct sp_sequence_host {
     const char *attention;       /* JSON: the default of requests without one; NULL: dense */
     const sp_attention *pattern; /* what the model was trained with; NULL: dense */
     sp_attention_host attention_host;
+    const sp_sweep *const *sweeps; /* (n_sweeps) by sp_request.adapter; entries may be NULL */
+    size_t n_sweeps;
     const sp_fit *const *fits; /* (n_fits) by sp_request.adapter; entries may be NULL */
     size_t n_fits;
     bool override_normalizer;     /* attention_host's holds for adapters too */

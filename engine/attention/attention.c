@@ -17,7 +17,7 @@ typedef struct sp_parser {
     sp_error *error;
 } sp_parser;
 
-static const char *const not_built[] = {"bigbird", "lsh", "pages", "xattention", "auto"};
+static const char *const not_built[] = {"bigbird", "lsh", "pages", "xattention"};
 
 static sp_status bad_type(const sp_parser *parser, const char *field, const char *wanted)
 {

@@ -51,6 +51,7 @@ typedef struct sp_attention {
     bool some_layers, some_heads;      /* of the capture: those of the sets below, else all */
     uint64_t layers[4], heads_kept[4]; /* bit sets, SP_MAX_CAPTURED */
     char requested[32];                /* the backend's name as asked */
+    char reason[192];                  /* why auto chose this; empty: it was asked for */
     char notes[256];                   /* sentences for attention_report.notes, separated by \n */
 } sp_attention;
 

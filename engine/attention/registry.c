@@ -1,6 +1,6 @@
 /* The list of backends, made from backends.def, and what a backend needs of its parameters.
  * Tests: tests/unit/engine/test_attention_parse.c */
-#include "engine/attention/attention.h"
+#include "engine/attention/auto.h"
 
 #include <assert.h>
 #include <math.h>
@@ -53,6 +53,7 @@ bool sp_attention_same_plan(const sp_attention *attention, uint32_t layer_a, uin
 sp_status sp_attention_resolve(sp_attention *attention, const sp_fit *fit, uint32_t begin, uint32_t end,
                                sp_attend_kind kind, sp_error *error)
 {
+    sp_attention_settle(attention);
     const sp_backend *backend = attention->backend;
     if (!(backend->caps & SP_CAP_NEEDS_FIT)) return SP_OK;
     if (!fit)

@@ -108,7 +108,7 @@ static void write_fallbacks(const sp_attention *attention, sp_json_writer *out)
 {
     sp_json_key(out, "fallbacks");
     sp_json_open(out, '[');
-    if (strcmp(attention->requested, attention->backend->name) != 0) {
+    if (!attention->reason[0] && strcmp(attention->requested, attention->backend->name) != 0) {
         sp_json_open(out, '{');
         sp_json_key(out, "from");
         sp_json_cstring(out, attention->requested);
@@ -159,7 +159,7 @@ void sp_attention_report_write(const sp_attention_report *report, sp_json_writer
     write_fallbacks(attention, out);
     write_notes(attention->notes, out);
     sp_json_key(out, "reason");
-    sp_json_null(out);
+    sp_json_cstring(out, attention->reason[0] ? attention->reason : NULL);
     sp_json_close(out, '}');
 }
 

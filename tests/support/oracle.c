@@ -72,7 +72,7 @@ static bool pattern_edge(const oracle_pattern *p, const oracle_shape *shape, uin
                          int64_t j)
 {
     int parts = parts_of(p, shape->layer, head);
-    if (strcmp(p->backend, "dense") == 0) return true;
+    if (strcmp(p->backend, "dense") == 0 || strcmp(p->backend, "auto") == 0) return true;
     if (strcmp(p->backend, "strided") == 0) return strided_edge(p, parts, i, j);
     if (strcmp(p->backend, "fixed") == 0) return fixed_edge(p, parts, head, i, j);
     return p->window > 0 && distance(i, j) <= p->window / 2;
@@ -80,7 +80,7 @@ static bool pattern_edge(const oracle_pattern *p, const oracle_shape *shape, uin
 
 bool oracle_mask(const oracle_pattern *pattern, const oracle_shape *shape, uint8_t *mask)
 {
-    static const char *const known[] = {"dense", "strided", "fixed", "window", "longformer"};
+    static const char *const known[] = {"dense", "auto", "strided", "fixed", "window", "longformer"};
     bool found = false;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         found = found || strcmp(known[i], pattern->backend) == 0;

@@ -5,6 +5,10 @@
     {                                                                                                        \
         .backend = "dense", .json = text, .stride = 1, .summary = 1, .distinct = 1                           \
     }
+#define AUTO(text)                                                                                           \
+    {                                                                                                        \
+        .backend = "auto", .json = text, .stride = 1, .summary = 1, .distinct = 1                            \
+    }
 #define STRIDED(text, mode, l, g)                                                                            \
     {                                                                                                        \
         .backend = "strided", .json = text, .heads = mode, .stride = l, .first = g, .distinct = 1            \
@@ -25,6 +29,7 @@
 
 const oracle_pattern test_patterns[] = {
     DENSE("\"dense\""),
+    AUTO("{\"backend\":\"auto\",\"params\":{\"max_recall_loss\":0.1}}"),
     STRIDED("\"strided\"", ORACLE_MERGED, 128, 0),
     STRIDED("{\"backend\":\"strided\",\"params\":{\"stride\":8}}", ORACLE_MERGED, 8, 0),
     STRIDED("{\"backend\":\"strided\",\"params\":{\"stride\":1}}", ORACLE_MERGED, 1, 0),
