@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "engine/attention/attention.h"
+#include "tests/support/finder.h"
 #include "tests/support/patterns.h"
 #include "tests/support/random.h"
 
@@ -141,6 +142,8 @@ static void test_registry_is_covered(void **state)
         for (size_t p = 0; p < n_test_patterns; p++) {
             found = found || strcmp(test_patterns[p].backend, sp_backends[i]->name) == 0;
         }
+        for (size_t p = 0; p < n_finder_patterns; p++) /* tests/attention/test_predicted.c */
+            found = found || strstr(finder_patterns[p].json, sp_backends[i]->name);
         if (!found) fail_msg("no pattern in tests/support/patterns.c tries %s", sp_backends[i]->name);
     }
 }

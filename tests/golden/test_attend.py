@@ -49,7 +49,8 @@ def attend(*options):
 def check_case(path, folder):
     out = folder / "out.safetensors"
     softmax = "softmax" in read(path)[1]["attention"]
-    done = attend("--in", path, "--out", out, *([] if softmax else ["--metrics"]))
+    fit = pathlib.Path(str(path).replace(".in.", ".fit."))
+    done = attend("--in", path, "--out", out, *([] if softmax else ["--metrics"]), *(["--fit", fit] if fit.exists() else []))
     assert done.returncode == 0, done.stderr
     expected, expected_meta = read(pathlib.Path(str(path).replace(".in.", ".out.")))
     got, meta = read(out)
@@ -68,7 +69,7 @@ def check_case(path, folder):
 
 def test_cases(folder):
     cases = sorted(CASES.glob("*.in.safetensors"))
-    assert len(cases) >= 18
+    assert len(cases) >= 50
     for path in cases:
         check_case(path, folder)
 
@@ -80,7 +81,7 @@ def test_refusals(folder):
     softmax = attend("--in", CASES / "017-dense.in.safetensors", "--out", out, "--metrics")
     assert softmax.returncode == 65 and "entmax" in softmax.stderr, softmax
     ones = numpy.ones((2, 3, 4), "f4")
-    for metadata, word in (({"attention": '"lsh"'}, "lsh"), ({"causal": "yes"}, "causal"),
+    for metadata, word in (({"attention": '"lsh"'}, "lsh"), ({"attention": '"routing"'}, "--fit"), ({"causal": "yes"}, "causal"),
                            ({"attention": '{"backend":"window","params":{"window":2}}'}, "attention.params.window")):
         write(case, {"q": ones, "k": ones, "v": ones}, metadata)
         bad = attend("--in", case, "--out", out)
