@@ -5,7 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "models/weights.h"
+#include "engine/graph/encode.h"
+#include "engine/graph/export.h"
 #include "server/graph_call.h"
 
 /* --- records --- */
@@ -103,23 +104,16 @@ static void write_numbers(sp_json_writer *out, const uint32_t *values, size_t n)
 
 void sp_graph_write_base64(sp_json_writer *out, const void *bytes, size_t n)
 {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    const unsigned char *from = bytes;
-    size_t size = (n + 2) / 3 * 4, at = 0;
-    char *text = sp_alloc(size + 1, 1);
-    if (!text) {
+    sp_buffer text;
+    sp_buffer_init(&text, out->out->max_bytes);
+    sp_buffer_text(&text, "\"");
+    sp_encode_base64(bytes, n, &text);
+    sp_buffer_text(&text, "\"");
+    if (text.failed)
         out->out->failed = true;
-        return;
-    }
-    for (size_t i = 0; i < n; i += 3) {
-        uint32_t word = (uint32_t)from[i] << 16 | (i + 1 < n ? (uint32_t)from[i + 1] << 8 : 0) |
-                        (i + 2 < n ? (uint32_t)from[i + 2] : 0);
-        for (int d = 0; d < 4; d++) text[at++] = digits[word >> (18 - 6 * d) & 63];
-    }
-    if (n % 3 > 0) text[size - 1] = '=';
-    if (n % 3 == 1) text[size - 2] = '=';
-    sp_json_string(out, text, size);
-    sp_free(text);
+    else
+        sp_json_raw(out, text.data, text.size);
+    sp_buffer_fini(&text);
 }
 
 static void write_index(sp_json_writer *out, const char *key, uint32_t value)
@@ -183,103 +177,13 @@ static void reply_json(sp_graph_call *call, const sp_slice *slice)
     sp_json_close(&out, '}');
 }
 
-/* Metadata of a binary slice: texts, in room. */
-typedef struct slice_texts {
-    sp_metadata_entry entries[20];
-    char room[20][32];
-    size_t n;
-} slice_texts;
-
-static void add_text(slice_texts *texts, const char *key, const char *value)
-{
-    texts->entries[texts->n++] = (sp_metadata_entry){.key = key, .value = value, .size = strlen(value)};
-}
-
-static void add_number(slice_texts *texts, const char *key, unsigned long long value)
-{
-    char *room = texts->room[texts->n];
-    (void)snprintf(room, sizeof texts->room[0], "%llu", value);
-    add_text(texts, key, room);
-}
-
-static void add_range(slice_texts *texts, const char *key, uint32_t a, uint32_t b)
-{
-    char *room = texts->room[texts->n];
-    (void)snprintf(room, sizeof texts->room[0], "%u:%u", a, b);
-    add_text(texts, key, room);
-}
-
-static void fill_texts(const sp_graph_call *call, const sp_slice *slice, slice_texts *texts)
-{
-    const sp_graph_source *source = slice->source;
-    texts->n = 0;
-    add_text(texts, "graph", slice->name);
-    if (slice->layer != SP_NO_HEAD) add_number(texts, "layer", slice->layer);
-    if (slice->head != SP_NO_HEAD) add_number(texts, "head", slice->head);
-    if (slice->kv_head != SP_NO_HEAD) add_number(texts, "kv_head", slice->kv_head);
-    add_number(texts, "n", slice->n_query);
-    add_number(texts, "m", slice->n_key);
-    add_range(texts, "rows", slice->row_begin, slice->row_end);
-    add_range(texts, "cols", slice->col_begin, slice->col_end);
-    add_text(texts, "normalizer", source->normalizer);
-    add_text(texts, "gold", source->gold);
-    add_text(texts, "backend", source->backend);
-    add_text(texts, "params", source->params);
-    add_text(texts, "model", source->model);
-    add_text(texts, "weights", call->f32 ? "f32" : "u16");
-    add_number(texts, "edges_total", slice->edges_total);
-    add_text(texts, "truncated", slice->truncated ? "true" : "false");
-    next_cursor(call, slice, texts->room[texts->n], sizeof texts->room[0]);
-    if (slice->truncated) add_text(texts, "next", texts->room[texts->n]);
-    add_text(texts, "software", source->software);
-}
-
-/* The indices in 16 bits where they fit, the weights in fixed point where asked; NULL: no memory. */
-static uint16_t *narrow_indices(const sp_slice *slice, size_t n)
-{
-    uint16_t *out = sp_alloc(n + 1, sizeof *out);
-    for (size_t i = 0; out && i < n; i++) out[i] = (uint16_t)slice->indices[i];
-    return out;
-}
-
-static uint16_t *narrow_weights(const sp_slice *slice, size_t n)
-{
-    uint16_t *out = sp_alloc(n + 1, sizeof *out);
-    for (size_t i = 0; out && i < n; i++) out[i] = sp_weight_to_u16(slice->weights[i]);
-    return out;
-}
-
-static sp_tensor_entry entry(const char *name, sp_dtype dtype, const void *data, size_t n)
-{
-    sp_tensor tensor = {
-        .dtype = dtype, .rank = 1, .shape = {n}, .data = data, .bytes = n * sp_dtype_size(dtype)};
-    return (sp_tensor_entry){.name = name, .tensor = tensor};
-}
-
 static sp_status reply_safetensors(sp_graph_call *call, const sp_slice *slice, sp_error *error)
 {
-    size_t rows = sp_slice_rows(slice), edges = sp_slice_edges(slice);
-    bool small = slice->n_key <= 65536;
-    uint16_t *indices = small ? narrow_indices(slice, edges) : NULL;
-    uint16_t *weights = call->f32 ? NULL : narrow_weights(slice, edges);
-    sp_status status = (small && !indices) || (!call->f32 && !weights)
-                           ? sp_fail(error, SP_NO_MEMORY, "no memory for %zu edges", edges)
-                           : SP_OK;
-    if (status == SP_OK) {
-        slice_texts texts;
-        const sp_tensor_entry tensors[] = {entry("indptr", SP_U32, slice->indptr, rows + 1),
-                                           entry("left_out", SP_F32, slice->left_out, rows),
-                                           small ? entry("indices", SP_U16, indices, edges)
-                                                 : entry("indices", SP_U32, slice->indices, edges),
-                                           call->f32 ? entry("weights", SP_F32, slice->weights, edges)
-                                                     : entry("weights", SP_U16, weights, edges)};
-        fill_texts(call, slice, &texts);
-        sp_graph_binary(call, "application/octet-stream");
-        status = sp_safetensors_write(tensors, 4, texts.entries, texts.n, &call->reply.body, error);
-    }
-    sp_free(indices);
-    sp_free(weights);
-    return status;
+    char cursor[32];
+    next_cursor(call, slice, cursor, sizeof cursor);
+    sp_graph_binary(call, "application/octet-stream");
+    return sp_export_safetensors(slice, call->f32, slice->truncated ? cursor : NULL, &call->reply.body,
+                                 error);
 }
 
 sp_status sp_graph_reply_slice(sp_graph_call *call, const sp_slice *slice, sp_error *error)

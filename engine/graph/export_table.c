@@ -125,7 +125,7 @@ static void put_number(metadata *m, const char *key, uint64_t value)
     put_text(m, key, sp_arena_copy(&m->arena, text, (size_t)n));
 }
 
-static void describe(const sp_slice *slice, const char *next, metadata *m)
+static void describe(const sp_slice *slice, bool f32, const char *next, metadata *m)
 {
     const sp_graph_source *source = slice->source;
     put_text(m, "graph", slice->name);
@@ -139,6 +139,7 @@ static void describe(const sp_slice *slice, const char *next, metadata *m)
     put_range(m, "cols", slice->col_begin, slice->col_end);
     put_number(m, "edges_total", slice->edges_total);
     put_number(m, "edges_returned", sp_slice_edges(slice));
+    put_text(m, "weights", f32 ? "f32" : "u16");
     put_text(m, "truncated", slice->truncated ? "true" : "false");
     put_text(m, "next", next);
     put_text(m, "model", source->model);
@@ -176,7 +177,7 @@ static sp_status write_tensors(const sp_slice *slice, const char *next, uint16_t
     };
     metadata m = {.n = 0};
     sp_arena_init(&m.arena, 4096);
-    describe(slice, next, &m);
+    describe(slice, !narrow_weights, next, &m);
     sp_status status = sp_safetensors_write(tensors, slice->left_out ? 4 : 3, m.entries, m.n, out, error);
     sp_arena_fini(&m.arena);
     return status;
