@@ -183,15 +183,24 @@ static void say_skipped(sweep_run *run, const sp_grid_item *item, const sp_error
             item->value, why->message);
 }
 
+static sp_status time_again(sweep_run *run, sp_sweep_point *point, sp_error *error)
+{
+    sp_status status = sp_sweep_time(&run->job, point, error);
+    if (status) return status;
+    say_point(run, point);
+    return write_files(run, error);
+}
+
 static sp_status run_item(sweep_run *run, const sp_grid_item *item, sp_error *error)
 {
     const char *device = sp_engine_get_info(run->job.engine)->device;
-    const sp_sweep_point *known =
-        sp_sweep_find(&run->sweep, item->attention, device, run->job.length, run->job.windows);
+    sp_sweep_point *known = (sp_sweep_point *)sp_sweep_find(&run->sweep, item->attention, device,
+                                                            run->job.length, run->job.windows);
     if (known) {
         if (run->job.perplexity_dense == 0) run->job.perplexity_dense = known->perplexity;
-        return SP_OK;
+        return run->options->retime ? time_again(run, known, error) : SP_OK;
     }
+    if (run->options->retime) return SP_OK;
     sp_sweep_point point;
     sp_status status = sp_sweep_measure(&run->job, item, &point, error);
     if (status == SP_INVALID && run->at > 0) { /* dense, the first one, must run */

@@ -63,6 +63,7 @@ typedef struct sp_options {
     int64_t layers, heads;                                      /* import-fit; 0: any */
     const char *backends, *grid;                                /* sweep */
     int64_t windows;                                            /* sweep; 0: all */
+    bool retime;                                                /* sweep */
     double alpha;
     sp_arena arena; /* owns the strings */
 } sp_options;

@@ -301,6 +301,9 @@ const sp_option sp_option_table[] = {
      "Colours of weights in pictures."},
     {"theme", SP_OPTION_TEXT, AT(theme), GRAPH, 0, 0, "light", "light|dark", "Page of pictures."},
 
+    {"retime", SP_OPTION_FLAG, AT(retime), SWEEP, 0, 0, "false", NULL,
+     "Measure only the seconds again, of the points that are there: on a machine that has become quiet."},
+
     /* --- import-fit --- */
     {"projections", SP_OPTION_TEXT, AT(projections), IMPORT, 0, 0, NULL, "FILE",
      "PyTorch save with a list over layers of {'q': {w, b}, 'k': {w, b}}. Required."},

@@ -150,3 +150,8 @@ sp_status sp_sweep_measure(sp_sweep_job *job, const sp_grid_item *item, sp_sweep
     out->perplexity_dense = job->perplexity_dense > 0 ? job->perplexity_dense : out->perplexity;
     return status;
 }
+
+sp_status sp_sweep_time(sp_sweep_job *job, sp_sweep_point *point, sp_error *error)
+{
+    return take_times(job, point->attention, point, error);
+}

@@ -26,4 +26,7 @@ typedef struct sp_sweep_job {
 sp_status sp_sweep_measure(sp_sweep_job *job, const sp_grid_item *item, sp_sweep_point *out,
                            sp_error *error) SP_MUST_CHECK;
 
+/* Measures the seconds of a point again, and nothing else. */
+sp_status sp_sweep_time(sp_sweep_job *job, sp_sweep_point *point, sp_error *error) SP_MUST_CHECK;
+
 #endif

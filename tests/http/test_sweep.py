@@ -117,6 +117,19 @@ class Sweep(unittest.TestCase):
         self.assertNotIn("window 3:", done.stderr)
         self.assertIn("window 5:", done.stderr)
 
+    def test_retime(self):
+        self.sweep("times", "window=3;strided=8")
+        first = self.points("times")["points"]
+        done = self.sweep("times", "window=3,5;strided=8", "--retime")
+        second = self.points("times")["points"]
+        self.assertIn("window 3:", done.stderr)
+        self.assertNotIn("window 5:", done.stderr)
+        self.assertNotEqual([[p[key] for key in SECONDS] for p in first], [[p[key] for key in SECONDS] for p in second])
+        for point in first + second:
+            for key in SECONDS:
+                point.pop(key)
+        self.assertEqual(first, second)
+
     def test_stopped(self):
         out = os.path.join(self.folder.name, "stopped")
         process = subprocess.Popen([PROGRAM, "sweep", "--model", MODEL, "--text", os.path.join(MODEL, "heldout.txt"),
