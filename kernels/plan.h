@@ -43,6 +43,7 @@ typedef struct sp_group {
                           disjoint */
     uint32_t
         masks; /* words[masks + query * ceil(n_keys / 64) + tile], a set bit keeps the edge; or SP_NO_MASKS */
+    uint32_t holder; /* the earlier group of its list whose keys (as many at least) it shares; or itself */
 } sp_group;
 #define SP_NO_MASKS UINT32_MAX
 
@@ -90,6 +91,8 @@ typedef struct sp_group_data {
     const uint32_t *queries, *keys, *ranges; /* copied */
     const uint64_t *masks;                   /* copied; or NULL */
     bool with_masks;                         /* sp_plan_new_group alone */
+    uint32_t holder; /* 1 + an earlier group of the list whose first n_keys keys are these, which are then
+                      * kept once and read once for both; 0: none */
 } sp_group_data;
 sp_status sp_plan_add_group(sp_plan *plan, const sp_group_data *group, sp_error *error) SP_MUST_CHECK;
 /* The same without a copy: the arrays of *sizes are ignored, the caller fills the slots. They hold until the

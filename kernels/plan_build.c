@@ -192,8 +192,14 @@ sp_status sp_plan_new_group(sp_plan *plan, const sp_group_data *sizes, sp_group_
         return sp_fail(error, SP_INVALID, "group of list %u, round %u is out of order or outside the plan",
                        sizes->list, sizes->round);
     }
+    uint32_t holder = sizes->holder ? sizes->holder - 1 : (uint32_t)plan->n_groups;
+    if (sizes->holder &&
+        (holder >= plan->n_groups || plan->groups[holder].list != sizes->list ||
+         plan->groups[holder].holder != holder || plan->groups[holder].n_keys < sizes->n_keys))
+        return sp_fail(error, SP_INVALID, "group %zu cannot share keys of group %u", plan->n_groups, holder);
     size_t n_ranges = (size_t)sizes->n_queries * sizes->n_ranges * 2;
-    size_t need = plan->n_numbers + sizes->n_queries + sizes->n_keys + n_ranges;
+    size_t own_keys = sizes->holder ? 0 : sizes->n_keys;
+    size_t need = plan->n_numbers + sizes->n_queries + own_keys + n_ranges;
     if (need >= UINT32_MAX || plan->n_groups + 1 >= UINT32_MAX) {
         return sp_fail(error, SP_TOO_LARGE, "the attention plan's groups are too many");
     }
@@ -222,16 +228,17 @@ sp_status sp_plan_new_group(sp_plan *plan, const sp_group_data *sizes, sp_group_
                                           .n_queries = sizes->n_queries,
                                           .n_keys = sizes->n_keys,
                                           .queries = at,
-                                          .keys = at + sizes->n_queries,
+                                          .keys = sizes->holder ? groups[holder].keys : at + sizes->n_queries,
                                           .n_ranges = sizes->n_ranges,
-                                          .ranges = at + sizes->n_queries + sizes->n_keys,
-                                          .masks = n_words ? (uint32_t)plan->n_words : SP_NO_MASKS};
+                                          .ranges = at + sizes->n_queries + (uint32_t)own_keys,
+                                          .masks = n_words ? (uint32_t)plan->n_words : SP_NO_MASKS,
+                                          .holder = holder};
     slots->masks = n_words ? words + plan->n_words : NULL;
     plan->n_words += n_words;
     plan->n_numbers = need;
     slots->queries = numbers + at;
-    slots->keys = slots->queries + sizes->n_queries;
-    slots->ranges = slots->keys + sizes->n_keys;
+    slots->keys = numbers + plan->groups[plan->n_groups - 1].keys;
+    slots->ranges = numbers + plan->groups[plan->n_groups - 1].ranges;
     return SP_OK;
 }
 
@@ -247,7 +254,7 @@ sp_status sp_plan_add_group(sp_plan *plan, const sp_group_data *group, sp_error 
         memcpy(slots.ranges, group->ranges,
                (size_t)group->n_queries * group->n_ranges * 2 * sizeof *slots.ranges);
     }
-    if (group->n_keys) memcpy(slots.keys, group->keys, group->n_keys * sizeof *slots.keys);
+    if (group->n_keys && !group->holder) memcpy(slots.keys, group->keys, group->n_keys * sizeof *slots.keys);
     if (!group->masks) return SP_OK;
     size_t n_words = (size_t)group->n_queries * ((group->n_keys + SP_TILE - 1) / SP_TILE);
     return n_words ? add_words(plan, group->masks, n_words, &plan->groups[plan->n_groups - 1].masks, error)

@@ -130,6 +130,10 @@ static sp_status check_group(const sp_plan *plan, size_t g, sp_error *error)
         group->ranges + n_ranges > plan->n_numbers) {
         return broken(error, "group numbers outside", g, plan->n_numbers);
     }
+    const sp_group *holder = group->holder < g ? &plan->groups[group->holder] : group;
+    if (group->holder > g || holder->list != group->list || holder->keys != group->keys ||
+        holder->n_keys < group->n_keys || &plan->groups[holder->holder] != holder)
+        return broken(error, "group shares keys that are not its own", g, group->holder);
     uint64_t n_masks = (uint64_t)group->n_queries * (((uint64_t)group->n_keys + SP_TILE - 1) / SP_TILE);
     if (group->masks != SP_NO_MASKS && group->masks + n_masks > plan->n_words) {
         return broken(error, "group masks outside", g, plan->n_words);

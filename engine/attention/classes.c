@@ -14,6 +14,8 @@ typedef struct grouping {
     uint32_t *keys, *starts;
     /* rows of the chunk of one head and round, sorted by class: (rows), (n_classes + 1) */
     uint32_t *members, *member_starts;
+    uint32_t
+        *holders; /* (n_heads, n_classes): 1 + the group of the run that has the keys of a class; 0: none */
     uint32_t *row_of; /* (runs, n_classes): bit row of an earlier class; NO_ROW outside of a group */
     uint64_t *bits;   /* (bit rows, ceil(keys of the list / 64)) */
     uint32_t run, slot, head;
@@ -125,13 +127,12 @@ static void fill_masks(const grouping *g, const uint32_t *rows, uint32_t n, cons
 /* --- groups --- */
 
 /* Global rows see everything in tiles. */
-static bool any_edge(const grouping *g, uint32_t row, const uint32_t *keys, uint32_t n, uint32_t *end)
+static bool any_edge(const grouping *g, uint32_t row, const uint32_t *keys, uint32_t n)
 {
     if (sp_band_is_global(g->band, g->position + row)) return false;
-    uint32_t ranges[4], last = 2 * sp_band_n_ranges(g->band) - 1;
+    uint32_t ranges[4] = {0};
     sp_band_ranges(g->band, g->position + row, keys, n, ranges);
-    *end = ranges[last] > ranges[last - 1] ? ranges[last] : ranges[1] > ranges[0] ? ranges[1] : 0;
-    return *end > 0;
+    return ranges[1] > ranges[0] || ranges[3] > ranges[2];
 }
 
 /* One class of the round: its members, less those that have no key outside of the band. */
@@ -140,23 +141,23 @@ static sp_status add_class(const grouping *g, uint32_t class, sp_error *error)
     const sp_classes *c = g->classes;
     const uint32_t *starts = g->starts + (size_t)g->head * (c->n_classes + 1);
     const uint32_t *keys = g->keys + (size_t)g->head * c->n_keys * c->top + starts[class];
-    uint32_t *rows = g->members + g->member_starts[class], n = 0, n_keys = 0, end;
+    uint32_t *rows = g->members + g->member_starts[class], n = 0, n_keys = starts[class + 1] - starts[class];
     for (uint32_t i = g->member_starts[class]; i < g->member_starts[class + 1]; i++)
-        if (any_edge(g, g->members[i], keys, starts[class + 1] - starts[class], &end)) {
-            rows[n++] = g->members[i];
-            if (end > n_keys) n_keys = end;
-        }
+        if (any_edge(g, g->members[i], keys, n_keys)) rows[n++] = g->members[i];
     if (n == 0) return SP_OK;
+    uint32_t *holder = &g->holders[(size_t)g->head * c->n_classes + class]; /* the keys of an earlier slot */
     const sp_group_data sizes = {.list = g->head,
                                  .round = g->run * c->top + g->slot,
                                  .n_queries = n,
                                  .n_keys = n_keys,
                                  .n_ranges = sp_band_n_ranges(g->band),
-                                 .with_masks = g->run + g->slot > 0};
+                                 .with_masks = g->run + g->slot > 0,
+                                 .holder = *holder};
     sp_group_slots slots;
     sp_status status = sp_plan_new_group(g->plan, &sizes, &slots, error);
     if (status != SP_OK) return status;
-    memcpy(slots.keys, keys, n_keys * sizeof *keys);
+    if (!*holder) memcpy(slots.keys, keys, n_keys * sizeof *keys);
+    if (!*holder) *holder = (uint32_t)g->plan->n_groups;
     for (uint32_t i = 0; i < n; i++) {
         slots.queries[i] = g->position + rows[i];
         sp_band_ranges(g->band, slots.queries[i], keys, n_keys, slots.ranges + 2 * sizes.n_ranges * i);
@@ -179,6 +180,7 @@ static sp_status add_head(grouping *g, sp_error *error)
 static sp_status add_run(grouping *g, sp_error *error)
 {
     const sp_classes *c = g->classes;
+    memset(g->holders, 0, (size_t)c->n_heads * c->n_classes * sizeof *g->holders);
     for (g->head = 0; g->head < c->n_heads; g->head++)
         sort_by_class(k_ids(g, g->run, 0), c->n_keys, c->top, c->top, c->n_classes,
                       g->starts + (size_t)g->head * (c->n_classes + 1),
@@ -204,6 +206,8 @@ static sp_status prepare(grouping *g, sp_scratch *scratch, sp_error *error)
     if (status == SP_OK)
         status = sp_scratch_take(scratch, heads * classes, sizeof *g->starts, &g->starts, error);
     if (status == SP_OK) status = sp_scratch_take(scratch, c->rows, sizeof *g->members, &g->members, error);
+    if (status == SP_OK)
+        status = sp_scratch_take(scratch, heads * c->n_classes, sizeof *g->holders, &g->holders, error);
     if (status == SP_OK)
         status = sp_scratch_take(scratch, classes, sizeof *g->member_starts, &g->member_starts, error);
     if (status == SP_OK)

@@ -176,27 +176,74 @@ static uint32_t lower_query(const sp_plan *plan, const sp_group *group, uint32_t
     return low;
 }
 
+bool sp_attend_chain_groups(sp_attend_call *call)
+{
+    const sp_plan *plan = call->plan;
+    call->chain = NULL;
+    bool shared = false;
+    for (uint32_t g = 0; g < plan->n_groups; g++) shared |= plan->groups[g].holder != g;
+    if (!shared) return true;
+    uint32_t *chain = sp_attend_reserve(&call->buffers[SP_BUFFER_CHAINS], 2 * plan->n_groups * sizeof *chain);
+    if (!chain) return false;
+    uint32_t *last = chain + plan->n_groups;
+    for (uint32_t g = 0; g < plan->n_groups; g++) {
+        uint32_t holder = plan->groups[g].holder;
+        chain[g] = SP_NO_CHAIN;
+        if (holder != g) chain[last[holder]] = g;
+        last[holder] = g;
+    }
+    call->chain = chain;
+    return true;
+}
+
+/* Queries of one group inside the window: from *low on; returns how many. */
+static uint32_t inside(const sp_attend_call *call, const sp_group *group, uint32_t *low)
+{
+    *low = lower_query(call->plan, group, call->begin);
+    return lower_query(call->plan, group, call->end) - *low;
+}
+
 bool sp_attend_make_group_tasks(sp_attend_call *call, size_t first, size_t end)
 {
     const sp_plan *plan = call->plan;
     uint32_t block = plan->shape.rows < SP_TILE ? plan->shape.rows : SP_TILE;
     call->n_tasks = 0;
     for (size_t g = first; g < end; g++) {
-        const sp_group *group = &plan->groups[g];
-        uint32_t low = lower_query(plan, group, call->begin), high = lower_query(plan, group, call->end);
+        if (call->chain && plan->groups[g].holder != g) continue;
+        uint32_t n = 0, low;
+        for (uint32_t i = (uint32_t)g; i != SP_NO_CHAIN; i = call->chain ? call->chain[i] : SP_NO_CHAIN)
+            n += inside(call, &plan->groups[i], &low);
         for (uint32_t r = 0; r < call->n_runs; r++) {
-            if (call->runs[r].list != group->list) continue;
-            for (uint32_t at = low; at < high; at += block) {
+            if (call->runs[r].list != plan->groups[g].list) continue;
+            for (uint32_t at = 0; at < n; at += block) {
                 sp_attend_task task = {.source = (uint32_t)g,
                                        .run = r,
                                        .begin = at,
-                                       .end = high - at < block ? high : at + block,
+                                       .end = n - at < block ? n : at + block,
                                        .part = SIZE_MAX};
                 if (!push_task(call, &task)) return false;
             }
         }
     }
     return true;
+}
+
+uint32_t sp_attend_task_members(const sp_attend_call *call, const sp_attend_task *task,
+                                sp_attend_member members[SP_TILE], uint32_t positions[SP_TILE])
+{
+    const sp_plan *plan = call->plan;
+    uint32_t n = 0, before = 0, g = task->source;
+    for (; g != SP_NO_CHAIN && before < task->end; g = call->chain ? call->chain[g] : SP_NO_CHAIN) {
+        const sp_group *group = &plan->groups[g];
+        uint32_t low, count = inside(call, group, &low);
+        uint32_t from = before < task->begin ? task->begin - before : 0;
+        for (uint32_t i = from; i < count && before + i < task->end; i++, n++) {
+            members[n] = (sp_attend_member){.group = g, .query = low + i};
+            positions[n] = plan->numbers[group->queries + low + i];
+        }
+        before += count;
+    }
+    return n;
 }
 
 /* --- scratch of a thread --- */

@@ -19,6 +19,7 @@
 
 #define SP_SPAN_TILES 16
 #define SP_SPAN_KEYS (SP_SPAN_TILES * SP_TILE)
+#define SP_NO_CHAIN UINT32_MAX
 /* The maximum of a row that has met no edge: finite, so that differences of two never make a NaN. */
 #define SP_NO_SCORE (-FLT_MAX)
 
@@ -125,8 +126,8 @@ typedef struct sp_attend_run {
     uint32_t kv, head, heads, list;
 } sp_attend_run;
 
-/* A piece of work: tiles begin..end of the plan for the rows of one query tile; or, for a group, its queries
- * begin..end. */
+/* A piece of work: tiles begin..end of the plan for the rows of one query tile; or, for a group, queries
+ * begin..end of those inside the window, counted on through the groups of its chain. */
 typedef struct sp_attend_task {
     uint32_t source; /* query tile (counted from plan->first_tile) or group */
     uint32_t run;
@@ -175,6 +176,7 @@ enum {
     SP_BUFFER_PACKED,
     SP_BUFFER_PACKED_INDEX,
     SP_BUFFER_INDEX,
+    SP_BUFFER_CHAINS,
     SP_BUFFER_SUMS,
     SP_BUFFER_PARTS,
     SP_BUFFER_SCORES,
@@ -209,6 +211,9 @@ typedef struct sp_attend_call {
      * scratch. */
     uint32_t begin, end;
 
+    /* Groups that share keys are read together: chain[g] is the next that shares those of g, or SP_NO_CHAIN.
+     * NULL: each is read alone. */
+    const uint32_t *chain;
     const void *
         *packed;  /* (n_kv_heads, key tiles): K then V, packed for all tasks; NULL: each packs for itself */
     float *sums;  /* softmax with groups: (rows of the window, n_heads, 2): max, sum; out holds the rest */
@@ -280,8 +285,8 @@ uint32_t sp_attend_load_ranks(const sp_attend_call *call, const sp_attend_worker
  * union; *full is true where every row has all 64 keys. */
 uint64_t sp_attend_tile_words(const sp_attend_call *call, const sp_tile *tile, uint32_t first, uint32_t n,
                               uint32_t heads, uint64_t *words, bool *full);
-/* The same for queries begin .. begin + n of a group. */
-uint64_t sp_attend_rank_words(const sp_attend_call *call, const sp_group *group, uint32_t begin, uint32_t n,
+/* The same for n queries of groups that share keys. */
+uint64_t sp_attend_rank_words(const sp_attend_call *call, const sp_attend_member *members, uint32_t n,
                               uint32_t rank_tile, uint32_t heads, uint64_t *words);
 /* Gathered tiles that a group's query reads: first and one past the last. */
 void sp_attend_rank_tiles(const sp_plan *plan, const sp_group *group, uint32_t query, uint32_t *first,
@@ -298,8 +303,13 @@ bool sp_attend_entmax(sp_attend_call *call);
  * false when out of memory. part_floats: 0, or floats of state a row for split tasks, laid out from 0; *parts
  * gets their sum. */
 bool sp_attend_make_tasks(sp_attend_call *call, bool split, size_t part_floats, size_t *parts);
-/* Tasks over the groups first .. end - 1: blocks of queries inside the window. */
+/* Finds which groups share keys. False when out of memory. */
+bool sp_attend_chain_groups(sp_attend_call *call);
+/* Tasks over the groups first .. end - 1: blocks of queries inside the window, at most 64. */
 bool sp_attend_make_group_tasks(sp_attend_call *call, size_t first, size_t end);
+/* The queries of a group task, and their positions; returns how many. */
+uint32_t sp_attend_task_members(const sp_attend_call *call, const sp_attend_task *task,
+                                sp_attend_member members[SP_TILE], uint32_t positions[SP_TILE]);
 /* Few rows and many keys: spans are dealt out to threads. */
 bool sp_attend_should_split(const sp_attend_call *call);
 

@@ -215,7 +215,7 @@ static uint32_t score_list(const sp_attend_call *call, sp_attend_worker *worker,
                                    .words = worker->words,
                                    .scores = &scores,
                                    .tops = &top};
-            uint64_t need = sp_attend_rank_words(call, group, job->members[m].query, 1, t, 1, worker->words);
+            uint64_t need = sp_attend_rank_words(call, &job->members[m], 1, t, 1, worker->words);
             *top = -INFINITY;
             if (!need) continue;
             pages += sp_attend_load_ranks(call, worker, run->kv, group, t, need, false, &last_page, &tile);
@@ -337,14 +337,14 @@ static void group_task(void *context, size_t index, size_t thread)
     const sp_plan *plan = call->plan;
     const sp_attend_task *task = &call->tasks[index];
     const sp_attend_run *run = &call->runs[task->run];
-    const sp_group *group = &plan->groups[task->source];
+    const sp_group *holder = &plan->groups[task->source];
     sp_attend_worker *worker = &call->workers[thread];
-    const uint32_t *positions = plan->numbers + group->queries + task->begin;
-    uint32_t n = task->end - task->begin, low[SP_TILE], high[SP_TILE], slots[SP_TILE], from = UINT32_MAX,
-             to = 0;
+    sp_attend_member members[SP_TILE];
+    uint32_t positions[SP_TILE], low[SP_TILE], high[SP_TILE], slots[SP_TILE], from = UINT32_MAX, to = 0;
+    uint32_t n = sp_attend_task_members(call, task, members, positions);
     for (uint32_t i = 0; i < n; i++) {
-        sp_attend_rank_tiles(plan, group, task->begin + i, &low[i], &high[i]);
-        slots[i] = member_slot(call, run->list, positions[i], task->source);
+        sp_attend_rank_tiles(plan, &plan->groups[members[i].group], members[i].query, &low[i], &high[i]);
+        slots[i] = member_slot(call, run->list, positions[i], members[i].group);
         if (low[i] < high[i] && low[i] < from) from = low[i];
         if (high[i] > to) to = high[i];
     }
@@ -360,7 +360,7 @@ static void group_task(void *context, size_t index, size_t thread)
     uint32_t last_page = UINT32_MAX;
     sp_attend_pack_queries(call, worker, run, 0, positions, n);
     for (uint32_t t = from; t < to; t++) {
-        uint64_t need = sp_attend_rank_words(call, group, task->begin, n, t, run->heads, worker->words);
+        uint64_t need = sp_attend_rank_words(call, members, n, t, run->heads, worker->words);
         for (size_t i = 0; i < tile.rows; i++) {
             uint32_t q = (uint32_t)(i % n), position = positions[q];
             float *area = row_scores(call, run->list, run->head + (uint32_t)(i / n), position);
@@ -372,7 +372,7 @@ static void group_task(void *context, size_t index, size_t thread)
         }
         if (!need) continue;
         worker->stats.k_pages +=
-            sp_attend_load_ranks(call, worker, run->kv, group, t, need, false, &last_page, &tile);
+            sp_attend_load_ranks(call, worker, run->kv, holder, t, need, false, &last_page, &tile);
         call->slots->scores(&tile);
     }
 }
@@ -423,7 +423,8 @@ bool sp_attend_entmax(sp_attend_call *call)
     if (!lay_out_scores(call)) return false;
     if (!sp_attend_make_tasks(call, sp_attend_should_split(call), 0, &unused)) return false;
     sp_threads_run(call->threads, call->n_tasks, score_task, call);
-    if (!sp_attend_make_group_tasks(call, 0, call->plan->n_groups)) return false;
+    if (!sp_attend_chain_groups(call) || !sp_attend_make_group_tasks(call, 0, call->plan->n_groups))
+        return false;
     sp_threads_run(call->threads, call->n_tasks, group_task, call);
     if (!sp_attend_make_tasks(call, false, 0, &unused)) return false;
     sp_threads_run(call->threads, call->n_tasks, finish_task, call);

@@ -177,11 +177,12 @@ static void group_task(void *context, size_t index, size_t thread)
     const sp_attend_run *run = &call->runs[task->run];
     const sp_group *group = &call->plan->groups[task->source];
     sp_attend_worker *worker = &call->workers[thread];
-    const uint32_t *positions = call->plan->numbers + group->queries + task->begin;
-    uint32_t n = task->end - task->begin, low = UINT32_MAX, high = 0;
+    sp_attend_member members[SP_TILE];
+    uint32_t positions[SP_TILE], low = UINT32_MAX, high = 0;
+    uint32_t n = sp_attend_task_members(call, task, members, positions);
     for (uint32_t i = 0; i < n; i++) {
         uint32_t first, end;
-        sp_attend_rank_tiles(call->plan, group, task->begin + i, &first, &end);
+        sp_attend_rank_tiles(call->plan, group, members[i].query, &first, &end);
         if (first < end && first < low) low = first;
         if (end > high) high = end;
     }
@@ -192,7 +193,7 @@ static void group_task(void *context, size_t index, size_t thread)
     uint32_t last_page = UINT32_MAX;
     reset(call, &worker->fresh, rows);
     for (uint32_t t = low; t < high; t++) {
-        uint64_t need = sp_attend_rank_words(call, group, task->begin, n, t, run->heads, worker->words);
+        uint64_t need = sp_attend_rank_words(call, members, n, t, run->heads, worker->words);
         if (need) {
             uint32_t pages =
                 sp_attend_load_ranks(call, worker, run->kv, group, t, need, true, &last_page, &tile);
@@ -243,6 +244,7 @@ bool sp_attend_softmax(sp_attend_call *call)
 {
     const sp_plan *plan = call->plan;
     call->sums = NULL;
+    call->chain = NULL; /* rounds are merged one after the other */
     if (plan->n_groups) {
         size_t rows = call->end - call->begin;
         call->sums =

@@ -80,19 +80,22 @@ static uint64_t rank_bits(uint32_t rank_tile, uint32_t begin, uint32_t end)
     return UINT64_MAX >> (SP_TILE - (end - begin)) << (begin - low);
 }
 
-uint64_t sp_attend_rank_words(const sp_attend_call *call, const sp_group *group, uint32_t begin, uint32_t n,
+uint64_t sp_attend_rank_words(const sp_attend_call *call, const sp_attend_member *members, uint32_t n,
                               uint32_t rank_tile, uint32_t heads, uint64_t *words)
 {
     const sp_plan *plan = call->plan;
-    uint32_t tiles = (group->n_keys + SP_TILE - 1) / SP_TILE;
     uint64_t any = 0;
     for (uint32_t i = 0; i < n; i++) {
-        const uint32_t *range = plan->numbers + group->ranges + 2 * (size_t)(begin + i) * group->n_ranges;
+        const sp_group *group = &plan->groups[members[i].group];
+        const uint32_t *range =
+            plan->numbers + group->ranges + 2 * (size_t)members[i].query * group->n_ranges;
         uint64_t word = 0;
         for (uint32_t r = 0; r < group->n_ranges; r++)
             word |= rank_bits(rank_tile, range[2 * r], range[2 * r + 1]);
-        if (group->masks != SP_NO_MASKS)
-            word &= plan->words[group->masks + (size_t)(begin + i) * tiles + rank_tile];
+        if (word && group->masks != SP_NO_MASKS) {
+            uint32_t tiles = (group->n_keys + SP_TILE - 1) / SP_TILE;
+            word &= plan->words[group->masks + (size_t)members[i].query * tiles + rank_tile];
+        }
         words[i] = word;
         any |= word;
     }
