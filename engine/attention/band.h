@@ -89,26 +89,53 @@ static inline uint32_t sp_band_n_ranges(const sp_band *band)
     return band->window && !band->causal ? 2 : 1;
 }
 
+/* The positions where the window of a row begins, or where the keys it may see end, and behind the window. */
+static inline void sp_band_edges(const sp_band *band, uint32_t query, uint64_t *before, uint64_t *behind)
+{
+    *before = band->last_begin;
+    *behind = (uint64_t)query + band->radius + 1;
+    if (band->causal && *before > query) *before = (uint64_t)query + 1;
+    if (band->window) {
+        uint64_t begin = query > band->radius ? query - band->radius : 0;
+        if (begin < *before) *before = begin;
+    }
+    if (*behind < band->first) *behind = band->first;
+}
+
+/* Makes ranges ascend. */
+static inline void sp_band_order(const sp_band *band, uint32_t *ranges)
+{
+    if (ranges[1] < ranges[0]) ranges[1] = ranges[0];
+    if (sp_band_n_ranges(band) == 1) return;
+    if (ranges[2] < ranges[1]) ranges[2] = ranges[1];
+    if (ranges[3] < ranges[2]) ranges[3] = ranges[2];
+}
+
 /* The ranks of a key list outside of the band that a row which is not global may see: begin and end, once or
  * (sp_band_n_ranges) before and behind the window. */
 static inline void sp_band_ranges(const sp_band *band, uint32_t query, const uint32_t *keys, uint32_t n,
                                   uint32_t *ranges)
 {
-    uint64_t before = band->last_begin, behind = (uint64_t)query + band->radius + 1;
-    if (band->causal && before > query) before = (uint64_t)query + 1;
-    if (band->window) {
-        uint64_t begin = query > band->radius ? query - band->radius : 0;
-        if (begin < before) before = begin;
-    }
-    if (behind < band->first) behind = band->first;
+    uint64_t before, behind;
+    sp_band_edges(band, query, &before, &behind);
     ranges[0] = sp_rank_of(keys, n, band->first);
     ranges[1] = sp_rank_of(keys, n, before);
-    if (ranges[1] < ranges[0]) ranges[1] = ranges[0];
-    if (sp_band_n_ranges(band) == 1) return;
-    ranges[2] = sp_rank_of(keys, n, behind);
-    ranges[3] = sp_rank_of(keys, n, band->last_begin);
-    if (ranges[2] < ranges[1]) ranges[2] = ranges[1];
-    if (ranges[3] < ranges[2]) ranges[3] = ranges[2];
+    if (sp_band_n_ranges(band) == 2) {
+        ranges[2] = sp_rank_of(keys, n, behind);
+        ranges[3] = sp_rank_of(keys, n, band->last_begin);
+    }
+    sp_band_order(band, ranges);
+}
+
+/* The same from the ranges of an earlier row: for rows that ascend. */
+static inline void sp_band_advance(const sp_band *band, uint32_t query, const uint32_t *keys, uint32_t n,
+                                   uint32_t *ranges)
+{
+    uint64_t before, behind;
+    sp_band_edges(band, query, &before, &behind);
+    while (ranges[1] < n && keys[ranges[1]] < before) ranges[1]++;
+    while (sp_band_n_ranges(band) == 2 && ranges[2] < n && keys[ranges[2]] < behind) ranges[2]++;
+    sp_band_order(band, ranges);
 }
 
 #endif

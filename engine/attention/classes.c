@@ -16,6 +16,7 @@ typedef struct grouping {
     uint32_t *members, *member_starts;
     uint32_t
         *holders; /* (n_heads, n_classes): 1 + the group of the run that has the keys of a class; 0: none */
+    uint32_t *ranges; /* (rows, 4): of the rows of one class */
     uint32_t *row_of; /* (runs, n_classes): bit row of an earlier class; NO_ROW outside of a group */
     uint64_t *bits;   /* (bit rows, ceil(keys of the list / 64)) */
     uint32_t run, slot, head;
@@ -126,24 +127,36 @@ static void fill_masks(const grouping *g, const uint32_t *rows, uint32_t n, cons
 
 /* --- groups --- */
 
-/* Global rows see everything in tiles. */
-static bool any_edge(const grouping *g, uint32_t row, const uint32_t *keys, uint32_t n)
+/* Of a class's rows, ascending, those that have a key outside of the band; their ranges go to g->ranges.
+ * Global rows see everything in tiles. */
+static uint32_t keep_rows(const grouping *g, uint32_t *rows, uint32_t n_rows, const uint32_t *keys,
+                          uint32_t n_keys)
 {
-    if (sp_band_is_global(g->band, g->position + row)) return false;
-    uint32_t ranges[4] = {0};
-    sp_band_ranges(g->band, g->position + row, keys, n, ranges);
-    return ranges[1] > ranges[0] || ranges[3] > ranges[2];
+    uint32_t n = 0, width = 2 * sp_band_n_ranges(g->band), found[4] = {0};
+    bool first = true;
+    for (uint32_t i = 0; i < n_rows; i++) {
+        uint32_t query = g->position + rows[i];
+        if (sp_band_is_global(g->band, query)) continue;
+        if (first)
+            sp_band_ranges(g->band, query, keys, n_keys, found);
+        else
+            sp_band_advance(g->band, query, keys, n_keys, found);
+        first = false;
+        if (found[1] == found[0] && found[3] == found[2]) continue;
+        memcpy(g->ranges + (size_t)width * n, found, width * sizeof *found);
+        rows[n++] = rows[i];
+    }
+    return n;
 }
 
-/* One class of the round: its members, less those that have no key outside of the band. */
+/* One class of the round. */
 static sp_status add_class(const grouping *g, uint32_t class, sp_error *error)
 {
     const sp_classes *c = g->classes;
     const uint32_t *starts = g->starts + (size_t)g->head * (c->n_classes + 1);
     const uint32_t *keys = g->keys + (size_t)g->head * c->n_keys * c->top + starts[class];
-    uint32_t *rows = g->members + g->member_starts[class], n = 0, n_keys = starts[class + 1] - starts[class];
-    for (uint32_t i = g->member_starts[class]; i < g->member_starts[class + 1]; i++)
-        if (any_edge(g, g->members[i], keys, n_keys)) rows[n++] = g->members[i];
+    uint32_t *rows = g->members + g->member_starts[class], n_keys = starts[class + 1] - starts[class];
+    uint32_t n = keep_rows(g, rows, g->member_starts[class + 1] - g->member_starts[class], keys, n_keys);
     if (n == 0) return SP_OK;
     uint32_t *holder = &g->holders[(size_t)g->head * c->n_classes + class]; /* the keys of an earlier slot */
     const sp_group_data sizes = {.list = g->head,
@@ -158,10 +171,8 @@ static sp_status add_class(const grouping *g, uint32_t class, sp_error *error)
     if (status != SP_OK) return status;
     if (!*holder) memcpy(slots.keys, keys, n_keys * sizeof *keys);
     if (!*holder) *holder = (uint32_t)g->plan->n_groups;
-    for (uint32_t i = 0; i < n; i++) {
-        slots.queries[i] = g->position + rows[i];
-        sp_band_ranges(g->band, slots.queries[i], keys, n_keys, slots.ranges + 2 * sizes.n_ranges * i);
-    }
+    for (uint32_t i = 0; i < n; i++) slots.queries[i] = g->position + rows[i];
+    memcpy(slots.ranges, g->ranges, (size_t)n * 2 * sizes.n_ranges * sizeof *g->ranges);
     if (sizes.with_masks) fill_masks(g, rows, n, keys, n_keys, slots.masks);
     return SP_OK;
 }
@@ -206,6 +217,7 @@ static sp_status prepare(grouping *g, sp_scratch *scratch, sp_error *error)
     if (status == SP_OK)
         status = sp_scratch_take(scratch, heads * classes, sizeof *g->starts, &g->starts, error);
     if (status == SP_OK) status = sp_scratch_take(scratch, c->rows, sizeof *g->members, &g->members, error);
+    if (status == SP_OK) status = sp_scratch_take(scratch, c->rows, 4 * sizeof *g->ranges, &g->ranges, error);
     if (status == SP_OK)
         status = sp_scratch_take(scratch, heads * c->n_classes, sizeof *g->holders, &g->holders, error);
     if (status == SP_OK)
