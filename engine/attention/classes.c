@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#define NO_ROW UINT32_MAX
+#define NO_ROW 0u /* the bit row that nobody reads */
 
 typedef struct grouping {
     const sp_classes *classes;
@@ -16,22 +16,30 @@ typedef struct grouping {
     uint32_t *members, *member_starts;
     uint32_t
         *holders; /* (n_heads, n_classes): 1 + the group of the run that has the keys of a class; 0: none */
-    uint32_t *ranges; /* (rows, 4): of the rows of one class */
-    uint32_t *row_of; /* (runs, n_classes): bit row of an earlier class; NO_ROW outside of a group */
-    uint64_t *bits;   /* (bit rows, ceil(keys of the list / 64)) */
+    uint32_t *ranges;      /* (rows, 4): of the rows of one class */
+    uint32_t *head_groups; /* (n_heads + 1): the round's groups of each head, in the plan */
+    uint32_t *row_of;      /* (threads, runs, n_classes): see marking */
+    uint64_t *bits;        /* (threads, most_bits) */
     uint32_t run, slot, head;
 } grouping;
 
-static const uint16_t *q_ids(const grouping *g, uint32_t run, uint32_t row)
+/* What one thread makes masks with: a bit row for each earlier class of a group's rows. */
+typedef struct marking {
+    const grouping *g;
+    uint32_t head;
+    uint32_t *row_of; /* (runs, n_classes): where the bit row of an earlier class starts; NO_ROW outside of a
+                         group */
+    uint64_t *bits;   /* (1 + bit rows, ceil(keys of the list / 64)) */
+} marking;
+
+static const uint16_t *q_ids(const sp_classes *c, uint32_t head, uint32_t run, uint32_t row)
 {
-    const sp_classes *c = g->classes;
-    return c->q_ids + (((size_t)g->head * c->runs + run) * c->rows + row) * c->top;
+    return c->q_ids + (((size_t)head * c->runs + run) * c->rows + row) * c->top;
 }
 
-static const uint16_t *k_ids(const grouping *g, uint32_t run, uint32_t key)
+static const uint16_t *k_ids(const sp_classes *c, uint32_t head, uint32_t run, uint32_t key)
 {
-    const sp_classes *c = g->classes;
-    return c->k_ids + (((size_t)g->head * c->runs + run) * c->n_keys + key) * c->top;
+    return c->k_ids + (((size_t)head * c->runs + run) * c->n_keys + key) * c->top;
 }
 
 /* Sorts n numbered things by class. ids: of thing i at i * stride, `top` of them; starts (n_classes + 1). */
@@ -63,66 +71,96 @@ static uint32_t earlier_slots(const grouping *g, uint32_t run)
     return run < g->run ? g->classes->top : g->slot;
 }
 
-/* Gives every earlier class of the group's rows a bit row; returns how many there are. */
-static uint32_t number_rows(const grouping *g, const uint32_t *rows, uint32_t n)
+/* Gives every earlier class of the group's rows a bit row of some words; returns how many words all have. */
+static uint32_t number_rows(const marking *m, const uint32_t *queries, uint32_t n, uint32_t words)
 {
-    uint32_t count = 0;
+    const grouping *g = m->g;
+    uint32_t end = words;
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t run = 0; run <= g->run; run++) {
-            const uint16_t *ids = q_ids(g, run, rows[i]);
+            const uint16_t *ids = q_ids(g->classes, m->head, run, queries[i] - g->position);
             for (uint32_t s = 0; s < earlier_slots(g, run); s++) {
                 if (ids[s] == SP_NO_CLASS) continue;
-                uint32_t *row = &g->row_of[(size_t)run * g->classes->n_classes + ids[s]];
-                if (*row == NO_ROW) *row = count++;
+                uint32_t *row = &m->row_of[(size_t)run * g->classes->n_classes + ids[s]];
+                if (*row != NO_ROW) continue;
+                *row = end;
+                end += words;
             }
         }
-    return count;
+    return end;
 }
 
-static void forget_rows(const grouping *g, const uint32_t *rows, uint32_t n)
+static void forget_rows(const marking *m, const uint32_t *queries, uint32_t n)
 {
+    const grouping *g = m->g;
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t run = 0; run <= g->run; run++) {
-            const uint16_t *ids = q_ids(g, run, rows[i]);
+            const uint16_t *ids = q_ids(g->classes, m->head, run, queries[i] - g->position);
             for (uint32_t s = 0; s < earlier_slots(g, run); s++)
-                if (ids[s] != SP_NO_CLASS) g->row_of[(size_t)run * g->classes->n_classes + ids[s]] = NO_ROW;
+                if (ids[s] != SP_NO_CLASS) m->row_of[(size_t)run * g->classes->n_classes + ids[s]] = NO_ROW;
         }
 }
 
-/* Marks in the bit rows which keys of the list have each class. */
-static void mark_keys(const grouping *g, const uint32_t *keys, uint32_t n, size_t words)
+/* Marks in the bit rows which keys of the list have each class; without a branch, since half of them have one
+ * that counts. */
+static void mark_keys(const marking *m, const uint32_t *keys, uint32_t n)
 {
-    for (uint32_t k = 0; k < n; k++)
-        for (uint32_t run = 0; run <= g->run; run++) {
-            const uint16_t *ids = k_ids(g, run, keys[k]);
-            for (uint32_t s = 0; s < g->classes->top && earlier_slots(g, run); s++) {
+    const grouping *g = m->g;
+    const uint32_t top = g->classes->top;
+    for (uint32_t run = 0; run <= g->run && earlier_slots(g, run); run++) {
+        const uint16_t *all = k_ids(g->classes, m->head, run, 0);
+        const uint32_t *row_of = m->row_of + (size_t)run * g->classes->n_classes;
+        for (uint32_t k = 0; k < n; k++) {
+            const uint16_t *ids = all + (size_t)keys[k] * top;
+            for (uint32_t s = 0; s < top; s++) {
                 if (ids[s] == SP_NO_CLASS) continue;
-                uint32_t row = g->row_of[(size_t)run * g->classes->n_classes + ids[s]];
-                if (row != NO_ROW) g->bits[row * words + k / 64] |= (uint64_t)1 << (k % 64);
+                m->bits[row_of[ids[s]] + k / 64] |= (uint64_t)1 << (k % 64);
             }
         }
+    }
 }
 
-static void fill_masks(const grouping *g, const uint32_t *rows, uint32_t n, const uint32_t *keys,
-                       uint32_t n_keys, uint64_t *masks)
+static void fill_masks(const marking *m, const sp_group *group)
 {
-    size_t words = (n_keys + 63) / 64;
-    uint32_t count = number_rows(g, rows, n);
-    memset(g->bits, 0, count * words * sizeof *g->bits);
-    mark_keys(g, keys, n_keys, words);
-    for (uint32_t i = 0; i < n; i++, masks += words) {
+    const grouping *g = m->g;
+    const uint32_t *queries = g->plan->numbers + group->queries;
+    uint64_t *masks = g->plan->words + group->masks;
+    uint32_t words = (group->n_keys + 63) / 64;
+    memset(m->bits, 0, number_rows(m, queries, group->n_queries, words) * sizeof *m->bits);
+    mark_keys(m, g->plan->numbers + group->keys, group->n_keys);
+    for (uint32_t i = 0; i < group->n_queries; i++, masks += words) {
         memset(masks, 0, words * sizeof *masks);
         for (uint32_t run = 0; run <= g->run; run++) {
-            const uint16_t *ids = q_ids(g, run, rows[i]);
+            const uint16_t *ids = q_ids(g->classes, m->head, run, queries[i] - g->position);
             for (uint32_t s = 0; s < earlier_slots(g, run); s++) {
                 if (ids[s] == SP_NO_CLASS) continue;
-                uint32_t row = g->row_of[(size_t)run * g->classes->n_classes + ids[s]];
-                for (size_t w = 0; w < words; w++) masks[w] |= g->bits[row * words + w];
+                uint32_t row = m->row_of[(size_t)run * g->classes->n_classes + ids[s]];
+                for (size_t w = 0; w < words; w++) masks[w] |= m->bits[row + w];
             }
         }
         for (size_t w = 0; w < words; w++) masks[w] = ~masks[w];
     }
-    forget_rows(g, rows, n);
+    forget_rows(m, queries, group->n_queries);
+}
+
+/* Words of the bit rows of a group: at most one row an earlier class, and one an earlier slot of its rows. */
+static size_t most_bits(const sp_classes *c)
+{
+    size_t classes = (size_t)c->runs * c->n_classes, slots = (size_t)c->rows * c->runs * c->top;
+    return (1 + (classes < slots ? classes : slots)) * (((size_t)c->n_keys + 63) / 64);
+}
+
+/* All masks of one head in this round. */
+static void mask_head(void *context, size_t head, size_t worker)
+{
+    const grouping *g = context;
+    const sp_classes *c = g->classes;
+    const marking m = {.g = g,
+                       .head = (uint32_t)head,
+                       .row_of = g->row_of + worker * c->runs * c->n_classes,
+                       .bits = g->bits + worker * most_bits(c)};
+    for (uint32_t i = g->head_groups[head]; i < g->head_groups[head + 1]; i++)
+        fill_masks(&m, &g->plan->groups[i]);
 }
 
 /* --- groups --- */
@@ -173,14 +211,13 @@ static sp_status add_class(const grouping *g, uint32_t class, sp_error *error)
     if (!*holder) *holder = (uint32_t)g->plan->n_groups;
     for (uint32_t i = 0; i < n; i++) slots.queries[i] = g->position + rows[i];
     memcpy(slots.ranges, g->ranges, (size_t)n * 2 * sizes.n_ranges * sizeof *g->ranges);
-    if (sizes.with_masks) fill_masks(g, rows, n, keys, n_keys, slots.masks);
     return SP_OK;
 }
 
 static sp_status add_head(grouping *g, sp_error *error)
 {
     const sp_classes *c = g->classes;
-    sort_by_class(q_ids(g, g->run, 0) + g->slot, c->rows, c->top, 1, c->n_classes, g->member_starts,
+    sort_by_class(q_ids(c, g->head, g->run, 0) + g->slot, c->rows, c->top, 1, c->n_classes, g->member_starts,
                   g->members);
     sp_status status = SP_OK;
     for (uint32_t class = 0; class < c->n_classes && status == SP_OK; class ++)
@@ -188,31 +225,37 @@ static sp_status add_head(grouping *g, sp_error *error)
     return status;
 }
 
+/* The keys of one head and run. */
+static void sort_head(void *context, size_t head, size_t worker)
+{
+    const grouping *g = context;
+    const sp_classes *c = g->classes;
+    (void)worker;
+    sort_by_class(k_ids(c, (uint32_t)head, g->run, 0), c->n_keys, c->top, c->top, c->n_classes,
+                  g->starts + head * (c->n_classes + 1), g->keys + head * c->n_keys * c->top);
+}
+
 static sp_status add_run(grouping *g, sp_error *error)
 {
     const sp_classes *c = g->classes;
     memset(g->holders, 0, (size_t)c->n_heads * c->n_classes * sizeof *g->holders);
-    for (g->head = 0; g->head < c->n_heads; g->head++)
-        sort_by_class(k_ids(g, g->run, 0), c->n_keys, c->top, c->top, c->n_classes,
-                      g->starts + (size_t)g->head * (c->n_classes + 1),
-                      g->keys + (size_t)g->head * c->n_keys * c->top);
+    sp_threads_run(c->threads, c->n_heads, sort_head, g);
     sp_status status = SP_OK;
-    for (g->slot = 0; g->slot < c->top; g->slot++)
-        for (g->head = 0; g->head < c->n_heads && status == SP_OK; g->head++) status = add_head(g, error);
+    for (g->slot = 0; g->slot < c->top && status == SP_OK; g->slot++) {
+        for (g->head = 0; g->head < c->n_heads && status == SP_OK; g->head++) {
+            g->head_groups[g->head] = (uint32_t)g->plan->n_groups;
+            status = add_head(g, error);
+        }
+        g->head_groups[c->n_heads] = (uint32_t)g->plan->n_groups;
+        if (status == SP_OK && g->run + g->slot > 0) sp_threads_run(c->threads, c->n_heads, mask_head, g);
+    }
     return status;
-}
-
-/* Bit rows of a group: at most one an earlier class, and one an earlier slot of its rows. */
-static size_t most_bits(const sp_classes *c)
-{
-    size_t classes = (size_t)c->runs * c->n_classes, slots = (size_t)c->rows * c->runs * c->top;
-    return (classes < slots ? classes : slots) * (((size_t)c->n_keys + 63) / 64);
 }
 
 static sp_status prepare(grouping *g, sp_scratch *scratch, sp_error *error)
 {
     const sp_classes *c = g->classes;
-    size_t heads = c->n_heads, classes = (size_t)c->n_classes + 1;
+    size_t heads = c->n_heads, classes = (size_t)c->n_classes + 1, threads = sp_threads_count(c->threads);
     sp_status status = sp_scratch_take(scratch, heads * c->n_keys * c->top, sizeof *g->keys, &g->keys, error);
     if (status == SP_OK)
         status = sp_scratch_take(scratch, heads * classes, sizeof *g->starts, &g->starts, error);
@@ -224,10 +267,12 @@ static sp_status prepare(grouping *g, sp_scratch *scratch, sp_error *error)
         status = sp_scratch_take(scratch, classes, sizeof *g->member_starts, &g->member_starts, error);
     if (status == SP_OK)
         status =
-            sp_scratch_take(scratch, c->runs * (size_t)c->n_classes, sizeof *g->row_of, &g->row_of, error);
+            sp_scratch_take(scratch, threads * c->runs * c->n_classes, sizeof *g->row_of, &g->row_of, error);
+    if (status == SP_OK)
+        status = sp_scratch_take(scratch, heads + 1, sizeof *g->head_groups, &g->head_groups, error);
     if (status == SP_OK && c->runs * c->top > 1)
-        status = sp_scratch_take(scratch, most_bits(c), sizeof *g->bits, &g->bits, error);
-    for (size_t i = 0; i < c->runs * (size_t)c->n_classes && status == SP_OK; i++) g->row_of[i] = NO_ROW;
+        status = sp_scratch_take(scratch, threads * most_bits(c), sizeof *g->bits, &g->bits, error);
+    for (size_t i = 0; i < threads * c->runs * c->n_classes && status == SP_OK; i++) g->row_of[i] = NO_ROW;
     return status;
 }
 

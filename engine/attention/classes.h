@@ -12,10 +12,12 @@
 
 #include "engine/attention/band.h"
 #include "engine/attention/scratch.h"
+#include "kernels/threads.h"
 
 #define SP_NO_CLASS UINT16_MAX
 
 typedef struct sp_classes {
+    sp_threads *threads; /* heads are dealt to them */
     uint32_t n_heads, rows, n_keys, runs, top;
     uint32_t n_classes;    /* below 65,535 */
     const uint16_t *q_ids; /* (n_heads, runs, rows, top) */

@@ -131,7 +131,8 @@ static sp_status plan_all(const sp_finder *self, const sp_fit_table *table, sp_e
         sp_finder_keys(self, h, s.k);
         route(&r, s.k, r.rank, request->n_keys, s.k_ids + (size_t)h * request->n_keys);
     }
-    const sp_classes classes = {.n_heads = request->n_heads,
+    const sp_classes classes = {.threads = request->device->threads,
+                                .n_heads = request->n_heads,
                                 .rows = request->rows,
                                 .n_keys = request->n_keys,
                                 .runs = 1,

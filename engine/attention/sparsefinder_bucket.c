@@ -194,7 +194,8 @@ sp_status sp_finder_bucket(const sp_finder *finder, sp_error *error)
         match_keys(&self, q_ids, values, k_ids);
     else
         bin_keys(&self, order, values, k_ids);
-    const sp_classes classes = {.n_heads = request->n_heads,
+    const sp_classes classes = {.threads = request->device->threads,
+                                .n_heads = request->n_heads,
                                 .rows = request->rows,
                                 .n_keys = request->n_keys,
                                 .runs = finder->set->rank,

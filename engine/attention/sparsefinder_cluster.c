@@ -39,6 +39,27 @@ static sp_status assign_queries(const sp_finder *self, const sp_fit_table *table
     return status;
 }
 
+/* What the tasks of gather_keys share: one a head and run. */
+typedef struct gathering {
+    const sp_plan_request *request;
+    uint32_t runs, top;
+    uint16_t *ids;
+} gathering;
+
+static void gather_list(void *context, size_t list, size_t worker)
+{
+    const gathering *g = context;
+    const sp_plan_request *request = g->request;
+    size_t n = request->n_keys, head = list / g->runs, run = list % g->runs;
+    uint16_t *to = g->ids + list * n * g->top;
+    (void)worker;
+    for (size_t j = 0; j < n; j++, to += g->top) {
+        const uint16_t *from =
+            request->id_pages[j / SP_TILE] + ((run * request->n_heads + head) * SP_TILE + j % SP_TILE) * 4;
+        for (uint32_t s = 0; s < g->top; s++) to[s] = from[s];
+    }
+}
+
 /* ids of all keys: (n_heads, runs, n_keys, top). */
 static sp_status gather_keys(const sp_finder *self, uint32_t runs, uint32_t top, uint16_t **out,
                              sp_error *error)
@@ -47,15 +68,8 @@ static sp_status gather_keys(const sp_finder *self, uint32_t runs, uint32_t top,
     size_t n = request->n_keys, lists = (size_t)request->n_heads * runs;
     sp_status status = sp_scratch_take(self->scratch, lists * n * top, sizeof **out, out, error);
     if (status != SP_OK) return status;
-    for (size_t h = 0; h < request->n_heads; h++)
-        for (size_t run = 0; run < runs; run++) {
-            uint16_t *to = *out + (h * runs + run) * n * top;
-            for (size_t j = 0; j < n; j++, to += top) {
-                const uint16_t *page = request->id_pages[j / SP_TILE];
-                memcpy(to, page + ((run * request->n_heads + h) * SP_TILE + j % SP_TILE) * 4,
-                       top * sizeof *to);
-            }
-        }
+    gathering g = {.request = request, .runs = runs, .top = top, .ids = *out};
+    sp_threads_run(request->device->threads, lists, gather_list, &g);
     return SP_OK;
 }
 
@@ -68,7 +82,8 @@ sp_status sp_finder_cluster(const sp_finder *self, sp_error *error)
     sp_status status = assign_queries(self, table, runs, top, &q_ids, error);
     if (status == SP_OK) status = gather_keys(self, runs, top, &k_ids, error);
     if (status != SP_OK) return status;
-    const sp_classes classes = {.n_heads = request->n_heads,
+    const sp_classes classes = {.threads = request->device->threads,
+                                .n_heads = request->n_heads,
                                 .rows = request->rows,
                                 .n_keys = request->n_keys,
                                 .runs = runs,
