@@ -198,6 +198,9 @@ static sp_status allocate(sp_sequence *s, const sp_request *request, const int32
     if (s->attention.measure) {
         s->measures = sp_alloc_zero((size_t)hparams->n_layers * hparams->n_heads, sizeof *s->measures);
         enough = enough && s->measures;
+        sp_status status = sp_clusters_open(&s->attention, fit_of(s, request->adapter), hparams->n_layers,
+                                            hparams->n_heads, &s->clusters, error);
+        if (status != SP_OK) return status;
     }
     if (request->prompt_logprobs) {
         s->scores_prompt = true;
@@ -372,7 +375,9 @@ size_t sp_sequence_max_bytes(const sp_sequence_host *host)
     size_t tokens = host->context, heads = (size_t)hparams->n_layers * hparams->n_heads;
     size_t stops = (size_t)SP_MAX_STOPS * SP_MAX_STOP_BYTES * (1 + sizeof(uint16_t));
     sp_stream_options stream = {.max_piece = host->max_piece + SP_MAX_STOP_BYTES, .n_top = SP_MAX_LOGPROBS};
-    return sizeof(sp_sequence) + sizeof(sp_attention_report) +
+    return sizeof(sp_sequence) +
+           sp_clusters_bytes(host->fits, host->n_fits, hparams->n_layers, hparams->n_heads) +
+           sizeof(sp_attention_report) +
            tokens * (sizeof(int32_t) + sizeof(float) + SP_MAX_LOGPROBS * sizeof(sp_token_logprob)) +
            sp_adjust_bytes(tokens) + hparams->hidden * (sizeof(double) + sizeof(float)) +
            tokens / SP_TILE * sizeof(uint32_t) + hparams->vocab * sizeof(float) + stops + stream.max_piece +
@@ -393,6 +398,7 @@ void sp_sequence_close(sp_sequence *s)
     sp_free(s->tokens);
     sp_free(s->pages);
     sp_free(s->measures);
+    sp_clusters_close(&s->clusters);
     sp_free(s->prompt_logprobs);
     sp_free(s->prompt_top);
     sp_free(s->pooled);
@@ -468,6 +474,7 @@ sp_status sp_sequence_report(sp_sequence *s, sp_error *error)
 {
     const sp_model *model = s->host->model;
     size_t heads = s->measures ? (size_t)model->hparams.n_layers * model->hparams.n_heads : 0;
+    if (s->measures) sp_clusters_fold(&s->clusters, s->measures);
     s->figures = sp_alloc(1, sizeof *s->figures);
     if (!s->figures) return sp_fail(error, SP_NO_MEMORY, "no memory for the attention report");
     *s->figures = (sp_attention_report){.attention = s->attention,

@@ -9,6 +9,7 @@
 
 #include "engine/adjust.h"
 #include "engine/attention/auto.h"
+#include "engine/attention/clusters.h"
 #include "engine/sampler.h"
 #include "engine/stops.h"
 #include "engine/stream.h"
@@ -60,6 +61,7 @@ typedef struct sp_sequence {
     struct sp_capture *capture; /* held; NULL: none */
     bool completing;            /* captured and over but for the last token, which is run once more */
     sp_finish finish;           /* while completing */
+    sp_clusters clusters;       /* counts, where measured */
     sp_head_measure *measures;  /* (n_layers, n_heads) or NULL */
     bool scores_prompt;
     float *prompt_logprobs;       /* (n_prompt) where the prompt is scored; the stream's once it is read */

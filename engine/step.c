@@ -157,6 +157,7 @@ void sp_step_add(sp_step *step, sp_sequence *s, uint32_t rows)
                         .phase = prefills ? &s->prefill : &s->decode,
                         .rows_empty = &s->rows_empty,
                         .measures = s->measures,
+                        .clusters = &s->clusters,
                         .capture = s->capture};
     if (s->completing) { /* this row is run for the capture alone: it is not in the report */
         step->jobs[slot].phase = &s->spare;

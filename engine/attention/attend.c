@@ -171,8 +171,9 @@ static sp_status find_plan(sp_attender *attender, size_t index, const sp_attend_
     return status;
 }
 
+/* k: the job's rows of it. */
 static sp_status measure(sp_attender *attender, const sp_attend_job *job, const sp_plan *plan,
-                         const sp_attend_args *args, uint32_t layer, sp_error *error)
+                         const sp_attend_args *args, const float *k, uint32_t layer, sp_error *error)
 {
     const sp_attender_options *options = &attender->options;
     if (!attender->measurer) {
@@ -180,7 +181,8 @@ static sp_status measure(sp_attender *attender, const sp_attend_job *job, const 
         if (status != SP_OK) return status;
     }
     sp_measure_rows(attender->measurer, plan, args, job->measures + (size_t)layer * options->n_heads);
-    return SP_OK;
+    return sp_clusters_count(job->clusters, options->device, job->attention, job->fit, layer, job->rows,
+                             options->n_kv_heads, args->q, k, error);
 }
 
 /* Writes what the job's attention keeps of its new keys. */
@@ -231,7 +233,8 @@ static sp_status run_job(sp_attender *attender, size_t index, const sp_attend_ca
     job->phase->tiles += cached->counts.tiles;
     job->phase->groups += cached->counts.groups;
     *job->rows_empty += cached->counts.rows_empty;
-    return job->measures ? measure(attender, job, &cached->plan, &args, call->layer, error) : SP_OK;
+    if (!job->measures) return SP_OK;
+    return measure(attender, job, &cached->plan, &args, call->k + job->first_row * k_row, call->layer, error);
 }
 
 sp_status sp_attender_attend(void *context, const sp_attend_call *call, sp_error *error)

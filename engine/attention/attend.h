@@ -9,7 +9,7 @@
 #ifndef SPARSED_ENGINE_ATTENTION_ATTEND_H
 #define SPARSED_ENGINE_ATTENTION_ATTEND_H
 
-#include "engine/attention/attention.h"
+#include "engine/attention/clusters.h"
 #include "engine/kv.h"
 
 typedef struct sp_attend_job {
@@ -21,6 +21,7 @@ typedef struct sp_attend_job {
     sp_attention_phase *phase;  /* edges, tiles, seconds are added to */
     uint64_t *rows_empty;       /* added to */
     sp_head_measure *measures;  /* (n_layers, n_heads), added to; NULL: not measured */
+    sp_clusters *clusters;      /* where measured: counted */
     struct sp_capture *capture; /* its queries are kept; NULL: no capture */
     bool failed;                /* this sequence cannot go on; its rows are zero, the others are unharmed */
     sp_error error;

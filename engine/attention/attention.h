@@ -146,6 +146,10 @@ typedef struct sp_attention_phase {
 typedef struct sp_head_measure { /* one a layer and head, layer-major */
     uint64_t edges_gold, edges_pred, edges_both, pairs_valid, rows_valid, rows_exact, rows_empty;
     double mass, rows; /* sum over rows of the share of the gold weight kept; rows counted */
+    /* of attention by clusters (clusters.h); else 0 */
+    uint32_t clusters;
+    uint64_t sequences, operations, operations_balanced;
+    double entropy_q, entropy_k; /* sums over sequences */
 } sp_head_measure;
 typedef struct sp_attention_report {
     sp_attention attention;

@@ -67,6 +67,12 @@ void sp_measure_add(sp_head_measure *sum, const sp_head_measure *more)
     sum->rows_empty += more->rows_empty;
     sum->mass += more->mass;
     sum->rows += more->rows;
+    sum->clusters = more->clusters;
+    sum->sequences += more->sequences;
+    sum->operations += more->operations;
+    sum->operations_balanced += more->operations_balanced;
+    sum->entropy_q += more->entropy_q;
+    sum->entropy_k += more->entropy_k;
 }
 
 double sp_cluster_entropy(const uint64_t *counts, size_t n_clusters)

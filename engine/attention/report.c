@@ -69,6 +69,20 @@ static void write_phase(const char *name, const sp_attention_phase *phase, sp_js
     sp_json_close(out, '}');
 }
 
+/* How evenly clusters share a sequence, where there are any. */
+static void write_clusters(const sp_head_measure *measure, sp_json_writer *out)
+{
+    if (measure->sequences == 0) return;
+    sp_json_key(out, "clusters");
+    sp_json_uint(out, measure->clusters);
+    sp_ratio_write("cluster_entropy_q", measure->entropy_q, (double)measure->sequences, out);
+    sp_ratio_write("cluster_entropy_k", measure->entropy_k, (double)measure->sequences, out);
+    sp_json_key(out, "operations");
+    sp_json_uint(out, measure->operations);
+    sp_json_key(out, "operations_balanced");
+    sp_json_uint(out, measure->operations_balanced);
+}
+
 static void write_measures(const sp_attention_report *report, sp_json_writer *out)
 {
     sp_json_open(out, '[');
@@ -83,6 +97,7 @@ static void write_measures(const sp_attention_report *report, sp_json_writer *ou
             sp_measure_write(measure, out);
             sp_ratio_write("exact", (double)measure->rows_exact, (double)measure->rows_valid, out);
             sp_ratio_write("mass", measure->mass, measure->rows, out);
+            write_clusters(measure, out);
             if (sp_is_softmax(report->attention.normalizer)) {
                 sp_json_key(out, "gold_mass");
                 sp_json_number(out, SP_GOLD_MASS);
