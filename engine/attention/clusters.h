@@ -5,7 +5,8 @@
  *   operations  sum over clusters of queries x keys, what attention inside of clusters multiplies without
  *               the causal rule; and C ceil(n / C)^2, what it would be were they balanced
  *
- * Owner: the sequence. Tests: tests/unit/engine/test_attention_metrics.c, tests/unit/engine/test_clusters.c */
+ * Owner: the sequence. Tests: tests/unit/engine/test_attention_metrics.c, tests/unit/engine/test_clusters.c
+ */
 #ifndef SPARSED_ENGINE_ATTENTION_CLUSTERS_H
 #define SPARSED_ENGINE_ATTENTION_CLUSTERS_H
 
