@@ -9,6 +9,9 @@ void sp_graph_state(sp_exchange *exchange, const char *id);
 sp_status sp_graph_run_tokens(sp_graph_call *call, sp_error *error);
 /* A route that reads many heads: api_graph_many.c. False: there is no such route. */
 bool sp_graph_many(sp_exchange *exchange, sp_graph_call *call, const char *name);
+/* What {id}/aggregate and {id}/labels take: api_graph_mix.c. False: refused. */
+bool sp_graph_aggregate(sp_exchange *exchange, sp_graph_call *call);
+bool sp_graph_labels(sp_exchange *exchange, sp_graph_call *call);
 /* What {id}/export takes: api_graph_export.c. False: refused. */
 bool sp_graph_export(sp_exchange *exchange, sp_graph_call *call);
 sp_status sp_graph_run_edges(sp_graph_call *call, sp_error *error);

@@ -323,6 +323,8 @@ bool sp_graph_many(sp_exchange *exchange, sp_graph_call *call, const char *name)
 {
     if (strcmp(name, "heads") == 0) return ask_heads(exchange, call);
     if (strcmp(name, "overview") == 0) return ask_overview(exchange, call);
+    if (strcmp(name, "aggregate") == 0) return sp_graph_aggregate(exchange, call);
+    if (strcmp(name, "labels") == 0) return sp_graph_labels(exchange, call);
     if (strcmp(name, "export") == 0) return sp_graph_export(exchange, call);
     sp_exchange_refuse(exchange, 404, NULL, "there is no such route below a capture");
     return false;

@@ -1,0 +1,443 @@
+/* Graphs over several heads: aggregate and labels of one capture, and compare, which reads two captures.
+ *
+ * Heads are read one after another, made where they are not in memory; when time is up the answer is 202 with
+ * how many are done, and the next request finds those cached. Tests: tests/http/test_graph_many.py */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/graph/aggregate.h"
+#include "server/api_graph.h"
+#include "server/routes.h"
+
+/* --- reading heads --- */
+
+typedef sp_status (*read_head_fn)(sp_graph_call *call, const sp_rows *rows, uint32_t layer, uint32_t head,
+                                  void *context, sp_error *error);
+
+/* Calls read for the graph of one head; pending heads leave call->pending. */
+static sp_status with_head(sp_graph_call *call, uint32_t layer, uint32_t head, read_head_fn read,
+                           void *context, sp_error *error)
+{
+    const sp_head *made;
+    sp_status status = sp_graph_head(call, call->capture, layer, head, &made, error);
+    if (status != SP_OK || !made) return status;
+    const sp_head_view view = {.head = made, .graph = call->graph};
+    const sp_rows rows = sp_head_rows(&view);
+    status = sp_head_check(made, call->graph, error);
+    if (status == SP_OK) status = read(call, &rows, layer, head, context, error);
+    sp_capture_release_head(call->capture, layer, head);
+    return status;
+}
+
+/* All chosen heads of one layer, until one is pending. */
+static sp_status with_layer(sp_graph_call *call, uint32_t layer, read_head_fn read, void *context,
+                            sp_error *error)
+{
+    sp_status status = SP_OK;
+    for (uint32_t h = 0; h < call->n_heads && status == SP_OK && !call->pending; h++)
+        status = with_head(call, layer, call->heads[h], read, context, error);
+    return status;
+}
+
+/* --- aggregate --- */
+
+typedef struct mixing {
+    sp_mix *mix;
+    double factor;
+    bool largest;
+} mixing;
+
+static sp_status add_head(sp_graph_call *call, const sp_rows *rows, uint32_t layer, uint32_t head,
+                          void *context, sp_error *error)
+{
+    const mixing *m = context;
+    (void)layer, (void)head;
+    return sp_mix_add(m->mix, rows, m->factor, m->largest, sp_graph_stopped, call, error);
+}
+
+static uint64_t most_edges(const sp_graph_call *call)
+{
+    return 2 * (uint64_t)call->options->graph_edges;
+}
+
+/* Sum or maximum of all chosen heads. */
+static sp_status mix_all(sp_graph_call *call, bool largest, sp_mix *out, sp_error *error)
+{
+    mixing m = {.mix = out, .factor = 1, .largest = largest};
+    if (!largest) m.factor = 1 / ((double)call->n_layers * call->n_heads);
+    sp_status status = sp_mix_open(out, call->n, call->n, most_edges(call), error);
+    for (uint32_t l = 0; l < call->n_layers && status == SP_OK && !call->pending; l++)
+        status = with_layer(call, call->layers[l], add_head, &m, error);
+    return status;
+}
+
+static int by_number(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* (A + I) / 2 of one layer, A the mean of its chosen heads. */
+static sp_status mix_layer(sp_graph_call *call, uint32_t layer, sp_mix *out, sp_error *error)
+{
+    sp_mix identity;
+    mixing m = {.mix = out, .factor = 0.5 / call->n_heads};
+    sp_status status = sp_mix_open(out, call->n, call->n, most_edges(call), error);
+    if (status == SP_OK) status = sp_mix_open(&identity, call->n, call->n, most_edges(call), error);
+    if (status != SP_OK) return status;
+    status = sp_mix_identity(&identity, error);
+    const sp_rows rows = sp_mix_rows(&identity);
+    if (status == SP_OK) status = sp_mix_add(out, &rows, 0.5, false, NULL, NULL, error);
+    sp_mix_close(&identity);
+    return status == SP_OK ? with_layer(call, layer, add_head, &m, error) : status;
+}
+
+/* Rows are judged against the whole state, which is 1: what heads or cuts drop is left out. */
+static void fill_masses(sp_mix *mix)
+{
+    for (uint32_t i = 0; i < mix->n_query; i++) mix->rows[i].mass = 1;
+}
+
+static sp_status roll(sp_graph_call *call, sp_mix *out, sp_error *error)
+{
+    uint32_t *layers = sp_arena_alloc(&call->arena, call->n_layers, sizeof *layers);
+    uint32_t top_k = call->filter.has_top_k ? call->filter.top_k : 0;
+    if (!layers) return sp_fail(error, SP_NO_MEMORY, "no memory for the request");
+    memcpy(layers, call->layers, call->n_layers * sizeof *layers);
+    qsort(layers, call->n_layers, sizeof *layers, by_number);
+    sp_status status = sp_mix_open(out, call->n, call->n, most_edges(call), error);
+    if (status == SP_OK) status = sp_mix_identity(out, error);
+    for (uint32_t l = 0; l < call->n_layers && status == SP_OK && !call->pending; l++) {
+        sp_mix layer = {0}, product = {0};
+        status = mix_layer(call, layers[l], &layer, error);
+        if (status == SP_OK) status = sp_mix_open(&product, call->n, call->n, most_edges(call), error);
+        if (status == SP_OK && !call->pending)
+            status = sp_mix_multiply(&layer, out, top_k, &product, sp_graph_stopped, call, error);
+        sp_mix_close(&layer);
+        sp_mix_close(out);
+        *out = product;
+    }
+    if (status == SP_OK && out->rows) fill_masses(out);
+    return status;
+}
+
+static sp_status reach(sp_graph_call *call, sp_mix *out, sp_error *error)
+{
+    sp_mix mean = {0};
+    sp_status status = mix_all(call, false, &mean, error);
+    if (status == SP_OK) status = sp_mix_open(out, call->n, call->n, most_edges(call), error);
+    if (status == SP_OK && !call->pending)
+        status = sp_mix_multiply(&mean, &mean, 0, out, sp_graph_stopped, call, error);
+    sp_mix_close(&mean);
+    return status;
+}
+
+static sp_status run_aggregate(sp_graph_call *call, sp_error *error)
+{
+    sp_mix mix = {0};
+    sp_slice slice = {.name = call->text, .graph = call->graph, .layer = SP_NO_HEAD, .head = SP_NO_HEAD};
+    sp_status status = SP_OK;
+    call->pending = false;
+    if (strcmp(call->text, "rollout") == 0)
+        status = roll(call, &mix, error);
+    else if (strcmp(call->text, "reach2") == 0)
+        status = reach(call, &mix, error);
+    else
+        status = mix_all(call, strcmp(call->text, "mean") != 0, &mix, error);
+    if (status == SP_OK && !call->pending) {
+        const sp_rows rows = sp_mix_rows(&mix);
+        slice.kv_head = SP_NO_HEAD;
+        slice.causal = call->info->causal;
+        slice.source = call->info->source;
+        status = sp_slice_fill(&rows, &call->filter, call->first, call->limit, sp_graph_stopped, call, &slice,
+                               error);
+        if (status == SP_OK) status = sp_graph_reply_slice(call, &slice, error);
+        sp_slice_fini(&slice);
+    }
+    sp_mix_close(&mix);
+    return status;
+}
+
+bool sp_graph_aggregate(sp_exchange *exchange, sp_graph_call *call)
+{
+    static const char *const known[] = {"op",   "graph",      "layers", "heads",  "rows",    "cols",  "top_k",
+                                        "mass", "min_weight", "cursor", "format", "weights", "limit", NULL};
+    static const char *const ops[] = {"mean", "max", "union", "rollout", "reach2", NULL};
+    const char *op = sp_exchange_query(exchange, "op");
+    call->run = run_aggregate;
+    call->heavy = true;
+    call->layer = call->head = 0;
+    if (!sp_exchange_only(exchange, known)) return false;
+    for (size_t i = 0; op && ops[i]; i++)
+        if (strcmp(op, ops[i]) == 0) call->text = ops[i];
+    if (!call->text) {
+        sp_exchange_refuse(exchange, 400, "op", "op must be mean, max, union, rollout or reach2");
+        return false;
+    }
+    if (!sp_graph_ask_graph(exchange, call) || !sp_graph_ask_lists(exchange, call) ||
+        !sp_graph_ask_filter(exchange, call) || !sp_graph_ask_page(exchange, call))
+        return false;
+    if (strcmp(call->text, "rollout") != 0 || !call->filter.has_top_k || call->filter.top_k > 0) return true;
+    sp_exchange_refuse(exchange, 400, "top_k", "rollout needs a top_k of at least 1");
+    return false;
+}
+
+/* --- labels --- */
+
+/* What labels was asked, in the call's arena. */
+typedef struct label_question {
+    const char **names; /* (n_names) different labels, in the order they come */
+    uint32_t n_names;
+    uint32_t *numbers; /* (n) of each position */
+    sp_json_writer *out;
+} label_question;
+
+static sp_status write_labels(sp_graph_call *call, const sp_rows *rows, uint32_t layer, uint32_t head,
+                              void *context, sp_error *error)
+{
+    label_question *question = context;
+    sp_json_writer *out = question->out;
+    uint32_t n = question->n_names;
+    uint64_t *counts = sp_alloc_zero((size_t)n * n, sizeof *counts);
+    double *mass = sp_alloc_zero((size_t)n * n, sizeof *mass);
+    (void)call;
+    sp_status status = counts && mass ? sp_rows_label(rows, question->numbers, n, counts, mass, error)
+                                      : sp_fail(error, SP_NO_MEMORY, "no memory for %u labels", n);
+    if (status == SP_OK) {
+        sp_json_open(out, '{');
+        sp_json_key(out, "layer");
+        sp_json_uint(out, layer);
+        sp_json_key(out, "head");
+        sp_json_uint(out, head);
+        for (int part = 0; part < 2; part++) {
+            sp_json_key(out, part ? "mass" : "counts");
+            sp_json_open(out, '[');
+            for (uint32_t i = 0; i < n; i++) {
+                sp_json_open(out, '[');
+                for (uint32_t j = 0; j < n; j++) {
+                    if (part)
+                        sp_json_number(out, mass[(size_t)i * n + j]);
+                    else
+                        sp_json_uint(out, counts[(size_t)i * n + j]);
+                }
+                sp_json_close(out, ']');
+            }
+            sp_json_close(out, ']');
+        }
+        sp_json_close(out, '}');
+    }
+    sp_free(counts);
+    sp_free(mass);
+    return status;
+}
+
+static sp_status run_labels(sp_graph_call *call, sp_error *error)
+{
+    label_question *question = call->more;
+    sp_json_writer out;
+    sp_status status = SP_OK;
+    call->pending = false;
+    sp_graph_json(call, 200, &out);
+    question->out = &out;
+    sp_json_open(&out, '{');
+    sp_json_key(&out, "graph");
+    sp_json_cstring(&out, sp_graph_name(call->graph));
+    sp_json_key(&out, "set");
+    sp_json_cstring(&out, call->set);
+    sp_json_key(&out, "labels");
+    sp_json_open(&out, '[');
+    for (uint32_t i = 0; i < question->n_names; i++) sp_json_cstring(&out, question->names[i]);
+    sp_json_close(&out, ']');
+    sp_json_key(&out, "data");
+    sp_json_open(&out, '[');
+    for (uint32_t l = 0; l < call->n_layers && status == SP_OK && !call->pending; l++)
+        status = with_layer(call, call->layers[l], write_labels, question, error);
+    sp_json_close(&out, ']');
+    sp_json_close(&out, '}');
+    return status;
+}
+
+/* The labels of a set as numbers, in the order they first come. */
+static bool number_labels(const sp_label_set *set, sp_graph_call *call, label_question *question)
+{
+    question->names = sp_arena_alloc(&call->arena, set->n, sizeof *question->names);
+    question->numbers = sp_arena_alloc(&call->arena, set->n, sizeof *question->numbers);
+    uint64_t most = (uint64_t)call->options->graph_dense_values;
+    if (!question->names || !question->numbers) return false;
+    for (uint32_t t = 0; t < set->n; t++) {
+        uint32_t i = 0;
+        while (i < question->n_names && strcmp(question->names[i], set->labels[t]) != 0) i++;
+        if (i == question->n_names) question->names[question->n_names++] = set->labels[t];
+        if ((uint64_t)question->n_names * question->n_names > most) return false;
+        question->numbers[t] = i;
+    }
+    return true;
+}
+
+static bool ask_set(sp_exchange *exchange, sp_graph_call *call, label_question *question)
+{
+    const sp_capture_info *info = call->info;
+    const char *name = sp_exchange_query(exchange, "set");
+    const sp_label_set *set = name ? NULL : info->n_labels ? &info->labels[0] : NULL;
+    for (size_t i = 0; name && i < info->n_labels; i++)
+        if (strcmp(info->labels[i].name, name) == 0) set = &info->labels[i];
+    if (!set) {
+        sp_exchange_refuse(exchange, 404, name ? "set" : "labels",
+                           name ? "the capture has no labels of this name" : "the capture has no labels");
+        return false;
+    }
+    call->set = set->name;
+    uint64_t heads = (uint64_t)call->n_layers * call->n_heads,
+             most = (uint64_t)call->options->graph_dense_values;
+    if (number_labels(set, call, question) && (uint64_t)question->n_names * question->n_names * heads <= most)
+        return true;
+    sp_exchange_refuse(exchange, 413, "labels",
+                       "%u different labels over %llu heads are more than graph_dense_values (%llu) numbers; "
+                       "choose fewer layers and heads",
+                       question->n_names, (unsigned long long)heads, (unsigned long long)most);
+    return false;
+}
+
+bool sp_graph_labels(sp_exchange *exchange, sp_graph_call *call)
+{
+    static const char *const known[] = {"by", "graph", "set", "layers", "heads", "layer", "head", NULL};
+    const char *by = sp_exchange_query(exchange, "by");
+    const char *layer = sp_exchange_query(exchange, "layer"), *head = sp_exchange_query(exchange, "head");
+    label_question *question = sp_arena_alloc(&call->arena, 1, sizeof *question);
+    sp_error error;
+    call->run = run_labels;
+    call->more = question;
+    call->heavy = true;
+    if (!question) {
+        (void)sp_fail(&error, SP_NO_MEMORY, "no memory for the request");
+        sp_exchange_fail(exchange, &error);
+        return false;
+    }
+    if (!sp_exchange_only(exchange, known)) return false;
+    if (by && strcmp(by, "head") != 0) {
+        bool cluster = strcmp(by, "cluster") == 0;
+        sp_exchange_refuse(exchange, cluster ? 404 : 400, "by",
+                           cluster ? "labels by cluster are in heads/{layer}/{head}/clusters"
+                                   : "by must be head");
+        return false;
+    }
+    if (!sp_graph_ask_graph(exchange, call) || !sp_graph_ask_lists(exchange, call) ||
+        !sp_graph_ask_layer(exchange, call, layer) || !sp_graph_ask_head(exchange, call, head))
+        return false;
+    if (layer) call->layers = &call->layer, call->n_layers = 1;
+    if (head) call->heads = &call->head, call->n_heads = 1;
+    return ask_set(exchange, call, question);
+}
+
+/* --- compare --- */
+
+static void write_difference(sp_graph_call *call, const sp_difference *found)
+{
+    const struct {
+        const char *name;
+        uint64_t value;
+    } counts[] = {{"edges_a", found->edges_a},
+                  {"edges_b", found->edges_b},
+                  {"both", found->both},
+                  {"only_a", found->edges_a - found->both},
+                  {"only_b", found->edges_b - found->both}};
+    sp_json_writer out;
+    sp_graph_json(call, 200, &out);
+    sp_json_open(&out, '{');
+    sp_json_key(&out, "graph");
+    sp_json_cstring(&out, sp_graph_name(call->graph));
+    sp_json_key(&out, "layer");
+    sp_json_uint(&out, call->layer);
+    sp_json_key(&out, "head");
+    sp_json_uint(&out, call->head);
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        sp_json_key(&out, counts[i].name);
+        sp_json_uint(&out, counts[i].value);
+    }
+    sp_json_close(&out, '}');
+}
+
+static sp_status run_compare(sp_graph_call *call, sp_error *error)
+{
+    const sp_head *a = NULL, *b = NULL;
+    sp_difference found;
+    call->pending = false;
+    sp_status status = sp_graph_head(call, call->capture, call->layer, call->head, &a, error);
+    if (status == SP_OK && a) status = sp_graph_head(call, call->other, call->layer, call->head, &b, error);
+    if (status == SP_OK && a && b) status = sp_head_check(a, call->graph, error);
+    if (status == SP_OK && a && b) status = sp_head_check(b, call->graph, error);
+    if (status == SP_OK && a && b) {
+        const sp_head_view view_a = {.head = a, .graph = call->graph},
+                           view_b = {.head = b, .graph = call->graph};
+        const sp_rows rows_a = sp_head_rows(&view_a), rows_b = sp_head_rows(&view_b);
+        status = sp_rows_compare(&rows_a, &rows_b, &found, error);
+        if (status == SP_OK) write_difference(call, &found);
+    }
+    if (a) sp_capture_release_head(call->capture, call->layer, call->head);
+    if (b) sp_capture_release_head(call->other, call->layer, call->head);
+    return status;
+}
+
+/* One of the two, ready; false: refused. */
+static bool hold_ready(sp_exchange *exchange, sp_graph_call *call, const char *name, sp_capture **out,
+                       sp_capture_status *now)
+{
+    const char *id = sp_exchange_query(exchange, name);
+    if (!id || !*id) {
+        sp_exchange_refuse(exchange, 400, name, "%s must be the id of a capture", name);
+        return false;
+    }
+    if (!sp_graph_call_hold(exchange, call, id, out)) return false;
+    sp_capture_get_status(*out, now);
+    if (now->state == SP_CAPTURE_READY) return true;
+    sp_exchange_refuse(exchange, 409, name,
+                       now->state == SP_CAPTURE_FAILED ? "the capture failed: %s"
+                                                       : "the capture is not ready yet%s",
+                       now->state == SP_CAPTURE_FAILED ? now->error.message : "");
+    return false;
+}
+
+static bool ask_compare(sp_exchange *exchange, sp_graph_call *call)
+{
+    sp_capture_status a, b;
+    const char *layer = sp_exchange_query(exchange, "layer"), *head = sp_exchange_query(exchange, "head");
+    if (!sp_graph_ask_graph(exchange, call)) return false;
+    if (!layer || !head) {
+        sp_exchange_refuse(exchange, 400, layer ? "head" : "layer", "compare needs a layer and a head");
+        return false;
+    }
+    if (!hold_ready(exchange, call, "a", &call->capture, &a) ||
+        !hold_ready(exchange, call, "b", &call->other, &b))
+        return false;
+    const sp_capture_info *infos[] = {sp_capture_get_info(call->capture), sp_capture_get_info(call->other)};
+    if (a.n_tokens != b.n_tokens ||
+        memcmp(infos[0]->tokens, infos[1]->tokens, a.n_tokens * sizeof(int32_t)) != 0) {
+        sp_exchange_refuse(exchange, 409, "b",
+                           "the captures are of different tokens: edges cannot be compared");
+        return false;
+    }
+    for (int i = 0; i < 2; i++) {
+        call->info = infos[i];
+        if (!sp_graph_ask_layer(exchange, call, layer) || !sp_graph_ask_head(exchange, call, head))
+            return false;
+    }
+    call->n = a.n_tokens;
+    return true;
+}
+
+void sp_api_capture_compare(sp_exchange *exchange)
+{
+    sp_error error;
+    if (sp_exchange_admit(exchange, &error)) {
+        sp_exchange_fail(exchange, &error);
+        return;
+    }
+    sp_graph_call *call = sp_graph_call_new(exchange);
+    if (!call) return;
+    call->run = run_compare;
+    if (ask_compare(exchange, call))
+        sp_graph_start(exchange, call);
+    else
+        sp_graph_call_free(call);
+}
