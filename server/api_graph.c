@@ -260,6 +260,7 @@ static bool ask(sp_exchange *exchange, sp_graph_call *call, const parts *path)
         call->n = now.n_tokens;
         return (now.state == SP_CAPTURE_READY || is_ready(exchange, call)) && ask_tokens(exchange, call);
     }
+    if (path->n == 3 && strcmp(what, "sweeps") == 0) return sp_graph_sweep(exchange, call, path->at[2]);
     if (path->n != 2) {
         sp_exchange_refuse(exchange, 404, NULL, "there is no such route below a capture");
         return false;

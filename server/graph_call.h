@@ -48,8 +48,9 @@ struct sp_graph_call {
     void *more; /* of the route; in the arena */
 
     sp_graph_run run;
-    bool heavy;  /* never run on the HTTP thread */
-    double wait; /* seconds to compute before 202 */
+    void (*release)(sp_graph_call *call); /* of `more`, before the call is freed; or NULL */
+    bool heavy;                           /* never run on the HTTP thread */
+    double wait;                          /* seconds to compute before 202 */
 
     /* while it runs */
     sp_graph_runner runner;
@@ -117,7 +118,9 @@ typedef struct sp_graph_pool sp_graph_pool;
 sp_status sp_graph_pool_open(sp_server *server, sp_graph_pool **out, sp_error *error) SP_MUST_CHECK;
 void sp_graph_pool_close(sp_graph_pool *pool); /* exchanges must be gone; NULL is fine */
 size_t sp_graph_pool_running(sp_graph_pool *pool);
-/* Runs a call that has no exchange; it is freed by `done` or, when the pool closes first, by itself. */
+/* The sweeps that graph threads run. */
+struct sp_graph_sweeps *sp_graph_pool_sweeps(sp_graph_pool *pool);
+/* Runs a call that has no exchange, taken over on SP_OK, until stop(context). */
 sp_status sp_graph_pool_background(sp_graph_pool *pool, sp_graph_call *call, bool (*stop)(void *context),
                                    void *context, sp_error *error) SP_MUST_CHECK;
 /* Most bytes that graph queries take beside captures. */

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "server/graph_wish.h"
+#include "server/graph_sweep.h"
 #include "server/state.h"
 
 #define MAX_THREADS 64
@@ -34,8 +35,9 @@ struct sp_graph_pool {
     pthread_mutex_t lock; /* guards all below and the jobs; taken before the server's lock */
     pthread_cond_t changed;
     sp_graph_job *head;
-    size_t waiting, running;
+    size_t waiting, running, background; /* background: of those running */
     bool closing;
+    sp_graph_sweeps *sweeps;
 };
 
 /* --- calls --- */
@@ -59,6 +61,7 @@ sp_graph_call *sp_graph_call_new(sp_exchange *exchange)
 void sp_graph_call_free(sp_graph_call *call)
 {
     if (!call) return;
+    if (call->release) call->release(call);
     if (call->capture) sp_capture_release(call->capture);
     if (call->other) sp_capture_release(call->other);
     sp_buffer_fini(&call->reply.body);
@@ -328,10 +331,18 @@ static sp_graph_job *next_job(sp_graph_pool *pool)
     until.tv_sec += 1;
     if (!pool->head) pthread_cond_timedwait(&pool->changed, &pool->lock, &until);
     drop_old(pool);
-    sp_graph_job *job = pool->head;
-    if (!job) return NULL;
-    pool->head = job->next;
+    /* one thread is kept for those who wait, where there are two */
+    bool full = pool->background > 0 && pool->background + 1 >= pool->n_threads;
+    sp_graph_job **at = &pool->head;
+    while (*at && (*at)->background && full) at = &(*at)->next;
+    sp_graph_job *job = *at;
+    if (!job) {
+        if (pool->head) pthread_cond_timedwait(&pool->changed, &pool->lock, &until);
+        return NULL;
+    }
+    *at = job->next;
     pool->waiting--;
+    pool->background += job->background;
     pool->running++;
     job->running = true;
     return job;
@@ -348,6 +359,7 @@ static void *work(void *context)
         run_job(job);
         pthread_mutex_lock(&pool->lock);
         pool->running--;
+        pool->background -= job->background;
         job->running = false;
         bool nobody = !job->exchange;
         finish(job, job->status);
@@ -383,6 +395,10 @@ sp_status sp_graph_pool_open(sp_server *server, sp_graph_pool **out, sp_error *e
     pool->server = server;
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->changed, NULL);
+    if (sp_graph_sweeps_open(&pool->sweeps, error) != SP_OK) {
+        sp_graph_pool_close(pool);
+        return SP_NO_MEMORY;
+    }
     size_t wanted = (size_t)server->options->graph_jobs;
     for (size_t i = 0; i < wanted && i < MAX_THREADS; i++) {
         if (pthread_create(&pool->threads[i], NULL, work, pool) != 0) {
@@ -407,9 +423,15 @@ void sp_graph_pool_close(sp_graph_pool *pool)
         next = job->next;
         free_job(job);
     }
+    sp_graph_sweeps_close(pool->sweeps);
     pthread_cond_destroy(&pool->changed);
     pthread_mutex_destroy(&pool->lock);
     sp_free(pool);
+}
+
+sp_graph_sweeps *sp_graph_pool_sweeps(sp_graph_pool *pool)
+{
+    return pool->sweeps;
 }
 
 size_t sp_graph_pool_running(sp_graph_pool *pool)

@@ -25,6 +25,7 @@ const sp_route sp_routes[] = {
     {"POST", "/v1/attention/apply", SP_ROUTE_BYTES | SP_ROUTE_WORK, sp_api_apply, apply_query},
     {"GET", "/v1/attention/compare", 0, sp_api_capture_compare, compare_query},
     {"POST", "/v1/attention/captures", SP_ROUTE_WORK, sp_api_capture_new, NULL},
+    {"POST", "/v1/attention/captures/{path}", SP_ROUTE_WORK | SP_ROUTE_QUERY, sp_api_capture_post, NULL},
     {"GET", "/v1/attention/captures/{path}", SP_ROUTE_QUERY, sp_api_capture_get, NULL},
     {"DELETE", "/v1/attention/captures/{id}", SP_ROUTE_QUERY, sp_api_capture_delete, NULL},
     {"GET", "/v1/limits", 0, sp_api_limits, NULL},

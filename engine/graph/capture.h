@@ -172,8 +172,10 @@ bool sp_capture_record(sp_capture *capture, uint32_t layer, uint32_t head, sp_he
 const uint8_t *sp_capture_thumbnail(sp_capture *capture, uint32_t layer, uint32_t head, sp_graph graph);
 sp_status sp_capture_keep_thumbnail(sp_capture *capture, uint32_t layer, uint32_t head, sp_graph graph,
                                     const uint8_t *cells, sp_error *error) SP_MUST_CHECK;
-/* What a head of this capture is made from; pages (ceil(n / 64)) is filled and must outlive the source. */
-void sp_capture_source(sp_capture *capture, const sp_graph_runner *runner, uint32_t layer, uint32_t head,
-                       const uint8_t **pages, sp_head_source *out);
+/* The record of another attention's prediction over the same queries and keys, against the given gold of the
+ * head (held by the caller); edges_after is not counted. SP_CANCELLED when the runner's stop says so. */
+sp_status sp_capture_measure(sp_capture *capture, uint32_t layer, uint32_t head, const sp_head *gold,
+                             const sp_attention *attention, const sp_graph_runner *runner,
+                             sp_head_record *out, sp_error *error) SP_MUST_CHECK;
 
 #endif

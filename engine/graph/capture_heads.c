@@ -24,8 +24,9 @@ void sp_slot_drop(sp_capture *capture, sp_capture_slot *slot)
     slot->progress = 0;
 }
 
-void sp_capture_source(sp_capture *capture, const sp_graph_runner *runner, uint32_t layer, uint32_t head,
-                       const uint8_t **pages, sp_head_source *out)
+/* What a head is made from; pages and sides (ceil(n / 64)) are filled and must outlive the source. */
+static void fill_source(sp_capture *capture, const sp_graph_runner *runner, uint32_t layer, uint32_t head,
+                        const uint8_t **pages, uint8_t **sides, sp_head_source *out)
 {
     const sp_capture_info *info = &capture->info;
     uint32_t n = capture->n_tokens;
@@ -44,7 +45,12 @@ void sp_capture_source(sp_capture *capture, const sp_graph_runner *runner, uint3
                             .n_valid_query = n,
                             .kind = SP_ATTEND_SELF,
                             .causal = info->causal,
+                            .fit = capture->fit,
                             .tokens = capture->tokens};
+    size_t n_pages = (n + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
+    if (!runner->kv->side) return;
+    for (size_t t = 0; t < n_pages; t++) sides[t] = sp_kv_side(runner->kv, capture->pages[t], layer);
+    out->sides = sides;
 }
 
 /* --- making --- */
@@ -148,8 +154,13 @@ static sp_status build(sp_capture *capture, sp_capture_slot *slot, uint32_t laye
     sp_head_source source;
     size_t n_pages = (capture->n_tokens + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
     const uint8_t **pages = sp_alloc(n_pages, sizeof *pages);
-    if (!pages) return sp_fail(error, SP_NO_MEMORY, "no memory for a graph job");
-    sp_capture_source(capture, runner, layer, head, pages, &source);
+    uint8_t **sides = sp_alloc(n_pages, sizeof *sides);
+    if (!pages || !sides) {
+        sp_free((void *)pages);
+        sp_free(sides);
+        return sp_fail(error, SP_NO_MEMORY, "no memory for a graph job");
+    }
+    fill_source(capture, runner, layer, head, pages, sides, &source);
     slot->building = true;
     sp_status status = begin_head(capture, slot, &source, error);
     pthread_mutex_unlock(&store->lock);
@@ -168,6 +179,7 @@ static sp_status build(sp_capture *capture, sp_capture_slot *slot, uint32_t laye
     }
     pthread_cond_broadcast(&store->changed);
     sp_free((void *)pages);
+    sp_free(sides);
     return status;
 }
 
@@ -215,6 +227,56 @@ void sp_capture_release_head(sp_capture *capture, uint32_t layer, uint32_t head)
     pthread_mutex_lock(&capture->store->lock);
     slot_at(capture, layer, head)->users--;
     pthread_mutex_unlock(&capture->store->lock);
+}
+
+/* --- another attention over the same queries and keys --- */
+
+static sp_status run_all(sp_capture *capture, sp_head *head, head_call *call, const sp_graph_runner *runner,
+                         sp_error *error)
+{
+    sp_status status = SP_OK;
+    while (status == SP_OK && !head->done) {
+        pthread_mutex_lock(&capture->store->lock);
+        bool listed = capture->listed;
+        pthread_mutex_unlock(&capture->store->lock);
+        if (!listed) return sp_fail_param(error, SP_NOT_FOUND, "id", "the capture was deleted");
+        if (is_stopped(runner)) return sp_fail(error, SP_CANCELLED, "the request was cancelled");
+        status = runner->run(runner->engine, run_step, call, error);
+        if (status == SP_OK && call->status != SP_OK) {
+            status = call->status;
+            if (error) *error = call->error;
+        }
+    }
+    return status;
+}
+
+sp_status sp_capture_measure(sp_capture *capture, uint32_t layer, uint32_t head, const sp_head *gold,
+                             const sp_attention *attention, const sp_graph_runner *runner,
+                             sp_head_record *out, sp_error *error)
+{
+    size_t n_pages = (capture->n_tokens + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
+    const uint8_t **pages = sp_alloc(n_pages, sizeof *pages);
+    uint8_t **sides = sp_alloc(n_pages, sizeof *sides);
+    const sp_head_options options = {.given = gold, .record_only = true};
+    head_call call = {.seconds = runner->step_seconds};
+    sp_head_source source;
+    sp_head *made = NULL;
+    sp_status status = pages && sides ? SP_OK : sp_fail(error, SP_NO_MEMORY, "no memory for a graph job");
+    if (status == SP_OK) {
+        fill_source(capture, runner, layer, head, pages, sides, &source);
+        source.attention = attention;
+        source.sides = NULL; /* those are of the run's own attention */
+        source.gold.cut = SP_CUT_NONE;
+        status = sp_head_open(&source, &made, error);
+    }
+    if (status == SP_OK) status = sp_head_builder_open(&source, made, &options, &call.builder, error);
+    if (status == SP_OK) status = run_all(capture, made, &call, runner, error);
+    if (status == SP_OK) *out = made->record;
+    sp_head_builder_close(call.builder);
+    sp_head_close(made);
+    sp_free((void *)pages);
+    sp_free(sides);
+    return status;
 }
 
 /* --- what is known of heads --- */

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/graph/head_codes.h"
 #include "engine/graph/record.h"
 
 #define BLOCK_CELLS ((uint32_t)1 << 20)
@@ -23,6 +24,8 @@ struct sp_head_builder {
     sp_head *head;
     sp_head_options options;
     sp_plan plan;
+    sp_head_codes *codes;         /* NULL: the backend reads none */
+    bool ready;                   /* all keys are projected */
     bool streams, planned;        /* streams: a plan a step; else one for all rows, made once */
     uint32_t first, staged, rows; /* the block's first row; rows of it that are made; rows of this step */
     double row_seconds;
@@ -174,18 +177,22 @@ sp_status sp_head_builder_open(const sp_head_source *source, sp_head *head, cons
     b->keys = sp_alloc(cells, sizeof *b->keys);
     b->order = sp_alloc(sp_threads_count(source->device->threads) * head->n_key, sizeof *b->order);
     b->states = sp_alloc_zero(head->block_rows, sizeof *b->states);
-    if (b->gold && b->weights && b->keys && b->order && b->states) {
+    sp_status status =
+        b->gold && b->weights && b->keys && b->order && b->states
+            ? sp_head_codes_open(source, &b->codes, error)
+            : sp_fail(error, SP_NO_MEMORY, "no memory for a graph job over %u keys", head->n_key);
+    if (status == SP_OK)
         *out = b;
-        return SP_OK;
-    }
-    sp_head_builder_close(b);
-    return sp_fail(error, SP_NO_MEMORY, "no memory for a graph job over %u keys", head->n_key);
+    else
+        sp_head_builder_close(b);
+    return status;
 }
 
 void sp_head_builder_close(sp_head_builder *b)
 {
     if (!b) return;
     sp_plan_fini(&b->plan);
+    sp_head_codes_close(b->codes);
     sp_free(b->gold);
     sp_free(b->weights);
     sp_free(b->keys);
@@ -392,18 +399,20 @@ static sp_status make_plan(sp_head_builder *b, uint32_t row, uint32_t rows, sp_e
 {
     const sp_head_source *s = b->source;
     uint32_t last = row + rows < s->kv.n_keys ? row + rows : s->kv.n_keys;
-    const sp_plan_request request = {.attention = s->attention,
-                                     .layer = s->layer,
-                                     .kind = s->kind,
-                                     .causal = s->causal,
-                                     .position = row,
-                                     .rows = rows,
-                                     .n_keys = s->causal && b->streams ? last : s->kv.n_keys,
-                                     .n_heads = s->n_heads,
-                                     .n_kv_heads = s->n_kv_heads,
-                                     .device = s->device,
-                                     .q = s->q + (size_t)row * s->n_heads * s->kv.head_dim,
-                                     .kv = &s->kv};
+    sp_plan_request request = {.attention = s->attention,
+                               .layer = s->layer,
+                               .kind = s->kind,
+                               .causal = s->causal,
+                               .position = row,
+                               .rows = rows,
+                               .n_keys = s->causal && b->streams ? last : s->kv.n_keys,
+                               .n_heads = s->n_heads,
+                               .n_kv_heads = s->n_kv_heads,
+                               .device = s->device,
+                               .q = s->q + (size_t)row * s->n_heads * s->kv.head_dim,
+                               .kv = &s->kv,
+                               .fit = s->fit};
+    sp_head_codes_attach(b->codes, &request);
     return sp_attention_plan(&request, &b->plan, error);
 }
 
@@ -420,6 +429,10 @@ sp_status sp_head_step(sp_head_builder *b, double seconds, sp_error *error)
 {
     sp_head *head = b->head;
     if (head->done) return SP_OK;
+    if (!b->ready) {
+        b->ready = sp_head_codes_step(b->codes);
+        if (!b->ready) return SP_OK;
+    }
     uint32_t rows = head->n_query - b->first < head->block_rows ? head->n_query - b->first : head->block_rows;
     double start = sp_now();
     sp_status status = SP_OK;

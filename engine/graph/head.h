@@ -41,6 +41,8 @@ typedef struct sp_head_source {
     uint32_t n_valid_query; /* the rows behind them are padding: no edges */
     sp_attend_kind kind;
     bool causal;
+    const sp_fit *fit;     /* what the backend predicts with; NULL: none */
+    uint8_t *const *sides; /* (key tiles) what the run kept of keys for this attention; NULL: nothing */
     const int32_t *tokens; /* (n_key) for duplicate and induction; NULL: those shares are 0 */
 } sp_head_source;
 
