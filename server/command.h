@@ -27,6 +27,7 @@ int sp_command_fit(const sp_options *options);
 int sp_command_import_fit(const sp_options *options);
 int sp_command_bench(const sp_options *options);
 int sp_command_graph(const sp_options *options);
+int sp_command_health(const sp_options *options);
 
 /* Time of an engine's step where nobody else waits for it but Ctrl-C: longer chunks of a prompt are faster.
  */

@@ -24,6 +24,7 @@ static const struct command {
     {"fit", SP_FOR_FIT, sp_command_fit, "learn to predict a model's attention graphs, for sparsefinder"},
     {"import-fit", SP_FOR_IMPORT_FIT, sp_command_import_fit,
      "turn projections of the published code into a fit"},
+    {"health", SP_FOR_HEALTH, sp_command_health, "ask a server whether it takes requests"},
     {"bench", SP_FOR_BENCH, sp_command_bench, "measure this machine and our kernels against it"},
 };
 #define N_COMMANDS (sizeof commands / sizeof commands[0])

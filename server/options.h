@@ -89,6 +89,7 @@ typedef enum sp_option_type {
 #define SP_FOR_IMPORT_FIT 512u
 #define SP_FOR_SWEEP 1024u
 #define SP_FOR_GRAPH 2048u
+#define SP_FOR_HEALTH 4096u
 typedef struct sp_option {
     const char *name; /* "max-queue" */
     sp_option_type type;

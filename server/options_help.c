@@ -99,6 +99,11 @@ static const command_text command_texts[] = {
      "fit; without it only sparsed attend takes the fit.",
      "    sparsed import-fit --projections proj.pt --centroids dump_4r_16s_1n_shared.pickle \\\n"
      "            --layers 12 --heads 12 --out sparsefinder.safetensors\n"},
+    {SP_FOR_HEALTH, "sparsed health [--host ADDRESS] [--port N]",
+     "Asks a server on this machine whether it takes requests: ok and exit code 0, or the reason and 69. For "
+     "containers, which then need neither a shell nor curl.",
+     "    sparsed health\n"
+     "    sparsed health --port 9000\n"},
     {SP_FOR_BENCH, "sparsed bench [--model DIR] [options]",
      "With --model: how fast the model reads prompts of 512, 2,048 and 8,192 tokens, and writes behind none, "
      "4,096 and 16,384 tokens and for 8 requests at once, through the engine as serving uses it; the "

@@ -85,9 +85,11 @@ const sp_option sp_option_table[] = {
      MIB, 64 * GIB, "64M", "BYTES", "Working memory of one attention call."},
 
     /* --- where it listens --- */
-    {"host", SP_OPTION_TEXT, AT(host), SERVE, 0, 0, "127.0.0.1", "ADDRESS",
-     "Address to listen on. Anything beyond loopback needs --api-key-file or --insecure. There is no TLS."},
-    {"port", SP_OPTION_INT, AT(port), SERVE, 0, 65535, "8080", "N", "TCP port; 0 picks a free one."},
+    {"host", SP_OPTION_TEXT, AT(host), SERVE | SP_FOR_HEALTH, 0, 0, "127.0.0.1", "ADDRESS",
+     "Address to listen on, or of the server that is asked. Anything beyond loopback needs --api-key-file or "
+     "--insecure. There is no TLS."},
+    {"port", SP_OPTION_INT, AT(port), SERVE | SP_FOR_HEALTH, 0, 65535, "8080", "N",
+     "TCP port; 0 picks a free one."},
     {"allowed-host", SP_OPTION_TEXT, AT(allowed_host), LIMIT, 0, 0, NULL, "LIST",
      "Comma-separated names that the Host header may carry. Without it: any where there are keys, else "
      "localhost, 127.0.0.1, [::1] and --host."},

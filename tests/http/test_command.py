@@ -16,7 +16,8 @@ import unittest
 ROOT, BUILD = sys.argv[1], sys.argv[2]
 PROGRAM = os.path.join(BUILD, "sparsed")
 MODEL = os.path.join(ROOT, "models/austen")
-COMMANDS = ["serve", "generate", "score", "inspect", "tokenize", "attend", "sweep", "import-fit", "bench"]
+COMMANDS = ["serve", "generate", "score", "inspect", "tokenize", "attend", "sweep", "import-fit", "health",
+            "bench"]
 BENCH_NAMES = ["linear.f32", "linear.bf16", "attention.f32.4096", "attention.bf16.4096", "entmax15.4096.sigma2",
                "entmax15.4096.sigma6", "strided128.8192", "fixed256x8.8192"]
 
@@ -96,6 +97,21 @@ class Command(unittest.TestCase):
             self.assert_exit(0, result)
             for words in ("usage: sparsed " + command, "Examples:", "Exit codes:"):
                 self.assertIn(words, result.stdout.decode())
+
+    def test_health(self):
+        self.assert_exit(69, run("health", "--port", "1"), "127.0.0.1:1")
+        self.assert_exit(69, run("health", "--host", "no-such-host.invalid"), "no-such-host.invalid")
+        self.assert_exit(64, run("health", "--model", MODEL), "--model")
+        server = subprocess.Popen([PROGRAM, "serve", "--model", MODEL, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        try:
+            port = server.stdout.readline().decode().rsplit(":", 1)[1].strip()
+            result = run("health", "--port", port)
+            self.assert_exit(0, result)
+            self.assertEqual(b"ok\n", result.stdout)
+        finally:
+            server.terminate()
+            server.communicate()
+        self.assert_exit(69, run("health", "--port", port), port)
 
     def test_usage(self):
         self.assert_exit(64, run("serve", "--model", MODEL, "--max-queue", "0"), "--max-queue")
