@@ -27,7 +27,7 @@ class Deploy(Lint):
         if not shutil.which(command[0]):
             print("%s is absent: %s not asked about %s" % (command[0], command[0], path))
             return
-        done = subprocess.run(command + (os.path.join(self.root, path),), capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command + (path,), capture_output=True, text=True, timeout=120, cwd=self.root)
         self.require(path, done.returncode == 0, "%s: %s" % (command[0], (done.stdout + done.stderr)[-500:]))
 
 
@@ -74,7 +74,7 @@ def main():
             except yaml.YAMLError as error:
                 deploy.require(path, False, str(error))
         if path.endswith(".sh"):
-            deploy.run(path, "shellcheck", "-x", "-P", os.path.join(deploy.root, "deploy"))
+            deploy.run(path, "shellcheck", "-x", "-P", deploy.root, "--severity", "warning")
     dashboard = json.loads(read(deploy.root, "deploy/grafana/sparsed.json"))
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
     deploy.require("deploy/grafana/sparsed.json", len(asked) > 25, "asks for little")
