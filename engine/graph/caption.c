@@ -7,6 +7,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "kernels/json.h"
+
 static const char *const graph_words[SP_N_GRAPHS] = {
     [SP_GRAPH_GOLD] = "gold graph",
     [SP_GRAPH_PRED] = "predicted graph",
@@ -106,6 +108,31 @@ static void put_fact(const char *name, const char *value, sp_buffer *out)
     put_clean(value, out);
 }
 
+/* The parameters that have a value, as "window 33, metric dot"; what is no JSON object is left out. */
+static void put_params(const char *params, sp_buffer *out)
+{
+    sp_json reader;
+    size_t n = strlen(params);
+    const char *between = " \xc2\xb7 ";
+    if (sp_json_validate(params, n, NULL)) return;
+    sp_json_init(&reader, params, n);
+    if (sp_json_next(&reader) != SP_JSON_OBJECT) return;
+    while (sp_json_next(&reader) == SP_JSON_KEY) {
+        const char *name = reader.raw;
+        size_t name_size = reader.raw_size;
+        sp_json_type type = sp_json_next(&reader);
+        sp_json_skip(&reader, type);
+        if (type != SP_JSON_STRING && type != SP_JSON_NUMBER && type != SP_JSON_TRUE && type != SP_JSON_FALSE)
+            continue;
+        sp_buffer_format(out, "%s%.*s ", between, (int)name_size, name);
+        if (type == SP_JSON_TRUE || type == SP_JSON_FALSE)
+            sp_buffer_text(out, type == SP_JSON_TRUE ? "true" : "false");
+        else
+            sp_buffer_append(out, reader.raw, reader.raw_size);
+        between = ", ";
+    }
+}
+
 void sp_caption_provenance(const sp_graph_source *source, sp_buffer *out)
 {
     put_clean(source->software, out);
@@ -116,7 +143,7 @@ void sp_caption_provenance(const sp_graph_source *source, sp_buffer *out)
         sp_buffer_text(out, ")");
     }
     put_fact("attention", source->backend, out);
-    put_fact("", strcmp(source->params, "{}") ? source->params : "", out);
+    put_params(source->params, out);
     put_fact("normalizer", source->normalizer, out);
     put_fact("gold", source->gold, out);
     put_fact("heads", source->heads, out);

@@ -148,8 +148,37 @@ static void test_captions(void **state)
     }
 }
 
+/* Parameters without a value are not named; text is made harmless. */
+static void test_provenance(void **state)
+{
+    (void)state;
+    const sp_graph_source source = {.capture = "attn-1",
+                                    .model = "a\xff"
+                                             "b",
+                                    .arch = "llama",
+                                    .backend = "sparsefinder",
+                                    .params = "{\"grouping\":\"bucket\",\"keep\":null,\"window\":33}",
+                                    .normalizer = "{\"alpha\":1.5}",
+                                    .gold = "",
+                                    .heads = "merged",
+                                    .dtype = "f32",
+                                    .software = "sparsed 0.1.0",
+                                    .block = "self",
+                                    .created = 1795381821};
+    sp_buffer out;
+    sp_buffer_init(&out, 1024);
+    sp_caption_provenance(&source, &out);
+    sp_buffer_append(&out, "", 1);
+    assert_string_equal(
+        out.data, "sparsed 0.1.0 \xc2\xb7 model a\xef\xbf\xbd"
+                  "b (llama) \xc2\xb7 attention sparsefinder \xc2\xb7 "
+                  "grouping bucket, window 33 \xc2\xb7 normalizer {\"alpha\":1.5} \xc2\xb7 heads merged "
+                  "\xc2\xb7 type f32 \xc2\xb7 capture attn-1 \xc2\xb7 2026-11-22 21:10 UTC");
+    sp_buffer_fini(&out);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_shapes),  cmocka_unit_test(test_no_edges), cmocka_unit_test(test_levels),
-    cmocka_unit_test(test_strides), cmocka_unit_test(test_captions),
+    cmocka_unit_test(test_strides), cmocka_unit_test(test_captions), cmocka_unit_test(test_provenance),
 };
 TEST_MAIN(tests)
