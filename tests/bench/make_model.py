@@ -7,6 +7,7 @@ usage: tests/bench/make_model.py FOLDER; then sparsed bench --model FOLDER
 Same bytes at every run (269 MB). The tokenizer has single bytes only. Beside it a random fit for sparsefinder of rank 16:
 one k map a KV head, the q maps of its heads alike, and 32 centroids with maps of their own.
 """
+import hashlib
 import json
 import os
 import struct
@@ -81,8 +82,8 @@ def write_tensors(path, metadata, tensors):
         file.write(struct.pack("<Q", len(text)) + text + b"".join(data))
 
 
-def write_fit(path):
-    metadata = {"format": "sparsed.sparsefinder.v1", "layers": str(LAYERS), "heads": str(HEADS),
+def write_fit(path, model):
+    metadata = {"model": model, "format": "sparsed.sparsefinder.v1", "layers": str(LAYERS), "heads": str(HEADS),
                 "d": str(HIDDEN // HEADS), "r": str(RANK), "alpha": "1.5", "seed": "0", "rope": "post", "length": "32768"}
     write_tensors(path, metadata, fit_tensors(numpy.random.default_rng(136)))
 
@@ -99,14 +100,17 @@ def write(folder):
         place = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    random = numpy.random.default_rng(135)
+    random, digest = numpy.random.default_rng(135), hashlib.sha256()
     with open(os.path.join(folder, "model.safetensors"), "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for _, shape in shapes():
+        for name, shape in shapes():
             values = random.standard_normal(shape, numpy.float32)
             values = 1 + 0.05 * values if len(shape) == 1 else values / numpy.sqrt(numpy.float32(shape[1]))
-            file.write(tiny_model.to_bf16(values).tobytes())
-    write_fit(os.path.join(folder, "sparsefinder.safetensors"))
+            data = tiny_model.to_bf16(values).tobytes()
+            file.write(data)
+            if "q_proj" in name or "k_proj" in name:
+                digest.update(data)
+    write_fit(os.path.join(folder, "sparsefinder.safetensors"), digest.hexdigest())
 
 
 if __name__ == "__main__":
