@@ -120,7 +120,7 @@ struct sp_ops {
     sp_status (*scan_top)(sp_device *device, const sp_scan_args *args, sp_error *error);
     /* Fills args->ids. */
     void (*assign)(sp_device *device, const sp_assign_args *args);
-    /* Fills args->words. */
+    /* Fills args->words and args->counts. */
     void (*match_ids)(sp_device *device, const sp_match_args *args);
 };
 

@@ -75,6 +75,7 @@ typedef struct sp_match_args {
     size_t n_matches;
     const sp_match *matches; /* (n_matches) */
     uint64_t *words;         /* (n_matches, ceil(n_keys / 64)): keys that have the id in this run and head */
+    uint32_t *counts;        /* (n_matches): how many */
 } sp_match_args;
 
 #endif

@@ -2,6 +2,7 @@
  * cut rows into pieces and deal them to the worker pool where there is enough work to pay for waking it.
  * Tests: tests/kernels/test_predict.c */
 #include <assert.h>
+#include <stdatomic.h>
 
 #include "kernels/cpu/predict.h"
 
@@ -89,13 +90,21 @@ void sp_cpu_assign(sp_device *device, const sp_assign_args *args)
     run(device, &work, (size_t)args->n_centroids * args->rank / 16 + 1, assign_task);
 }
 
-#define MATCH_TILES 128 /* key tiles of a task */
+#define MATCH_TILES 32 /* key tiles of a task */
+#define MATCH_AHEAD 2  /* tiles whose ids are asked for before they are needed */
+#define MATCHES 64     /* at a time */
 
 typedef struct match_job {
     const sp_predict_slots *slots;
     const sp_match_args *args;
     size_t tiles;
+    _Atomic uint32_t *counts;
 } match_job;
+
+static void ask_ids(const uint16_t *ids)
+{
+    for (size_t i = 0; i < (size_t)SP_TILE * 4; i += 32) __builtin_prefetch(ids + i);
+}
 
 static void match_task(void *context, size_t task, size_t worker)
 {
@@ -103,15 +112,22 @@ static void match_task(void *context, size_t task, size_t worker)
     const sp_match_args *args = work->args;
     size_t begin = task * MATCH_TILES, end = begin + MATCH_TILES;
     (void)worker;
-    for (size_t t = begin; t < end && t < work->tiles; t++) {
-        size_t left = args->n_keys - t * SP_TILE;
-        uint64_t exist = left < SP_TILE ? ((uint64_t)1 << left) - 1 : UINT64_MAX;
-        for (size_t i = 0; i < args->n_matches; i++) {
-            const sp_match *m = &args->matches[i];
-            const uint16_t *ids =
-                args->id_pages[t] + ((size_t)m->run * args->n_heads + m->head) * SP_TILE * 4;
-            args->words[i * work->tiles + t] = exist & work->slots->match(ids, args->n_ids, (uint16_t)m->id);
+    for (size_t first = 0; first < args->n_matches; first += MATCHES) {
+        size_t n = args->n_matches - first < MATCHES ? args->n_matches - first : MATCHES;
+        uint32_t counts[MATCHES] = {0};
+        for (size_t t = begin; t < end && t < work->tiles; t++) {
+            size_t left = args->n_keys - t * SP_TILE;
+            uint64_t exist = left < SP_TILE ? ((uint64_t)1 << left) - 1 : UINT64_MAX;
+            for (size_t i = first; i < first + n; i++) {
+                const sp_match *m = &args->matches[i];
+                size_t head = ((size_t)m->run * args->n_heads + m->head) * SP_TILE * 4;
+                if (t + MATCH_AHEAD < work->tiles) ask_ids(args->id_pages[t + MATCH_AHEAD] + head);
+                args->words[i * work->tiles + t] = work->slots->match(
+                    args->id_pages[t] + head, args->n_ids, (uint16_t)m->id, exist, &counts[i - first]);
+            }
         }
+        for (size_t i = 0; i < n; i++)
+            atomic_fetch_add_explicit(&work->counts[first + i], counts[i], memory_order_relaxed);
     }
 }
 
@@ -119,7 +135,9 @@ void sp_cpu_match_ids(sp_device *device, const sp_match_args *args)
 {
     match_job work = {.slots = sp_predict_slots_for(sp_cpu_of(device)->level),
                       .args = args,
-                      .tiles = ((size_t)args->n_keys + SP_TILE - 1) / SP_TILE};
+                      .tiles = ((size_t)args->n_keys + SP_TILE - 1) / SP_TILE,
+                      .counts = (_Atomic uint32_t *)args->counts};
+    for (size_t i = 0; i < args->n_matches; i++) atomic_init(&work.counts[i], 0);
     sp_threads_run(device->threads, (work.tiles + MATCH_TILES - 1) / MATCH_TILES, match_task, &work);
 }
 

@@ -59,8 +59,9 @@ typedef struct sp_predict_slots {
     /* Keeps the largest, in order, ties to the lower key: at least keep, at most `most` of them; best->n >=
      * keep; floor becomes the smallest kept. */
     void (*shrink)(sp_scan_best *best, size_t keep, size_t most);
-    /* Bit j: one of the first n_ids of ids[4 j ..] is id.  ids (64, 4) */
-    uint64_t (*match)(const uint16_t *ids, uint32_t n_ids, uint16_t id);
+    /* Bit j: one of the first n_ids of ids[4 j ..] is id, and bit j of exist is set; adds their number to
+     * *count. ids (64, 4) */
+    uint64_t (*match)(const uint16_t *ids, uint32_t n_ids, uint16_t id, uint64_t exist, uint32_t *count);
     /* Nearest centroids of rows of x (stride numbers apart) into ids (id_stride apart); one map. */
     void (*assign)(const sp_assign_args *args, uint32_t map, size_t first, size_t rows);
 } sp_predict_slots;

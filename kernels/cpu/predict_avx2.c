@@ -263,7 +263,7 @@ static void shrink(sp_scan_best *best, size_t keep, size_t most)
     best->floor = least;
 }
 
-static uint64_t match(const uint16_t *ids, uint32_t n_ids, uint16_t id)
+static uint64_t match(const uint16_t *ids, uint32_t n_ids, uint16_t id, uint64_t exist, uint32_t *count)
 {
     const __m256i wanted = _mm256_set1_epi16((short)id);
     const uint32_t used = 0x01010101u * ((1u << 2 * n_ids) - 1); /* two bits an id, four ids a key */
@@ -275,6 +275,8 @@ static uint64_t match(const uint16_t *ids, uint32_t n_ids, uint16_t id)
         in |= in >> 2;
         word |= (uint64_t)_pext_u32(in, 0x01010101u) << j;
     }
+    word &= exist;
+    *count += (uint32_t)__builtin_popcountll(word);
     return word;
 }
 

@@ -374,7 +374,7 @@ void sp_avx512_take(const float *near, const uint64_t *allowed, uint32_t tiles, 
     best->n = (size_t)(to - best->near);
 }
 
-uint64_t sp_avx512_match(const uint16_t *ids, uint32_t n_ids, uint16_t id)
+uint64_t sp_avx512_match(const uint16_t *ids, uint32_t n_ids, uint16_t id, uint64_t exist, uint32_t *count)
 {
     const __m512i wanted = _mm512_set1_epi16((short)id);
     const __mmask32 used = 0x11111111u * ((1u << n_ids) - 1);
@@ -388,6 +388,8 @@ uint64_t sp_avx512_match(const uint16_t *ids, uint32_t n_ids, uint16_t id)
         in |= in >> 1;
         word |= _pext_u64(in, 0x1111111111111111u) << j;
     }
+    word &= exist;
+    *count += (uint32_t)__builtin_popcountll(word);
     return word;
 }
 

@@ -12,7 +12,7 @@ uint64_t sp_avx512_above(const float *near, float floor);
 void sp_avx512_take(const float *near, const uint64_t *allowed, uint32_t tiles, uint32_t first_key,
                     size_t keep, sp_scan_best *best);
 void sp_avx512_shrink(sp_scan_best *best, size_t keep, size_t most);
-uint64_t sp_avx512_match(const uint16_t *ids, uint32_t n_ids, uint16_t id);
+uint64_t sp_avx512_match(const uint16_t *ids, uint32_t n_ids, uint16_t id, uint64_t exist, uint32_t *count);
 void sp_avx512_assign(const sp_assign_args *args, uint32_t map, size_t first, size_t rows);
 
 #endif

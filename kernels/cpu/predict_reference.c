@@ -139,11 +139,13 @@ static void shrink(sp_scan_best *best, size_t keep, size_t most)
     best->n = n;
 }
 
-static uint64_t match(const uint16_t *ids, uint32_t n_ids, uint16_t id)
+static uint64_t match(const uint16_t *ids, uint32_t n_ids, uint16_t id, uint64_t exist, uint32_t *count)
 {
     uint64_t word = 0;
     for (size_t j = 0; j < SP_TILE; j++)
         for (uint32_t i = 0; i < n_ids; i++) word |= (uint64_t)(ids[4 * j + i] == id) << j;
+    word &= exist;
+    *count += (uint32_t)__builtin_popcountll(word);
     return word;
 }
 

@@ -453,20 +453,24 @@ static void test_match(void **state)
     for (size_t t = 0; t < TILES; t++) pages[t] = ids + t * IDS;
     static const sp_match matches[] = {{0, 0, 0}, {0, 0, 4}, {1, 2, 3}, {1, 0, 65535}};
     uint64_t *words = sp_alloc(COUNT_OF(matches) * TILES, sizeof *words);
+    uint32_t counts[COUNT_OF(matches)];
     for (int level = 0; level <= (int)sp_cpu_level(); level++) {
         sp_device *device = open_level((sp_cpu_isa)level, 2);
         for (uint32_t n_ids = 1; n_ids <= 4; n_ids++) {
-            sp_match_args args = {KEYS, M_HEADS, n_ids, pages, COUNT_OF(matches), matches, words};
+            sp_match_args args = {KEYS, M_HEADS, n_ids, pages, COUNT_OF(matches), matches, words, counts};
             memset(words, 0x55, COUNT_OF(matches) * TILES * sizeof *words);
             device->ops->match_ids(device, &args);
             for (size_t m = 0; m < COUNT_OF(matches); m++) {
+                uint32_t n = 0;
                 for (size_t key = 0; key < TILES * 64; key++) {
                     const uint16_t *four =
                         pages[key / 64] + ((matches[m].run * M_HEADS + matches[m].head) * 64 + key % 64) * 4;
                     bool want = false;
                     for (uint32_t i = 0; i < n_ids && key < KEYS; i++) want |= four[i] == matches[m].id;
                     assert_int_equal(words[m * TILES + key / 64] >> key % 64 & 1, want);
+                    n += want;
                 }
+                assert_int_equal(counts[m], n);
             }
         }
         sp_device_close(device);
