@@ -9,8 +9,6 @@ program=$1
 shift
 model=../../models/austen
 sentence='It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a wife.'
-more=' However little known the feelings or views of such a man may be on his first entering a neighbourhood, this truth is
-so well fixed in the minds of the surrounding families.'
 
 draw() { # TEXT OPTION ...
     local text=$1
@@ -19,6 +17,6 @@ draw() { # TEXT OPTION ...
 }
 
 draw "$(head -c 4000 "$model/heldout.txt")" "$@" --format png --out overview.png
-draw "$sentence${more//$'\n'/ }" "$@" --attention '{"backend": "sparsefinder", "params": {"keep": 8, "window": 5}}' \
-    --layer 5 --head 1 --view panels --format png --out panels.png
+draw "$sentence" "$@" --attention '{"backend": "sparsefinder", "params": {"keep": 4, "window": 3, "global_first": 0}}' \
+    --layer 4 --head 2 --view panels --format png --out panels.png
 draw "$sentence" "$@" --layer 4 --head 2 --view lines --format svg --out lines.svg
