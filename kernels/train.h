@@ -58,6 +58,10 @@ typedef struct sp_train_ops {
     float (*highest)(size_t n, const float *x);
     /* y = exp(x - shift), n numbers; y may be x. Returns their sum. */
     double (*exp_sum)(size_t n, float shift, const float *x, float *y);
+    /* Numbers above cut and their places, ascending: to values and places (room for n); returns how many. */
+    size_t (*collect)(size_t n, float cut, const float *x, uint32_t *places, float *values);
+    /* sums[0] = sum of max(x - t, 0), sums[1] = sum of its squares. */
+    void (*excess)(size_t n, float t, const float *x, double sums[2]);
     /* Sum of the numbers >= cut. */
     double (*sum_from)(size_t n, float cut, const float *x);
 } sp_train_ops;

@@ -4,18 +4,28 @@
 #include <math.h>
 #include <string.h>
 
+/* tau of alpha 1.5 for z <= 0 whose largest is 0: Newton on f(t) = sum (z - t)^2 - 1, convex and falling,
+ * from -1, where f >= 0, rises to the root. */
+static float threshold15(const sp_train_ops *ops, const float *z, size_t n)
+{
+    double t = -1;
+    for (int round = 0; round < 60; round++) {
+        double sums[2];
+        ops->excess(n, (float)t, z, sums);
+        double step = (sums[1] - 1) / (2 * sums[0]);
+        t += step;
+        if (!(step > 1e-7)) break;
+    }
+    return (float)t;
+}
+
 static size_t entmax_row(const sp_train_ops *ops, float alpha, const float *scores, size_t n, uint32_t *keys,
                          float *p)
 {
-    float slope = alpha - 1.0f, most = ops->highest(n, scores), cut = most - 1.0f / slope;
-    size_t found = 0;
-    for (size_t j = 0; j < n; j++) {
-        keys[found] = (uint32_t)j;
-        p[found] = (scores[j] - most) * slope;
-        found += scores[j] > cut;
-    }
-    float tau = (float)sp_entmax_threshold(alpha, p, found), power = 1.0f / slope;
-    size_t kept = 0;
+    float slope = alpha - 1.0f, most = ops->highest(n, scores), power = 1.0f / slope;
+    size_t found = ops->collect(n, most - power, scores, keys, p), kept = 0;
+    for (size_t i = 0; i < found; i++) p[i] = (p[i] - most) * slope;
+    float tau = power == 2.0f ? threshold15(ops, p, found) : (float)sp_entmax_threshold(alpha, p, found);
     for (size_t i = 0; i < found; i++) {
         float over = p[i] - tau;
         if (!(over > 0)) continue;
@@ -49,12 +59,8 @@ static size_t softmax_row(const sp_train_ops *ops, double mass, const float *sco
 {
     double sum = ops->exp_sum(n, ops->highest(n, scores), scores, weights);
     float cut = mass_cut(ops, weights, n, mass * sum), factor = (float)(1.0 / sum);
-    size_t found = 0;
-    for (size_t j = 0; j < n; j++) {
-        keys[found] = (uint32_t)j;
-        p[found] = weights[j] * factor;
-        found += weights[j] >= cut && weights[j] > 0;
-    }
+    size_t found = ops->collect(n, nextafterf(cut, -1.0f), weights, keys, p);
+    for (size_t i = 0; i < found; i++) p[i] *= factor;
     return found;
 }
 

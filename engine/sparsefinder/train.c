@@ -154,7 +154,8 @@ static void load_queries(trainer *t, uint32_t head)
     t->graph.begins[0] = 0;
     for (size_t w = 0; w < WINDOWS; w++) {
         uint32_t *rows = t->rows + w * ROWS;
-        for (size_t i = 0; i < ROWS; i++) rows[i] = sp_random_below(&t->random, unit->sample->length);
+        uint32_t below = w % 2 > 0 ? unit->sample->length : (unit->sample->length + 1) / 2;
+        for (size_t i = 0; i < ROWS; i++) rows[i] = sp_random_below(&t->random, below);
         sort_rows(rows, ROWS);
         sp_unit_gold(unit, head, t->windows[w], rows, ROWS, t->keys + w * dim * unit->stride, t->queries,
                      t->scores, &t->graph, w * ROWS);
@@ -334,7 +335,7 @@ static double step(trainer *t, bool wants_loss)
 
 /* --- the whole --- */
 
-enum { SHOWN_STEPS = 10 };
+enum { SHOWN_STEPS = 4 };
 
 sp_status sp_train_maps(const sp_unit *unit, const sp_moments *moments, const sp_train_options *options,
                         sp_maps *maps, sp_train_result *result, sp_error *error)

@@ -30,7 +30,7 @@ typedef struct sp_train_options {
 } sp_train_options;
 
 typedef struct sp_train_result {
-    double first_loss, last_loss; /* means over the first and the last ten steps */
+    double first_loss, last_loss; /* means over the first and the last four steps */
 } sp_train_result;
 
 /* Fills maps (standardised inputs; offsets set) for a space DOT or DISTANCE. SP_NO_MEMORY. */

@@ -37,4 +37,9 @@ static inline float v_sum(vec x)
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
+static inline unsigned v_above(vec x, vec cut)
+{
+    return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(x, cut, _CMP_GT_OQ));
+}
+
 #include "kernels/cpu/train_loops.h"

@@ -31,4 +31,9 @@ static inline vec v_from(vec x, vec cut)
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, cut, _CMP_GE_OQ), x);
 }
 
+static inline unsigned v_above(vec x, vec cut)
+{
+    return _mm512_cmp_ps_mask(x, cut, _CMP_GT_OQ);
+}
+
 #include "kernels/cpu/train_loops.h"

@@ -1,10 +1,12 @@
 /* The body of train_reference.c, train_avx2.c and train_avx512.c: the loops of kernels/train.h over vectors
- * of LANES numbers. The including file defines vec, LANES, PRODUCT_VECS        the vector type, its numbers
- * (a divisor of 16), vectors of a product block v_zero v_set v_load v_store     v_set: all lanes alike;
- * addresses aligned v_add v_mul v_div v_fma         v_fma(a, b, c) = a b + c v_max v_min v_exponent v_from
- * v_exponent(p, t): adds the low bits of t to p's exponent; v_from(x, cut): x where x >= cut, else 0 v_sum of
- * all lanes TRAIN_LEVEL                     the function that installs the table A block is 4 rows by a few
- * vectors: weights stay in registers while d or r runs. */
+ * of LANES numbers, a divisor of 16. Below are the vectors of the reference level, of one number; a faster
+ * level defines its own, and TRAIN_LEVEL, the table's name, before it includes this. v_load and v_store want
+ * aligned addresses; v_fma(a, b, c) = a b + c; v_exponent(p, t) adds the low bits of t to p's exponent;
+ * v_from(x, cut) is x where x >= cut, else 0; v_above(x, cut) has a bit for each lane with x > cut; v_sum
+ * adds all lanes.
+ *
+ * A block is 4 rows by a few vectors: weights stay in registers while d or r runs. Tests:
+ * tests/kernels/test_train.c */
 #ifndef SPARSED_KERNELS_CPU_TRAIN_LOOPS_H
 #define SPARSED_KERNELS_CPU_TRAIN_LOOPS_H
 
@@ -90,6 +92,11 @@ static inline vec v_exponent(vec p, vec t)
 static inline vec v_from(vec x, vec cut)
 {
     return x >= cut ? x : 0;
+}
+
+static inline unsigned v_above(vec x, vec cut)
+{
+    return x > cut;
 }
 #endif
 
@@ -352,6 +359,47 @@ static double exp_sum(size_t n, float shift, const float *x, float *y)
     return sum;
 }
 
+static size_t collect(size_t n, float cut, const float *x, uint32_t *places, float *values)
+{
+    const vec cuts = v_set(cut);
+    size_t found = 0, i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (unsigned mask = v_above(v_loadu(x + i), cuts); mask; mask &= mask - 1) {
+            size_t at = i + (size_t)__builtin_ctz(mask);
+            places[found] = (uint32_t)at;
+            values[found++] = x[at];
+        }
+    }
+    for (; i < n; i++) {
+        if (!(x[i] > cut)) continue;
+        places[found] = (uint32_t)i;
+        values[found++] = x[i];
+    }
+    return found;
+}
+
+static void excess(size_t n, float t, const float *x, double sums[2])
+{
+    const vec back = v_set(-t), none = v_zero();
+    size_t i = 0;
+    sums[0] = sums[1] = 0;
+    while (i + LANES <= n) {
+        vec first = v_zero(), second = v_zero();
+        for (size_t k = 0; k < 32 && i + LANES <= n; k++, i += LANES) {
+            vec over = v_max(v_add(v_loadu(x + i), back), none);
+            first = v_add(first, over);
+            second = v_fma(over, over, second);
+        }
+        sums[0] += (double)v_sum(first);
+        sums[1] += (double)v_sum(second);
+    }
+    for (; i < n; i++) {
+        double over = x[i] > t ? (double)x[i] - (double)t : 0;
+        sums[0] += over;
+        sums[1] += over * over;
+    }
+}
+
 static double sum_from(size_t n, float cut, const float *x)
 {
     double sum = 0;
@@ -366,6 +414,6 @@ static double sum_from(size_t n, float cut, const float *x)
     return sum;
 }
 
-const sp_train_ops TRAIN_LEVEL = {product, dots, pairs, widen, highest, exp_sum, sum_from};
+const sp_train_ops TRAIN_LEVEL = {product, dots, pairs, widen, highest, exp_sum, collect, excess, sum_from};
 
 #endif
