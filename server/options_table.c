@@ -237,7 +237,7 @@ const sp_option sp_option_table[] = {
      "One map of keys a KV head, or one a query head."},
     {"clusters", SP_OPTION_TEXT, AT(clusters), FIT, 0, 0, "16,32", "LIST",
      "Numbers of routed clusters, between commas: each gets maps of its own; none for none."},
-    {"lambda", SP_OPTION_NUMBER, AT(lambda), FIT, 0.001, 1000, "8", "X",
+    {"lambda", SP_OPTION_NUMBER, AT(lambda), FIT, 0.001, 1000, "10", "X",
      "What an edge that is none costs in routed clusters: more makes them sparser."},
     {"kmeans", SP_OPTION_TEXT, AT(kmeans), FIT, 0, 0, "16", "LIST",
      "Numbers of plain k-means clusters on the distance maps; none for none."},

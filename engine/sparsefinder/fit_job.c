@@ -39,7 +39,7 @@ void sp_fit_options_init(sp_fit_options *options)
                                 .kmeans = {{16}, 1},
                                 .bins = {{16}, 1},
                                 .runs = 1,
-                                .lambda = 8,
+                                .lambda = 10,
                                 .gold_mass = 0.95,
                                 .sample_bytes = (size_t)3 << 30};
 }

@@ -67,6 +67,17 @@ void sp_maps_fold_back(const sp_moments *moments, sp_maps *slopes)
     fold_back_one(s, slopes->k_bias, moments->k_mean, moments->k_deviation, slopes->k);
 }
 
+static void share(size_t n, float *a, float *b)
+{
+    for (size_t i = 0; i < n; i++) a[i] = b[i] = a[i] + b[i];
+}
+
+void sp_maps_share(sp_maps *slopes)
+{
+    share((size_t)slopes->shape.rank * slopes->shape.dim, slopes->q, slopes->k);
+    share(slopes->shape.rank, slopes->q_bias, slopes->k_bias);
+}
+
 void sp_maps_project(const sp_train_ops *ops, const sp_maps_shape *shape, const float *weight,
                      const float *bias, size_t n, size_t stride, const float *x, float *out)
 {

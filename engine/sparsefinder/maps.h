@@ -43,6 +43,8 @@ typedef struct sp_moments {
 void sp_maps_fold(const sp_maps *standard, const sp_moments *moments, sp_maps *out);
 /* Derivatives by the folded maps become those by the standardised ones, in place. */
 void sp_maps_fold_back(const sp_moments *moments, sp_maps *slopes);
+/* Derivatives of one map for queries and keys (one head): their sum, in both places. */
+void sp_maps_share(sp_maps *slopes);
 
 /* out (rank, n) = W x + b; x (dim, n) padded, rows stride apart in both. */
 void sp_maps_project(const sp_train_ops *ops, const sp_maps_shape *shape, const float *weight,

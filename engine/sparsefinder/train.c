@@ -6,13 +6,13 @@
 #include <math.h>
 #include <string.h>
 
+#include "engine/sparsefinder/adam.h"
+
 enum { WINDOWS = 4, ROWS = SP_UNIT_ROWS, STEP_ROWS = WINDOWS * ROWS };
 #define ADAM_1 0.9
 #define ADAM_2 0.98
 #define PAPER_ADAM_2 0.999
-#define ADAM_TINY 1e-8
-#define LAST_RATE 0.02 /* of the rate, at the end of the cosine */
-#define MAX_NORM 1.0   /* of the hinge's derivative */
+#define MAX_NORM 1.0 /* of the hinge's derivative */
 #define BETA_FIRST 1.0
 #define BETA_LAST 1.5
 
@@ -22,7 +22,7 @@ typedef struct trainer {
     const sp_moments *moments;
     sp_random random;
     sp_maps maps, folded, slopes; /* maps: of standardised inputs, trained in place */
-    float *first_moment, *second_moment;
+    sp_adam adam;
     uint32_t step;
     size_t n_codes;
     /* the step */
@@ -69,8 +69,8 @@ static size_t lay_all(trainer *t, float *numbers)
         t->folded = sp_maps_view(s, folded);
         t->slopes = sp_maps_view(s, slopes);
     }
-    t->first_moment = lay(numbers, &used, count);
-    t->second_moment = lay(numbers, &used, count);
+    t->adam.first = lay(numbers, &used, count);
+    t->adam.second = lay(numbers, &used, count);
     t->keys = lay(numbers, &used, WINDOWS * dim * stride);
     t->k = lay(numbers, &used, WINDOWS * rank * stride);
     t->dk = lay(numbers, &used, WINDOWS * rank * stride);
@@ -154,6 +154,7 @@ static void load_queries(trainer *t, uint32_t head)
     t->graph.begins[0] = 0;
     for (size_t w = 0; w < WINDOWS; w++) {
         uint32_t *rows = t->rows + w * ROWS;
+        /* every other window without its second half: short contexts count as much as long ones */
         uint32_t below = w % 2 > 0 ? unit->sample->length : (unit->sample->length + 1) / 2;
         for (size_t i = 0; i < ROWS; i++) rows[i] = sp_random_below(&t->random, below);
         sort_rows(rows, ROWS);
@@ -277,39 +278,22 @@ static void keys_back(trainer *t, float factor)
     }
 }
 
-/* --- Adam --- */
-
-static double rate_at(const sp_train_options *o, uint32_t step)
-{
-    if (o->loss == SP_FIT_HINGE) return o->rate;
-    if (step < o->warm_up) return o->rate * (step + 1) / o->warm_up;
-    double share = o->steps > o->warm_up + 1 ? (double)(step - o->warm_up) / (o->steps - o->warm_up - 1) : 1;
-    return o->rate * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + cos(acos(-1.0) * share)));
-}
-
 static void update(trainer *t)
 {
-    bool paper = t->options->loss == SP_FIT_HINGE;
-    size_t count = sp_maps_count(&t->maps.shape), n = t->step + 1;
-    double second = paper ? PAPER_ADAM_2 : ADAM_2, clip = 1, squares = 0;
-    for (size_t i = 0; paper && i < count; i++) squares += (double)t->slopes.q[i] * (double)t->slopes.q[i];
-    if (paper && squares > MAX_NORM * MAX_NORM) clip = MAX_NORM / sqrt(squares);
-    double rate = rate_at(t->options, t->step) / (1 - pow(ADAM_1, (double)n));
-    double correct = 1 / (1 - pow(second, (double)n));
-    for (size_t i = 0; i < count; i++) {
-        double slope = clip * (double)t->slopes.q[i];
-        double m = ADAM_1 * (double)t->first_moment[i] + (1 - ADAM_1) * slope;
-        double v = second * (double)t->second_moment[i] + (1 - second) * slope * slope;
-        t->first_moment[i] = (float)m;
-        t->second_moment[i] = (float)v;
-        t->maps.q[i] -= (float)(rate * m / (sqrt(v * correct) + ADAM_TINY));
+    const sp_train_options *o = t->options;
+    double clip = 1, squares = 0, rate = o->rate;
+    if (o->loss == SP_FIT_HINGE) {
+        for (size_t i = 0; i < t->adam.count; i++) squares += (double)t->slopes.q[i] * (double)t->slopes.q[i];
+        if (squares > MAX_NORM * MAX_NORM) clip = MAX_NORM / sqrt(squares);
+    } else {
+        rate = sp_cosine_rate(o->rate, o->warm_up, o->steps, t->step);
     }
+    sp_adam_update(&t->adam, rate, clip, t->slopes.q, t->maps.q);
 }
 
 static double step(trainer *t, bool wants_loss)
 {
     const sp_maps_shape *s = &t->maps.shape;
-    size_t map = (size_t)s->rank * s->dim;
     double loss = 0;
     sp_maps_fold(&t->maps, t->moments, &t->folded);
     memset(t->slopes.q, 0, sp_maps_count(s) * sizeof *t->slopes.q);
@@ -321,14 +305,7 @@ static double step(trainer *t, bool wants_loss)
     }
     keys_back(t, t->options->loss == SP_FIT_HINGE ? 1.0f / STEP_ROWS : 1.0f);
     sp_maps_fold_back(t->moments, &t->slopes);
-    for (size_t i = 0; t->options->shared && i < map; i++) {
-        t->slopes.q[i] += t->slopes.k[i];
-        t->slopes.k[i] = t->slopes.q[i];
-    }
-    for (size_t r = 0; t->options->shared && r < s->rank; r++) {
-        t->slopes.q_bias[r] += t->slopes.k_bias[r];
-        t->slopes.k_bias[r] = t->slopes.q_bias[r];
-    }
+    if (t->options->shared) sp_maps_share(&t->slopes);
     update(t);
     return loss / s->n_heads;
 }
@@ -345,6 +322,9 @@ sp_status sp_train_maps(const sp_unit *unit, const sp_moments *moments, const sp
         .kind = options->space, .rank = maps->shape.rank, .n_centroids = maps->shape.n_centroids};
     trainer t = {.unit = unit, .options = options, .random = options->random, .maps = *maps};
     t.n_codes = sp_space_codes(&space);
+    t.adam.count = sp_maps_count(&maps->shape);
+    t.adam.beta_1 = ADAM_1;
+    t.adam.beta_2 = options->loss == SP_FIT_HINGE ? PAPER_ADAM_2 : ADAM_2;
     float *plain = sp_alloc_zero(2 * (unit->n_heads + 1) * dim, sizeof *plain);
     sp_status status = plain ? open_trainer(&t, error) : sp_fail(error, SP_NO_MEMORY, "no memory to train");
     if (status != SP_OK) {

@@ -1,12 +1,10 @@
 /* Training the maps of a unit (engine/README.md, "Fitting"): Adam on standardised inputs, 4 windows of 32
- * random rows a step, every key before them. Losses:
- *   balanced  sum over p > 0 of w softplus(-x) + (1 / N-) sum over p = 0 of softplus(x),
- *             w = 1 / (2 N+) + p / (2 sum p), N+ and N- the pairs of a step with and without weight
- *   routed    the same weights on -log max(x, 0.01), lambda / N- on -log(1 - x), x the probability that both
- *             are in one cluster
- *   hinge     Treviso et al. 2022: a row costs max(0, 1 + sum over its edges of |q' - k'|^2 - the sum over as
- *             many random other keys)
- * Starts: from the spectrum of the inputs' covariances, or the paper's (uniform). Tests:
+ * random rows a step (two of them in the first half, so that short contexts count too), every key before
+ * them. Losses: balanced  sum over p > 0 of w softplus(-x) + (1 / N-) sum over p = 0 of softplus(x), w = 1 /
+ * (2 N+) + p / (2 sum p), N+ and N- the pairs of a step with and without weight routed    the same weights on
+ * -log max(x, 0.01), lambda / N- on -log(1 - x), x the probability that both are in one cluster hinge Treviso
+ * et al. 2022: a row costs max(0, 1 + sum over its edges of |q' - k'|^2 - the sum over as many random other
+ * keys) Starts: from the spectrum of the inputs' covariances, or the paper's (uniform). Tests:
  * tests/unit/engine/test_fit_train.c */
 #ifndef SPARSED_ENGINE_SPARSEFINDER_TRAIN_H
 #define SPARSED_ENGINE_SPARSEFINDER_TRAIN_H
