@@ -4,9 +4,9 @@
 # Draws the three pictures of README.md again with `sparsed graph` on the bundled model. Options go to each of them, such as
 # --fit FILE for another fit than the model's own.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
-program=$1
+program=$(realpath "$1")
 shift
+cd "$(dirname "${BASH_SOURCE[0]}")"
 model=../../models/austen
 sentence='It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a wife.'
 
