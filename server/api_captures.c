@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/graph/clusters.h"
 #include "server/api_graph.h"
 #include "server/capture_request.h"
 #include "server/errors.h"
@@ -355,7 +356,7 @@ static bool holds(const sp_graph_token *token, const char *q)
 }
 
 static void write_token(sp_json_writer *out, const sp_capture_info *info, const sp_graph_token *token,
-                        uint32_t index)
+                        uint32_t index, const sp_token_clusters *clusters)
 {
     sp_json_open(out, '{');
     sp_json_key(out, "index");
@@ -373,14 +374,27 @@ static void write_token(sp_json_writer *out, const sp_capture_info *info, const 
     for (size_t i = 0; i < info->n_labels; i++)
         if (index < info->labels[i].n) write_text(out, info->labels[i].name, info->labels[i].labels[index]);
     sp_json_close(out, '}');
+    if (clusters->q) {
+        sp_json_key(out, "clusters");
+        sp_json_open(out, '{');
+        sp_json_key(out, "q");
+        sp_json_uint(out, sp_token_cluster(clusters, false, index));
+        sp_json_key(out, "k");
+        sp_json_uint(out, sp_token_cluster(clusters, true, index));
+        sp_json_close(out, '}');
+    }
     sp_json_close(out, '}');
 }
 
 sp_status sp_graph_run_tokens(sp_graph_call *call, sp_error *error)
 {
     const sp_graph_token *tokens;
+    sp_token_clusters clusters = {0};
     sp_json_writer out;
     sp_status status = sp_capture_tokens(call->capture, &tokens, error);
+    if (status == SP_OK && call->has_head)
+        status =
+            sp_token_clusters_make(call->capture, call->layer, call->head, &call->runner, &clusters, error);
     if (status != SP_OK) return status;
     sp_graph_json(call, 200, &out);
     sp_json_open(&out, '{');
@@ -390,8 +404,10 @@ sp_status sp_graph_run_tokens(sp_graph_call *call, sp_error *error)
     sp_json_key(&out, "data");
     sp_json_open(&out, '[');
     for (uint32_t i = call->from; i < call->to; i++)
-        if (!call->text || holds(&tokens[i], call->text)) write_token(&out, call->info, &tokens[i], i);
+        if (!call->text || holds(&tokens[i], call->text))
+            write_token(&out, call->info, &tokens[i], i, &clusters);
     sp_json_close(&out, ']');
     sp_json_close(&out, '}');
+    sp_token_clusters_fini(&clusters);
     return SP_OK;
 }

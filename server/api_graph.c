@@ -199,19 +199,22 @@ static bool ask_of_head(sp_exchange *exchange, sp_graph_call *call, const parts 
     const char *what = n > 2 ? at[2] : "";
     bool edges = n == 3 && strcmp(what, "edges") == 0;
     bool line = n == 4 && (strcmp(what, "rows") == 0 || strcmp(what, "cols") == 0);
+    bool clusters = (n == 3 || n == 4) && strcmp(what, "clusters") == 0;
     bool tile = n == 6 && strcmp(what, "tiles") == 0;
-    if (!edges && !line && !tile) {
+    if (!edges && !line && !tile && !clusters) {
         sp_exchange_refuse(exchange, 404, NULL, "there is no such route below a capture's heads");
         return false;
     }
     if (!sp_graph_ask_layer(exchange, call, at[0]) || !sp_graph_ask_head(exchange, call, at[1])) return false;
     if (edges) return ask_edges(exchange, call);
+    if (clusters) return sp_graph_clusters(exchange, call, n == 4 ? at[3] : NULL);
     return line ? ask_line(exchange, call, what, at[3]) : ask_tile(exchange, call, at + 3);
 }
 
 static bool ask_tokens(sp_exchange *exchange, sp_graph_call *call)
 {
-    static const char *const known[] = {"from", "to", "q", NULL};
+    static const char *const known[] = {"from", "to", "q", "layer", "head", NULL};
+    const char *layer = sp_exchange_query(exchange, "layer"), *head = sp_exchange_query(exchange, "head");
     const char *from = sp_exchange_query(exchange, "from"), *to = sp_exchange_query(exchange, "to");
     const char *q = sp_exchange_query(exchange, "q");
     call->run = sp_graph_run_tokens;
@@ -221,6 +224,13 @@ static bool ask_tokens(sp_exchange *exchange, sp_graph_call *call)
     if (!sp_exchange_only(exchange, known)) return false;
     if (from && !sp_graph_ask_index(exchange, "from", from, call->n, &call->from)) return false;
     if (to && !sp_graph_ask_index(exchange, "to", to, call->n, &call->to)) return false;
+    if (!layer != !head) {
+        sp_exchange_refuse(exchange, 400, layer ? "head" : "layer",
+                           "clusters are of one layer and head: give both");
+        return false;
+    }
+    if (!sp_graph_ask_layer(exchange, call, layer) || !sp_graph_ask_head(exchange, call, head)) return false;
+    call->heavy = call->has_head; /* clusters are computed */
     if (call->from < call->to) return true;
     sp_exchange_refuse(exchange, 400, from ? "from" : "to", "from must be less than to");
     return false;

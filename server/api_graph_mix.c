@@ -187,9 +187,7 @@ bool sp_graph_aggregate(sp_exchange *exchange, sp_graph_call *call)
 
 /* What labels was asked, in the call's arena. */
 typedef struct label_question {
-    const char **names; /* (n_names) different labels, in the order they come */
-    uint32_t n_names;
-    uint32_t *numbers; /* (n) of each position */
+    sp_graph_labels_numbered by;
     sp_json_writer *out;
 } label_question;
 
@@ -198,11 +196,11 @@ static sp_status write_labels(sp_graph_call *call, const sp_rows *rows, uint32_t
 {
     label_question *question = context;
     sp_json_writer *out = question->out;
-    uint32_t n = question->n_names;
+    uint32_t n = question->by.n_names;
     uint64_t *counts = sp_alloc_zero((size_t)n * n, sizeof *counts);
     double *mass = sp_alloc_zero((size_t)n * n, sizeof *mass);
     (void)call;
-    sp_status status = counts && mass ? sp_rows_label(rows, question->numbers, n, counts, mass, error)
+    sp_status status = counts && mass ? sp_rows_label(rows, question->by.numbers, n, counts, mass, error)
                                       : sp_fail(error, SP_NO_MEMORY, "no memory for %u labels", n);
     if (status == SP_OK) {
         sp_json_open(out, '{');
@@ -247,7 +245,7 @@ static sp_status run_labels(sp_graph_call *call, sp_error *error)
     sp_json_cstring(&out, call->set);
     sp_json_key(&out, "labels");
     sp_json_open(&out, '[');
-    for (uint32_t i = 0; i < question->n_names; i++) sp_json_cstring(&out, question->names[i]);
+    for (uint32_t i = 0; i < question->by.n_names; i++) sp_json_cstring(&out, question->by.names[i]);
     sp_json_close(&out, ']');
     sp_json_key(&out, "data");
     sp_json_open(&out, '[');
@@ -258,19 +256,18 @@ static sp_status run_labels(sp_graph_call *call, sp_error *error)
     return status;
 }
 
-/* The labels of a set as numbers, in the order they first come. */
-static bool number_labels(const sp_label_set *set, sp_graph_call *call, label_question *question)
+bool sp_graph_number_labels(const sp_label_set *set, sp_graph_call *call, sp_graph_labels_numbered *out)
 {
-    question->names = sp_arena_alloc(&call->arena, set->n, sizeof *question->names);
-    question->numbers = sp_arena_alloc(&call->arena, set->n, sizeof *question->numbers);
+    out->names = sp_arena_alloc(&call->arena, set->n, sizeof *out->names);
+    out->numbers = sp_arena_alloc(&call->arena, set->n, sizeof *out->numbers);
     uint64_t most = (uint64_t)call->options->graph_dense_values;
-    if (!question->names || !question->numbers) return false;
+    if (!out->names || !out->numbers) return false;
     for (uint32_t t = 0; t < set->n; t++) {
         uint32_t i = 0;
-        while (i < question->n_names && strcmp(question->names[i], set->labels[t]) != 0) i++;
-        if (i == question->n_names) question->names[question->n_names++] = set->labels[t];
-        if ((uint64_t)question->n_names * question->n_names > most) return false;
-        question->numbers[t] = i;
+        while (i < out->n_names && strcmp(out->names[i], set->labels[t]) != 0) i++;
+        if (i == out->n_names) out->names[out->n_names++] = set->labels[t];
+        if ((uint64_t)out->n_names * out->n_names > most) return false;
+        out->numbers[t] = i;
     }
     return true;
 }
@@ -290,12 +287,13 @@ static bool ask_set(sp_exchange *exchange, sp_graph_call *call, label_question *
     call->set = set->name;
     uint64_t heads = (uint64_t)call->n_layers * call->n_heads,
              most = (uint64_t)call->options->graph_dense_values;
-    if (number_labels(set, call, question) && (uint64_t)question->n_names * question->n_names * heads <= most)
+    if (sp_graph_number_labels(set, call, &question->by) &&
+        (uint64_t)question->by.n_names * question->by.n_names * heads <= most)
         return true;
     sp_exchange_refuse(exchange, 413, "labels",
                        "%u different labels over %llu heads are more than graph_dense_values (%llu) numbers; "
                        "choose fewer layers and heads",
-                       question->n_names, (unsigned long long)heads, (unsigned long long)most);
+                       question->by.n_names, (unsigned long long)heads, (unsigned long long)most);
     return false;
 }
 

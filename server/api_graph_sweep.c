@@ -145,7 +145,7 @@ void sp_api_capture_post(sp_exchange *exchange)
     sp_graph_sweep_job *sweep = NULL;
     sp_status status = sp_body_open(&body, text->data, text->size, &arena, &error);
     if (status == SP_OK) {
-        status = sp_graph_sweep_read(&body, call->info, &sweep, &error);
+        status = sp_graph_sweep_read(&body, call->info, sp_capture_fit(call->capture), &sweep, &error);
         sp_body_close(&body);
     }
     sp_arena_fini(&arena);

@@ -236,6 +236,9 @@ static sp_status add_attention(sp_graph_sweep_job *sweep, const sp_capture_info 
     sp_status status = text->failed ? sp_fail(error, SP_NO_MEMORY, "no memory for a sweep") : SP_OK;
     if (status == SP_OK)
         status = sp_attention_parse(text->data, text->size, &host, &sweep->attentions[at], error);
+    for (uint32_t l = 0; l < sweep->n_layers && status == SP_OK; l++)
+        status = sp_attention_resolve(&sweep->attentions[at], sweep->fit, sweep->layers[l],
+                                      sweep->layers[l] + 1, SP_ATTEND_SELF, error);
     if (status != SP_OK && error && strncmp(error->param, prefix, sizeof prefix - 1) == 0 &&
         on_axis(axes, n_axes, error->param + sizeof prefix - 1)) {
         char name[96];
@@ -311,8 +314,8 @@ static void make_id(sp_graph_sweep_job *sweep)
         (void)snprintf(sweep->id + 6 + 2 * i, sizeof sweep->id - 6 - 2 * i, "%02x", random[i]);
 }
 
-sp_status sp_graph_sweep_read(const sp_body *body, const sp_capture_info *info, sp_graph_sweep_job **out,
-                              sp_error *error)
+sp_status sp_graph_sweep_read(const sp_body *body, const sp_capture_info *info, const sp_fit *fit,
+                              sp_graph_sweep_job **out, sp_error *error)
 {
     static const char *const known[] = {"attention", "grid", "layers", "heads", NULL};
     axis *axes = sp_arena_alloc(body->arena, MAX_AXES, sizeof *axes);
@@ -324,6 +327,7 @@ sp_status sp_graph_sweep_read(const sp_body *body, const sp_capture_info *info, 
     }
     sp_arena_init(&sweep->arena, ARENA_BYTES);
     make_id(sweep);
+    sweep->fit = fit;
     (void)snprintf(sweep->capture, sizeof sweep->capture, "%s", info->id);
     sp_status status = sp_asked_only(body, known, error);
     if (!status)

@@ -27,6 +27,7 @@ struct sp_graph_sweep_job {
     sp_attention *attentions; /* (n_attentions) */
     const char **texts;       /* (n_attentions) each as JSON */
     size_t n_attentions;
+    const sp_fit *fit;              /* the engine's, or NULL */
     const uint32_t *layers, *heads; /* (n_layers), (n_heads) */
     uint32_t n_layers, n_heads;
     sp_graph_sweep_point *points; /* (total) */
@@ -44,8 +45,8 @@ sp_status sp_graph_sweeps_open(sp_graph_sweeps **out, sp_error *error) SP_MUST_C
 void sp_graph_sweeps_close(sp_graph_sweeps *sweeps); /* jobs must be over; NULL is fine */
 
 /* Reads the body for a capture: {attention, grid, layers, heads}. SP_INVALID, SP_TOO_LARGE. */
-sp_status sp_graph_sweep_read(const sp_body *body, const sp_capture_info *info, sp_graph_sweep_job **out,
-                              sp_error *error) SP_MUST_CHECK;
+sp_status sp_graph_sweep_read(const sp_body *body, const sp_capture_info *info, const sp_fit *fit,
+                              sp_graph_sweep_job **out, sp_error *error) SP_MUST_CHECK;
 /* Into the table, held once by the caller. SP_BUSY: SP_MAX_SWEEPS run. */
 sp_status sp_graph_sweeps_add(sp_graph_sweeps *sweeps, sp_graph_sweep_job *sweep,
                               sp_error *error) SP_MUST_CHECK;

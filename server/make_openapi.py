@@ -281,13 +281,21 @@ def make_graph_routes():
     route("post", base, "Runs an input once and keeps what graphs are made of.", ref("Capture"), ref("CaptureRequest"), codes="404 409 429", also=made)
     route("get", base + "/{id}", "The state of a capture.", ref("Capture"), codes="404 410", parameters=one, also=later)
     route("delete", base + "/{id}", "Frees a capture.", deleted, codes="404 410", parameters=one)
+    route("post", base + "/{id}/sweep", "Other attentions over the same queries and keys.", anything, anything, codes="404 409 410 413 429",
+          parameters=one, also=later)  # fmt: skip
+    both = [{"name": name, "in": "query", "required": name != "graph", "schema": TEXT} for name in ("a", "b", "layer", "head", "graph")]
+    route("get", "/v1/attention/compare", "Edges that two captures share.", anything, codes="404 409 410", parameters=both, also=later)
+    route("get", "/v1/attention/schema", "JSON Schema of every answer about graphs.", anything)
     empty = dict(later, **{"204": {"description": "An empty tile."}, "304": {"description": "As it was."}})
     graphs = {"tokens": "Its tokens.", "heads": "The numbers of every head.", "heads/{layer}/{head}/edges": "A slice of a head's graph.",
               "heads/{layer}/{head}/rows/{row}": "What a position reads.", "heads/{layer}/{head}/cols/{column}": "Who reads a position.",
               "heads/{layer}/{head}/tiles/{z}/{ty}/{tx}": "Bins of a head's graph.", "overview": "All heads of a layer.",
-              "export": "Graphs as files."}  # fmt: skip
+              "aggregate": "One graph of many heads.", "labels": "Edges between labels.", "sweeps/{job}": "A sweep of attentions.",
+              "heads/{layer}/{head}/clusters": "The clusters of a head.",
+              "heads/{layer}/{head}/clusters/{cluster}": "The members of a cluster.", "export": "Graphs as files."}  # fmt: skip
     for path, summary in graphs.items():
-        places = [{"name": part[1:-1], "in": "path", "required": True, "schema": whole} for part in path.split("/") if part[0] == "{"]
+        places = [{"name": part[1:-1], "in": "path", "required": True, "schema": TEXT if part == "{job}" else whole}
+                  for part in path.split("/") if part[0] == "{"]  # fmt: skip
         route("get", base + "/{id}/" + path, summary, anything, codes="404 410 413", parameters=one + places, also=empty)
         PATHS[base + "/{id}/" + path]["get"]["responses"]["200"]["content"]["*/*"] = {}
 

@@ -23,6 +23,7 @@ const sp_route sp_routes[] = {
     {"POST", "/v1/score", SP_ROUTE_WORK, sp_api_score, NULL},
     {"GET", "/v1/attention/backends", 0, sp_api_backends, NULL},
     {"POST", "/v1/attention/apply", SP_ROUTE_BYTES | SP_ROUTE_WORK, sp_api_apply, apply_query},
+    {"GET", "/v1/attention/schema", 0, sp_api_graph_schema, NULL},
     {"GET", "/v1/attention/compare", 0, sp_api_capture_compare, compare_query},
     {"POST", "/v1/attention/captures", SP_ROUTE_WORK, sp_api_capture_new, NULL},
     {"POST", "/v1/attention/captures/{path}", SP_ROUTE_WORK | SP_ROUTE_QUERY, sp_api_capture_post, NULL},

@@ -28,6 +28,7 @@ void sp_api_score(sp_exchange *exchange);
 void sp_api_capture_new(sp_exchange *exchange);
 void sp_api_capture_post(sp_exchange *exchange);
 void sp_api_capture_get(sp_exchange *exchange); /* a capture and everything below it */
+void sp_api_graph_schema(sp_exchange *exchange);
 void sp_api_capture_compare(sp_exchange *exchange);
 void sp_api_capture_delete(sp_exchange *exchange);
 void sp_api_health(sp_exchange *exchange);

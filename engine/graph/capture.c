@@ -398,6 +398,11 @@ const sp_capture_info *sp_capture_get_info(const sp_capture *capture)
     return &capture->info;
 }
 
+const sp_fit *sp_capture_fit(const sp_capture *capture)
+{
+    return capture->fit;
+}
+
 void sp_capture_get_status(sp_capture *capture, sp_capture_status *out)
 {
     sp_captures *store = capture->store;

@@ -139,6 +139,8 @@ void sp_capture_use(sp_capture *capture); /* now */
 /* Takes it out of the table; its memory goes with the last hold. */
 void sp_capture_delete(sp_capture *capture);
 const sp_capture_info *sp_capture_get_info(const sp_capture *capture);
+/* What the run's backend predicted with; NULL: nothing, or it has not begun. */
+const sp_fit *sp_capture_fit(const sp_capture *capture);
 void sp_capture_get_status(sp_capture *capture, sp_capture_status *out);
 /* Up to max cached or growing heads; returns their number. */
 size_t sp_capture_list_heads(sp_capture *capture, sp_head_status *out, size_t max);

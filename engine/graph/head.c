@@ -170,7 +170,7 @@ sp_status sp_head_builder_open(const sp_head_source *source, sp_head *head, cons
     b->head = head;
     b->options = *options;
     b->first = head->rows_done;
-    b->streams = (source->attention->backend->caps & SP_CAP_STREAMING) != 0;
+    b->streams = sp_attention_streams(source->attention);
     sp_plan_init(&b->plan, 0);
     b->gold = sp_alloc(cells, sizeof *b->gold);
     b->weights = sp_alloc(cells, sizeof *b->weights);
@@ -411,6 +411,8 @@ static sp_status make_plan(sp_head_builder *b, uint32_t row, uint32_t rows, sp_e
                                .device = s->device,
                                .q = s->q + (size_t)row * s->n_heads * s->kv.head_dim,
                                .kv = &s->kv,
+                               .whole_q = b->streams ? NULL : s->q,
+                               .whole_rows = b->streams ? 0 : s->n_valid_query,
                                .fit = s->fit};
     sp_head_codes_attach(b->codes, &request);
     return sp_attention_plan(&request, &b->plan, error);

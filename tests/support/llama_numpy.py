@@ -85,7 +85,8 @@ class Llama:
         return numpy.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
     def scores(self, ids, mask, alpha):
-        """Scaled scores of every layer and head, (layers, heads, n, n), of a run that attends within mask (n, n)."""
+        """Scaled scores of every layer and head, (layers, heads, n, n), of a run that attends within mask: (n, n), or a
+        function of layer, q and k, both (n, heads, dim), that gives (heads, n, n)."""
         n, share = len(ids), self.heads // self.kv_heads
         x, out = self.weights["model.embed_tokens.weight"][ids], []
         for layer in range(self.layers):
@@ -96,7 +97,8 @@ class Llama:
             k = self.rotate(k.reshape(n, self.kv_heads, self.dim)).repeat(share, axis=1)
             v = v.reshape(n, self.kv_heads, self.dim).repeat(share, axis=1)
             scores = numpy.einsum("ihd,jhd->hij", q, k) / numpy.sqrt(self.dim)
-            weights = normalize(scores, numpy.broadcast_to(mask, scores.shape), alpha)
+            allowed = mask(layer, q, k) if callable(mask) else numpy.broadcast_to(mask, scores.shape)
+            weights = normalize(scores, allowed, alpha)
             x = x + numpy.einsum("hij,jhd->ihd", weights, v).reshape(n, -1) @ \
                 self.weights[at + "self_attn.o_proj.weight"].T
             y = self.norm(x, at + "post_attention_layernorm.weight")
