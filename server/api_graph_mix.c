@@ -398,9 +398,10 @@ static bool hold_ready(sp_exchange *exchange, sp_graph_call *call, const char *n
 
 static bool ask_compare(sp_exchange *exchange, sp_graph_call *call)
 {
+    static const char *const known[] = {"a", "b", "layer", "head", "graph", NULL};
     sp_capture_status a, b;
     const char *layer = sp_exchange_query(exchange, "layer"), *head = sp_exchange_query(exchange, "head");
-    if (!sp_graph_ask_graph(exchange, call)) return false;
+    if (!sp_exchange_only(exchange, known) || !sp_graph_ask_graph(exchange, call)) return false;
     if (!layer || !head) {
         sp_exchange_refuse(exchange, 400, layer ? "head" : "layer", "compare needs a layer and a head");
         return false;

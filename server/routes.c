@@ -3,7 +3,6 @@
 
 #include <string.h>
 
-static const char *const compare_query[] = {"a", "b", "layer", "head", "graph", NULL};
 static const char *const apply_query[] = {"metrics", NULL};
 
 const sp_route sp_routes[] = {
@@ -24,7 +23,7 @@ const sp_route sp_routes[] = {
     {"GET", "/v1/attention/backends", 0, sp_api_backends, NULL},
     {"POST", "/v1/attention/apply", SP_ROUTE_BYTES | SP_ROUTE_WORK, sp_api_apply, apply_query},
     {"GET", "/v1/attention/schema", 0, sp_api_graph_schema, NULL},
-    {"GET", "/v1/attention/compare", 0, sp_api_capture_compare, compare_query},
+    {"GET", "/v1/attention/compare", SP_ROUTE_QUERY, sp_api_capture_compare, NULL},
     {"POST", "/v1/attention/captures", SP_ROUTE_WORK, sp_api_capture_new, NULL},
     {"POST", "/v1/attention/captures/{path}", SP_ROUTE_WORK | SP_ROUTE_QUERY, sp_api_capture_post, NULL},
     {"GET", "/v1/attention/captures/{path}", SP_ROUTE_QUERY, sp_api_capture_get, NULL},
