@@ -17,6 +17,8 @@
 #define TASK_ROWS 256           /* most rows of a task: four heads of 64 queries */
 #define AREA_BYTES (512u << 10) /* entmax: scores that a thread holds, to stay in its L2 cache */
 #define WINDOW_BYTES (4u << 20) /* entmax in phases: scores of a window of rows, for each thread */
+#define JOINT_HEADS 64          /* and heads of a KV head */
+#define JOINT_ROWS 4            /* most rows of heads that are scored together */
 #define SPLIT_TASKS 4           /* tasks a thread under which spans are dealt out instead */
 #define GRAIN ((size_t)16384)   /* buffers grow by this much at least */
 
@@ -93,6 +95,7 @@ static bool make_runs(sp_attend_call *call)
         if (n > longest) longest = n;
         head += n;
     }
+    if (call->joint && group > longest) longest = group;
     call->max_rows = (size_t)longest * rows;
     return true;
 }
@@ -114,7 +117,7 @@ bool sp_attend_should_split(const sp_attend_call *call)
     return threads > 1 && tasks < threads * SPLIT_TASKS && call->max_tiles > SP_SPAN_TILES;
 }
 
-static bool push_task(sp_attend_call *call, const sp_attend_task *task)
+bool sp_attend_push_task(sp_attend_call *call, const sp_attend_task *task)
 {
     sp_attend_buffer *buffer = &call->buffers[SP_BUFFER_TASKS];
     if ((call->n_tasks + 1) * sizeof *task > buffer->bytes) {
@@ -152,7 +155,7 @@ bool sp_attend_make_tasks(sp_attend_call *call, bool split, size_t part_floats, 
                                        .begin = begin,
                                        .end = stop,
                                        .part = part_floats ? *parts : SIZE_MAX};
-                if (!push_task(call, &task)) return false;
+                if (!sp_attend_push_task(call, &task)) return false;
                 *parts += rows * part_floats;
                 begin = stop;
             } while (begin < end);
@@ -221,7 +224,7 @@ bool sp_attend_make_group_tasks(sp_attend_call *call, size_t first, size_t end)
                                        .begin = at,
                                        .end = n - at < block ? n : at + block,
                                        .part = SIZE_MAX};
-                if (!push_task(call, &task)) return false;
+                if (!sp_attend_push_task(call, &task)) return false;
             }
         }
     }
@@ -387,13 +390,24 @@ static size_t row_bytes(const sp_attend_call *call, uint32_t position)
     return floats * sizeof(float);
 }
 
+/* Decoding where heads of a KV head have tiles of their own: together they read each page once. */
+static bool wants_joint(const sp_attend_call *call)
+{
+    const sp_plan_shape *shape = &call->plan->shape;
+    size_t heads_rows = (size_t)shape->n_heads * shape->rows;
+    return !sp_is_softmax(call->args->normalizer) && call->plan->n_query_tiles == 1 &&
+           shape->rows <= JOINT_ROWS && shape->n_lists > call->args->n_kv_heads &&
+           call->max_tiles > SP_SPAN_TILES &&
+           heads_rows * sp_attend_area(call->max_tiles) * sizeof(float) <= call->scratch / 2;
+}
+
 /* Entmax keeps the scores of all rows where groups bring scores from elsewhere, and for few rows over many
  * keys. */
 static bool wants_phases(const sp_attend_call *call)
 {
     if (sp_is_softmax(call->args->normalizer)) return false;
     size_t heads_rows = (size_t)call->plan->shape.n_heads * call->plan->shape.rows;
-    return call->plan->n_groups ||
+    return call->plan->n_groups || call->joint ||
            (sp_attend_should_split(call) &&
             heads_rows * sp_attend_area(call->max_tiles) * sizeof(float) <= call->scratch / 2);
 }
@@ -467,9 +481,10 @@ sp_status sp_cpu_attend(sp_device *device, const sp_attend_args *args, sp_attend
                            .begin = plan->shape.position,
                            .end = plan->shape.position + plan->shape.rows};
     measure(&call);
+    call.joint = wants_joint(&call);
     bool done = make_runs(&call);
     if (done && wants_phases(&call)) done = index_rows(&call);
-    call.row_lists = call.row_tiles && has_row_lists(&call) && !sp_attend_should_split(&call);
+    call.row_lists = call.row_tiles && !call.joint && has_row_lists(&call) && !sp_attend_should_split(&call);
     call.block_rows = AREA_BYTES / (sp_attend_area(call.max_tiles + 1) * sizeof(float)) / 6 * 6;
     if (call.block_rows < 6) call.block_rows = 6;
     if (call.block_rows > call.max_rows) call.block_rows = call.max_rows;

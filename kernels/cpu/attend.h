@@ -225,6 +225,7 @@ typedef struct sp_attend_call {
     /* Entmax in phases: scores of all rows of the window, a row's area at scores + head_area + row_area. */
     uint32_t
         *row_tiles; /* (n_lists, rows of the chunk): tiles and gathered tiles of a row; NULL: not in phases */
+    bool joint;     /* few rows of heads with lists of their own: scored a KV head and span at a time */
     bool row_lists; /* each group is one row's own: scored in the task of its tiles, not in phases */
     size_t *row_area;  /* (n_lists, rows of the chunk): where its area starts within its head's, in floats */
     size_t *head_area; /* (n_heads): where a head's areas start */
@@ -239,6 +240,12 @@ static inline size_t sp_attend_area(size_t tiles)
 static inline size_t sp_attend_row_index(const sp_attend_call *call, uint32_t list, uint32_t position)
 {
     return (size_t)list * call->plan->shape.rows + (position - call->plan->shape.position);
+}
+/* The area of one row. */
+static inline float *sp_attend_row_scores(const sp_attend_call *call, uint32_t list, uint32_t head,
+                                          uint32_t position)
+{
+    return call->scores + call->head_area[head] + call->row_area[sp_attend_row_index(call, list, position)];
 }
 /* Rows of a query tile inside the window: first position and number. */
 uint32_t sp_attend_tile_rows(const sp_attend_call *call, uint32_t query_tile, uint32_t *first);
@@ -298,7 +305,12 @@ bool sp_attend_pack_shared(sp_attend_call *call, size_t max_bytes);
 bool sp_attend_softmax(sp_attend_call *call);
 bool sp_attend_entmax(sp_attend_call *call);
 
+/* --- attend_joint.c: scores of all tiles where call->joint. False when out of memory --- */
+bool sp_attend_score_joint(sp_attend_call *call);
+
 /* --- attend.c --- */
+/* Adds a task; false when out of memory. */
+bool sp_attend_push_task(sp_attend_call *call, const sp_attend_task *task);
 /* Tasks of the window: one a (query tile, run), last query tiles first; or, split, one a span of it. Returns
  * false when out of memory. part_floats: 0, or floats of state a row for split tasks, laid out from 0; *parts
  * gets their sum. */

@@ -271,11 +271,6 @@ static void local_task(void *context, size_t index, size_t thread)
 
 /* --- phases as passes over the window --- */
 
-static float *row_scores(const sp_attend_call *call, uint32_t list, uint32_t head, uint32_t position)
-{
-    return call->scores + call->head_area[head] + call->row_area[sp_attend_row_index(call, list, position)];
-}
-
 static bool lay_out_scores(sp_attend_call *call)
 {
     const sp_plan_shape *shape = &call->plan->shape;
@@ -307,7 +302,7 @@ static void score_task(void *context, size_t index, size_t thread)
     uint32_t slot = task->begin - sp_attend_tile_begin(call, run->list, task->source);
     for (size_t i = 0; i < (size_t)n * run->heads; i++) {
         uint32_t position = first + (uint32_t)(i % n);
-        float *scores = row_scores(call, run->list, run->head + (uint32_t)(i / n), position);
+        float *scores = sp_attend_row_scores(call, run->list, run->head + (uint32_t)(i / n), position);
         size_t tiles = call->row_tiles[sp_attend_row_index(call, run->list, position)];
         worker->scores[i] = scores + (size_t)slot * SP_TILE;
         worker->tops[i] = scores + tiles * SP_TILE + slot;
@@ -363,7 +358,7 @@ static void group_task(void *context, size_t index, size_t thread)
         uint64_t need = sp_attend_rank_words(call, members, n, t, run->heads, worker->words);
         for (size_t i = 0; i < tile.rows; i++) {
             uint32_t q = (uint32_t)(i % n), position = positions[q];
-            float *area = row_scores(call, run->list, run->head + (uint32_t)(i / n), position);
+            float *area = sp_attend_row_scores(call, run->list, run->head + (uint32_t)(i / n), position);
             size_t tiles = call->row_tiles[sp_attend_row_index(call, run->list, position)];
             bool inside = t >= low[q] && t < high[q];
             worker->scores[i] = inside ? area + (size_t)(slots[q] + t - low[q]) * SP_TILE : unused_scores;
@@ -395,7 +390,7 @@ static void finish_task(void *context, size_t index, size_t thread)
     for (size_t i = 0; i < (size_t)n * run->heads; i++) {
         uint32_t position = first + (uint32_t)(i % n), head = run->head + (uint32_t)(i / n);
         size_t row = sp_attend_row_index(call, run->list, position);
-        const float *scores = row_scores(call, run->list, head, position);
+        const float *scores = sp_attend_row_scores(call, run->list, head, position);
         ask_scores(scores + sp_attend_area(call->row_tiles[row]));
         row_job job = {.head = head,
                        .kv = run->kv,
@@ -421,8 +416,12 @@ bool sp_attend_entmax(sp_attend_call *call)
         return true;
     }
     if (!lay_out_scores(call)) return false;
-    if (!sp_attend_make_tasks(call, sp_attend_should_split(call), 0, &unused)) return false;
-    sp_threads_run(call->threads, call->n_tasks, score_task, call);
+    if (call->joint) {
+        if (!sp_attend_score_joint(call)) return false;
+    } else {
+        if (!sp_attend_make_tasks(call, sp_attend_should_split(call), 0, &unused)) return false;
+        sp_threads_run(call->threads, call->n_tasks, score_task, call);
+    }
     if (!sp_attend_chain_groups(call) || !sp_attend_make_group_tasks(call, 0, call->plan->n_groups))
         return false;
     sp_threads_run(call->threads, call->n_tasks, group_task, call);

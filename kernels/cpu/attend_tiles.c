@@ -255,7 +255,8 @@ bool sp_attend_pack_shared(sp_attend_call *call, size_t max_bytes)
     bool want_v = sp_is_softmax(call->args->normalizer);
     call->packed = NULL;
     bool one = call->begin / SP_TILE == (call->end - 1) / SP_TILE;
-    if (one && call->n_runs == call->args->n_kv_heads) return true; /* each tile is read once */
+    if (call->joint || (one && call->n_runs == call->args->n_kv_heads))
+        return true; /* each tile is read once */
     uint8_t *memory =
         sp_attend_reserve(&call->buffers[SP_BUFFER_PACKED_INDEX],
                           entries * (sizeof *call->packed + sizeof(uint32_t)) + tiles * sizeof(uint32_t));
