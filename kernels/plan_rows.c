@@ -141,8 +141,9 @@ sp_status sp_plan_add_words(sp_plan *plan, uint32_t list, uint32_t query_tile, u
     raster.query_tile = query_tile;
     set_rows(&raster);
     uint64_t exist = existing(plan, key_tile);
-    for (uint32_t r = 0; r < SP_TILE; r++)
-        words[r] = r >= raster.row_begin && r < raster.row_end ? words[r] & exist : 0;
+    for (uint32_t r = raster.row_begin; r < raster.row_end; r++) words[r] &= exist;
+    memset(words, 0, raster.row_begin * sizeof *words);
+    memset(words + raster.row_end, 0, (SP_TILE - raster.row_end) * sizeof *words);
     return add_words(&raster, key_tile, words, error);
 }
 

@@ -43,16 +43,14 @@ static sp_status add_tiles(const sp_finder *self, uint32_t head, uint32_t query_
 {
     const sp_plan_request *request = self->request;
     uint64_t words[SP_TILE], begin = request->position, end = begin + request->rows;
+    uint64_t origin = (uint64_t)query_tile * SP_TILE, from = begin > origin ? begin : origin;
+    uint64_t to = end < origin + SP_TILE ? end : origin + SP_TILE;
     uint32_t limit = request->causal && query_tile < n_tiles ? query_tile + 1 : n_tiles;
     sp_status status = SP_OK;
     for (uint32_t tile = 0; tile < limit && status == SP_OK; tile++) {
-        for (uint32_t r = 0; r < SP_TILE; r++) {
-            uint64_t query = (uint64_t)query_tile * SP_TILE + r;
-            bool inside = query >= begin && query < end;
-            words[r] = inside ? bits[(query - begin) * n_tiles + tile] |
-                                    sp_band_word(&self->band, (uint32_t)query, tile)
-                              : 0;
-        }
+        for (uint64_t query = from; query < to; query++)
+            words[query - origin] =
+                bits[(query - begin) * n_tiles + tile] | sp_band_word(&self->band, (uint32_t)query, tile);
         status = sp_plan_add_words(self->plan, head, query_tile, tile, words, error);
     }
     return status;
