@@ -17,6 +17,7 @@
 
 #define MAX_SEQUENCES 1024u
 #define MAX_QUEUE (1u << 20)
+#define MAX_WHOLE 16384u /* tokens of a prompt that is run layer by layer */
 
 struct sp_engine {
     sp_engine_options options;
@@ -179,7 +180,6 @@ static sp_status open_attention(sp_engine *engine, sp_error *error)
     host->attention_host = (sp_attention_host){.n_heads = model->hparams.n_heads,
                                                .n_layers = model->hparams.n_layers,
                                                .model_normalizer = model->hparams.normalizer,
-                                               .generates = true,
                                                .allow_measure = true,
                                                .allow_capture = true};
     const char *pattern = model->attention_pattern;
@@ -271,6 +271,9 @@ static sp_status open_scheduler(sp_engine *engine, sp_error *error)
     const sp_engine_options *options = &engine->options;
     uint32_t n_pages = 0;
     sp_status status = size_pool(engine, &n_pages, error);
+    for (size_t i = 0; i < engine->fits.n; i++)
+        if (engine->fits.of[i])
+            engine->host.max_whole = engine->info.context < MAX_WHOLE ? engine->info.context : MAX_WHOLE;
     if (status == SP_OK) status = open_captures(engine, error);
     if (status != SP_OK) return status;
     sp_scheduler_options scheduler = {.model = engine->model,
@@ -282,6 +285,7 @@ static sp_status open_scheduler(sp_engine *engine, sp_error *error)
                                       .queue_timeout = options->queue_timeout,
                                       .request_timeout = options->request_timeout,
                                       .step_seconds = options->step_seconds,
+                                      .max_whole = engine->host.max_whole,
                                       .fits = engine->fits.of,
                                       .n_fits = engine->fits.n,
                                       .captures = engine->captures};
@@ -304,6 +308,7 @@ static void fill_info(sp_engine *engine)
     info->n_threads = sp_threads_count(engine->device->threads);
     info->kv_type = engine->options.kv_type;
     info->batch_invariant = engine->device->batch_invariant;
+    info->has_fit = engine->host.max_whole > 0;
     info->tokenizer = model->tokenizer;
     info->chat = &engine->chat;
     info->chat_template = model->chat_template;

@@ -79,6 +79,7 @@ typedef struct sp_engine_info {
     size_t n_threads;
     sp_dtype kv_type;
     bool batch_invariant;
+    bool has_fit; /* of the base or an adapter */
     const sp_tokenizer *tokenizer;
     const sp_chat *chat;
     const char *chat_template; /* the model's Jinja text; NULL: none */

@@ -77,6 +77,7 @@ static sp_status open_parts(sp_scheduler *s, sp_error *error)
                             .context = o->context,
                             .max_sequences = o->max_sequences,
                             .max_chunk = chunk < whole ? chunk : whole,
+                            .max_whole = o->max_whole,
                             .fits = o->fits,
                             .n_fits = o->n_fits};
     return sp_step_open(&step, &s->step, error);
@@ -361,6 +362,7 @@ static uint32_t fill_step(sp_scheduler *s)
         sp_sequence *sequence = s->running[i];
         if (!sp_sequence_prefills(sequence)) continue;
         places--;
+        if (sequence->whole) continue; /* run_part */
         uint32_t rows = chunk_rows(s, sequence, budget - n_prefill, n_prefill == 0);
         if (rows == 0) break;
         sp_step_add(&s->step, sequence, rows);
@@ -443,6 +445,46 @@ static void deliver(sp_scheduler *s, sp_step_entry *entry, sp_attend_job *job, d
         end_well(s, sequence, finish);
 }
 
+/* Moves a prompt that is run layer by layer on by the rows of a part that was not its last layer's end. */
+static void advance(sp_sequence *sequence, uint32_t rows)
+{
+    sequence->position += rows;
+    if (sequence->position < sequence->n_prompt) return;
+    sequence->position = 0;
+    if (sequence->whole_attends) sequence->whole_layer++;
+    sequence->whole_attends = !sequence->whole_attends;
+}
+
+/* A part of the oldest prompt that is run layer by layer: some rows through half a layer. Others' steps run
+ * in between. */
+static bool run_part(sp_scheduler *s)
+{
+    sp_sequence *sequence = NULL;
+    for (uint32_t i = 0; i < s->n_running && !sequence; i++)
+        if (s->running[i]->whole && sp_sequence_prefills(s->running[i])) sequence = s->running[i];
+    if (!sequence) return false;
+    sp_step_begin(&s->step);
+    uint32_t rows = sequence->n_prompt - sequence->position, most = s->step.options.max_chunk;
+    bool ends = sequence->whole_attends && sequence->whole_layer + 1 == s->options.model->hparams.n_layers;
+    if (ends && sp_step_room(&s->step, sequence) < most) most = sp_step_room(&s->step, sequence);
+    if (rows > most) rows = most < SP_TILE ? most : most / SP_TILE * SP_TILE;
+    sp_error error;
+    sp_status status = sp_step_add_part(&s->step, sequence, rows, &error);
+    if (status == SP_OK) status = sp_step_run(&s->step, &error);
+    sp_attend_job *job = &s->step.jobs[0];
+    if (status != SP_OK) {
+        job->failed = true;
+        job->error = error;
+    }
+    if (job->failed)
+        end_badly(s, sequence, &job->error);
+    else if (sp_step_part_ends(&s->step))
+        deliver(s, &s->step.entries[0], job, s->options.clock());
+    else
+        advance(sequence, rows);
+    return true;
+}
+
 /* Runs the oldest call, if there is one. */
 static bool run_call(sp_scheduler *s)
 {
@@ -467,7 +509,7 @@ bool sp_scheduler_step(sp_scheduler *s)
     admit(s, now);
     bool worked = run_call(s);
     uint32_t n_prefill = fill_step(s);
-    if (s->step.n_entries == 0) return worked;
+    if (s->step.n_entries == 0) return run_part(s) || worked;
 
     sp_error error;
     double start = sp_now();
@@ -485,6 +527,7 @@ bool sp_scheduler_step(sp_scheduler *s)
         }
         deliver(s, &s->step.entries[i], job, now);
     }
+    (void)run_part(s);
     return true;
 }
 

@@ -22,6 +22,7 @@ typedef struct sp_scheduler_options {
     double queue_timeout, request_timeout, step_seconds;
     struct sp_captures *captures; /* may pin pages; NULL: none */
     bool poison;                  /* fill freed pages with NaN */
+    uint32_t max_whole;           /* longest prompt that may be run layer by layer; 0: none */
     const sp_fit *const *fits;    /* (n_fits) by sp_sequence.adapter: 0 the base's; entries may be NULL */
     size_t n_fits;
     uint32_t max_chunk;    /* prefill rows of one step; 0: 512 */

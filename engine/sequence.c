@@ -94,7 +94,7 @@ static bool same_attention(const sp_attention *a, const sp_attention *b)
 {
     if (a->backend != b->backend || a->seed != b->seed || a->normalizer.alpha != b->normalizer.alpha)
         return false;
-    if (a->backend->has_heads && a->heads != b->heads) return false;
+    if (a->decode_backend || (a->backend->has_heads && a->heads != b->heads)) return false;
     for (size_t i = 0; i < a->backend->n_params; i++)
         if (a->params[i] != b->params[i] && !(isnan(a->params[i]) && isnan(b->params[i]))) return false;
     return true;
@@ -144,6 +144,7 @@ static sp_status parse_attention(sp_sequence *s, const sp_request *request, sp_a
     const sp_normalizer *adapted = adapter_normalizer(host->model, request->adapter);
     *attention_host = host->attention_host;
     if (adapted && !host->override_normalizer) attention_host->model_normalizer = *adapted;
+    attention_host->generates = request->max_tokens > 0;
     const char *text = request->attention ? request->attention : host->attention;
     size_t size = request->attention ? request->attention_size : text ? strlen(text) : 0;
     return sp_attention_parse(text, size, attention_host, &s->attention, error);
@@ -168,14 +169,25 @@ static sp_status resolve_attention(sp_sequence *s, const sp_request *request,
     sp_status status =
         sp_attention_resolve(&s->attention, wanted.fit, 0, wanted.n_layers, SP_ATTEND_SELF, error);
     if (status != SP_OK) return status;
-    if (!sp_attention_streams(&s->attention))
+    s->whole = sp_attention_needs_whole(&s->attention);
+    s->decoding = sp_attention_decoding(&s->attention);
+    if (s->whole && !host->max_whole)
         return sp_fail_param(error, SP_INVALID, "attention",
-                             "%s cannot generate: its rows change when tokens follow",
+                             "%s with these parameters needs the whole text, which is served where a fit is "
+                             "loaded",
                              s->attention.backend->name);
+    if (s->whole && n_prompt > host->max_whole)
+        return sp_fail_param(error, SP_INVALID, "attention",
+                             "%s needs the whole text at once: at most %u tokens, the prompt has %zu",
+                             s->attention.backend->name, (unsigned)host->max_whole, n_prompt);
     if (s->attention.capture && (!request->may_capture || !host->captures))
         return sp_fail_param(error, SP_INVALID, "attention.capture",
                              "attention.capture is for generated text; POST /v1/attention/captures takes an "
                              "input without generating");
+    bool captures = s->attention.capture || request->capture;
+    if (captures && !sp_attention_same_codes(&s->attention, &s->decoding, wanted.fit, SP_ATTEND_SELF))
+        return sp_fail_param(error, SP_INVALID, "attention.decode",
+                             "a capture needs prompt and generated tokens to use one set of the fit");
     s->adapter = request->adapter;
     s->trained = is_trained(s, adapted);
     if (host->note) add_note(&s->attention, host->note);
@@ -262,7 +274,7 @@ static void note_length(sp_sequence *s)
     sp_rope_note(s->host->model->rope, sp_sequence_length(s), note, sizeof note);
     if (note[0]) add_note(&s->attention, note);
     const sp_fit *fit = fit_of(s, s->adapter);
-    bool fitted = fit && s->attention.backend->caps & SP_CAP_NEEDS_FIT;
+    bool fitted = fit && (s->attention.backend->caps | s->decoding.backend->caps) & SP_CAP_NEEDS_FIT;
     if (fitted && fit->length && sp_sequence_length(s) > fit->length)
         sp_attention_note(&s->attention, "%u tokens are beyond the %u that the fit was made on",
                           (unsigned)sp_sequence_length(s), (unsigned)fit->length);

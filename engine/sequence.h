@@ -26,6 +26,7 @@ typedef struct sp_sequence_host {
     size_t n_sweeps;
     const sp_fit *const *fits; /* (n_fits) by sp_request.adapter; entries may be NULL */
     size_t n_fits;
+    uint32_t max_whole;           /* longest prompt that may be run layer by layer; 0: none */
     bool override_normalizer;     /* attention_host's holds for adapters too */
     const char *note;             /* for every report; or NULL */
     struct sp_captures *captures; /* where captures go; NULL: none are taken */
@@ -54,7 +55,10 @@ typedef struct sp_sequence {
     sp_decoder decoder;
     sp_stops stops;
 
-    sp_attention attention;
+    sp_attention attention, decoding; /* of the prompt, of generated tokens */
+    bool whole; /* the prompt is run layer by layer: position says how far in this pass */
+    uint32_t whole_layer;
+    bool whole_attends; /* in the second pass of the layer */
     bool trained;
     sp_attention_phase prefill, decode, spare;
     uint64_t rows_empty, spare_rows;

@@ -34,6 +34,21 @@ static sp_attender_options attender_options(const sp_step *step, size_t plan_byt
                                  .n_fits = step->options.n_fits};
 }
 
+/* Keys of one layer of a prompt that is run layer by layer. */
+static sp_codes_options whole_codes(const sp_step *step)
+{
+    const sp_hparams *hparams = &step->options.model->hparams;
+    return (sp_codes_options){.device = step->options.model->device,
+                              .n_heads = hparams->n_heads,
+                              .n_kv_heads = hparams->n_kv_heads,
+                              .head_dim = hparams->head_dim,
+                              .dtype = step->options.kv->options.dtype,
+                              .max_keys = step->options.max_whole,
+                              .fits = step->options.fits,
+                              .n_fits = step->options.n_fits,
+                              .own_pages = true};
+}
+
 /* Bytes of everything that the step allocates; false on overflow. */
 static bool count_bytes(sp_step *step, size_t forward_bytes, size_t plan_bytes)
 {
@@ -48,6 +63,15 @@ static bool count_bytes(sp_step *step, size_t forward_bytes, size_t plan_bytes)
     if (!sp_add_size(total, plan_bytes, &total)) return false;
     if (!sp_add_size(total, sp_measurer_bytes(model->device, step->options.context), &total)) return false;
     if (!sp_add_size(total, sp_attender_code_bytes(&attender), &total)) return false;
+    size_t whole = step->options.max_whole *
+                   (size_t)(model->hparams.hidden + model->hparams.n_heads * model->hparams.head_dim);
+    if (step->options.max_whole) {
+        const sp_codes_options codes = whole_codes(step);
+        size_t page = sp_codes_page_bytes(codes.fits, codes.n_fits, codes.n_heads, codes.dtype);
+        size_t pages = ((size_t)step->options.max_whole + SP_TILE - 1) / SP_TILE * page;
+        if (!sp_add_size(total, whole * sizeof(float) + sp_codes_scratch_bytes(&codes), &total)) return false;
+        if (!sp_add_size(total, pages, &total)) return false;
+    }
     return sp_add_size(total, step->max_rows * rows, &step->scratch_bytes);
 }
 
@@ -112,12 +136,16 @@ void sp_step_close(sp_step *step)
     sp_free(step->hidden);
     sp_free(step->scratch);
     sp_free(step->candidates);
+    sp_free(step->states);
+    sp_free(step->whole.q);
+    sp_codes_close(step->whole.codes);
     *step = (sp_step){0};
 }
 
 void sp_step_begin(sp_step *step)
 {
     step->n_entries = step->n_rows = step->n_logits = 0;
+    step->part_of = NULL;
     step->pools = false;
 }
 
@@ -142,13 +170,14 @@ static bool wants_logits(const sp_sequence *s, uint32_t position)
 
 void sp_step_add(sp_step *step, sp_sequence *s, uint32_t rows)
 {
-    assert(rows > 0 && rows <= sp_step_room(step, s) && s->position + rows <= s->n_tokens);
+    assert(rows > 0 && (step->part_of || rows <= sp_step_room(step, s)) && s->position + rows <= s->n_tokens);
     uint32_t slot = (uint32_t)step->n_entries++;
     bool prefills = sp_sequence_prefills(s);
     step->entries[slot] = (sp_step_entry){.sequence = s, .rows = rows, .first_row = (uint32_t)step->n_rows};
     step->pools = step->pools || (s->pooled && prefills);
     step->jobs[slot] =
-        (sp_attend_job){.attention = &s->attention,
+        (sp_attend_job){.attention = prefills ? &s->attention : &s->decoding,
+                        .keeps = s->decoding.backend->codes ? &s->decoding : &s->attention,
                         .fit = s->adapter < step->options.n_fits ? step->options.fits[s->adapter] : NULL,
                         .pages = s->pages,
                         .first_row = (uint32_t)step->n_rows,
@@ -157,7 +186,7 @@ void sp_step_add(sp_step *step, sp_sequence *s, uint32_t rows)
                         .phase = prefills ? &s->prefill : &s->decode,
                         .rows_empty = &s->rows_empty,
                         .measures = s->measures,
-                        .clusters = &s->clusters,
+                        .clusters = prefills || !s->attention.decode_backend ? &s->clusters : NULL,
                         .capture = s->capture};
     if (s->completing) { /* this row is run for the capture alone: it is not in the report */
         step->jobs[slot].phase = &s->spare;
@@ -172,12 +201,42 @@ void sp_step_add(sp_step *step, sp_sequence *s, uint32_t rows)
         step->slots[row] = slot;
         step->lengths[row] = sp_sequence_length(s);
         step->adapters[row] = s->adapter;
-        step->wants[row] = wants_logits(s, position);
+        step->wants[row] = (!step->part_of || sp_step_part_ends(step)) && wants_logits(s, position);
         if (!step->wants[row]) continue;
         step->logits_rows[step->n_logits++] =
             (sp_logits_row){.entry = slot, .position = position, .finite = true};
         step->entries[slot].samples = position + 1 >= s->n_prompt && s->max_tokens > 0;
     }
+}
+
+static sp_status open_whole(sp_step *step, sp_error *error)
+{
+    const sp_hparams *hparams = &step->options.model->hparams;
+    size_t rows = step->options.max_whole, wide = (size_t)hparams->n_heads * hparams->head_dim;
+    if (step->states) return SP_OK;
+    const sp_codes_options codes = whole_codes(step);
+    sp_status status = step->whole.codes ? SP_OK : sp_codes_open(&codes, &step->whole.codes, error);
+    if (status != SP_OK) return status;
+    if (!step->whole.q) step->whole.q = sp_alloc(rows * wide, sizeof(float));
+    if (step->whole.q) step->states = sp_alloc(rows * hparams->hidden, sizeof(float));
+    return step->states ? SP_OK : sp_fail(error, SP_NO_MEMORY, "no memory for a prompt of %zu tokens", rows);
+}
+
+bool sp_step_part_ends(const sp_step *step)
+{
+    const sp_sequence *s = step->part_of;
+    return s->whole_attends && s->whole_layer + 1 == step->options.model->hparams.n_layers;
+}
+
+sp_status sp_step_add_part(sp_step *step, sp_sequence *s, uint32_t rows, sp_error *error)
+{
+    sp_status status = open_whole(step, error);
+    step->part_of = s;
+    sp_step_add(step, s, rows);
+    step->whole.rows = s->n_prompt;
+    step->whole.collects = !s->whole_attends;
+    step->jobs[0].whole = &step->whole;
+    return status;
 }
 
 /* One row of logits: scores the prompt's next token, keeps the prompt's last row, samples. */
@@ -214,10 +273,18 @@ sp_status sp_step_run(sp_step *step, sp_error *error)
                       .lengths = step->lengths,
                       .adapters = step->adapters,
                       .hidden = step->pools ? step->hidden : NULL};
+    const sp_sequence *part = step->part_of;
+    if (part) {
+        batch.first_layer = part->whole_layer;
+        batch.end_layer = part->whole_layer + 1;
+        batch.states = step->states + part->position * model->hparams.hidden;
+        if (!sp_step_part_ends(step)) batch.hidden = NULL;
+    }
     sp_attender_begin(step->attender, step->jobs, step->n_entries);
     sp_status status = sp_model_forward(model, &batch, sp_attender_attend, step->attender, step->scratch,
                                         step->logits, error);
-    if (status != SP_OK) return status;
+    if (part && step->whole.collects && status == SP_CANCELLED) return SP_OK;
+    if (status != SP_OK || (part && !sp_step_part_ends(step))) return status;
     for (size_t i = 0; i < step->n_entries && step->pools; i++) {
         sp_sequence *s = step->entries[i].sequence;
         const float *states = step->hidden + (size_t)step->entries[i].first_row * model->hparams.hidden;

@@ -21,6 +21,7 @@ typedef struct sp_step_options {
     sp_model *model;
     sp_kv *kv;
     uint32_t context, max_sequences, max_chunk; /* max_chunk: prefill rows of one step */
+    uint32_t max_whole;                         /* longest prompt run layer by layer; 0: none */
     const sp_fit *const *fits;                  /* (n_fits) by sp_sequence.adapter; entries may be NULL */
     size_t n_fits;
 } sp_step_options;
@@ -43,7 +44,10 @@ typedef struct sp_step {
     float *hidden;                     /* (max_rows, hidden) */
     bool pools;                        /* a sequence of the step wants hidden states */
     void *scratch;                     /* of the forward pass */
-    sp_candidate *candidates;          /* (workers, vocab) */
+    sp_whole whole;                    /* of the one prompt that is run layer by layer */
+    float *states;              /* (max_whole, hidden) of it; with whole's arrays made when first used */
+    const sp_sequence *part_of; /* this step is a part of a layer of this sequence; or NULL */
+    sp_candidate *candidates;   /* (workers, vocab) */
 } sp_step;
 
 sp_status sp_step_open(const sp_step_options *options, sp_step *out, sp_error *error) SP_MUST_CHECK;
@@ -55,6 +59,12 @@ void sp_step_begin(sp_step *step);
 uint32_t sp_step_room(const sp_step *step, const sp_sequence *sequence);
 /* Adds the next rows of a sequence: 1 when it decodes, 1 .. sp_step_room() when it prefills. Once a step. */
 void sp_step_add(sp_step *step, sp_sequence *sequence, uint32_t rows);
+/* In place of add: the next rows of a prompt that is run layer by layer. They make a step of their own.
+ * SP_NO_MEMORY. */
+sp_status sp_step_add_part(sp_step *step, sp_sequence *sequence, uint32_t rows,
+                           sp_error *error) SP_MUST_CHECK;
+/* Whether that was of the last layer's second pass: the rows are done. */
+bool sp_step_part_ends(const sp_step *step);
 /* Runs the model and samples. An error is that of the whole step; those of one sequence are in its job
  * (failed). */
 sp_status sp_step_run(sp_step *step, sp_error *error) SP_MUST_CHECK;

@@ -17,7 +17,11 @@ typedef struct sp_batch {
     const uint32_t *lengths;     /* (n_rows) tokens that the row's sequence is planned for, constant over its
                                   * life: prompt and max_tokens. NULL: short ones. See models/rope.h */
     const uint32_t *adapters;    /* (n_rows) 0: the base alone, i: the model's adapter i - 1. NULL: all 0 */
-    float *hidden;               /* written: (n_rows, hidden) states after the last norm; NULL: not wanted */
+    /* Some layers of a pass: first_layer .. end_layer - 1; end_layer 0: all. states: the rows between the
+     * layers, read where first_layer > 0 and written where end_layer is not the last; else not needed. */
+    uint32_t first_layer, end_layer;
+    float *states; /* (n_rows, hidden) */
+    float *hidden; /* written: (n_rows, hidden) states after the last norm; NULL: not wanted */
 } sp_batch;
 
 typedef enum sp_attend_kind { SP_ATTEND_SELF, SP_ATTEND_CROSS, SP_ATTEND_ENCODER } sp_attend_kind;

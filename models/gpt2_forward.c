@@ -1,6 +1,7 @@
 /* The forward pass of gpt2 over one batch of rows; see arch_gpt2.c for the formulas. Buffers lie in the
  * caller's scratch as in llama_forward.c. Tests: tests/golden/test_models.c */
 #include <math.h>
+#include <string.h>
 
 #include "models/gpt2.h"
 #include "models/parts.h"
@@ -107,10 +108,19 @@ sp_status sp_gpt2_forward(sp_model *model, const sp_batch *batch, sp_attend_fn a
     buffers b;
     if (!lay_out(h, batch->n_rows, sp_count_wanted(batch), scratch, &b, &bytes))
         return sp_fail(error, SP_INTERNAL, "a batch of %zu rows does not fit into an address", batch->n_rows);
-    sp_status status = sp_embed_tokens(model, batch, &gpt2->embed, &gpt2->head, b.x, error);
-    if (status == SP_OK) status = add_positions(model, batch, &b, error);
-    for (uint32_t i = 0; i < h->n_layers && status == SP_OK; i++)
+    uint32_t end = batch->end_layer ? batch->end_layer : h->n_layers;
+    size_t numbers = batch->n_rows * h->hidden;
+    sp_status status = SP_OK;
+    if (batch->first_layer)
+        memcpy(b.x, batch->states, numbers * sizeof *b.x);
+    else
+        status = sp_embed_tokens(model, batch, &gpt2->embed, &gpt2->head, b.x, error);
+    if (status == SP_OK && !batch->first_layer) status = add_positions(model, batch, &b, error);
+    for (uint32_t i = batch->first_layer; i < end && status == SP_OK; i++)
         status = run_layer(model, i, batch, attend, context, &b, error);
-    if (status == SP_OK) sp_finish_rows(model, batch, last_norm, &gpt2->head, b.x, b.last, logits);
+    if (status == SP_OK && end < h->n_layers)
+        memcpy(batch->states, b.x, numbers * sizeof *b.x);
+    else if (status == SP_OK)
+        sp_finish_rows(model, batch, last_norm, &gpt2->head, b.x, b.last, logits);
     return status;
 }

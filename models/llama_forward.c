@@ -6,6 +6,7 @@
  * Only rows whose logits are wanted pass the last norm and the output matrix, or all rows the norm where
  * hidden states are wanted. Tests: tests/golden/test_models.c, tests/unit/models/test_model.c */
 #include <math.h>
+#include <string.h>
 
 #include "models/llama.h"
 #include "models/parts.h"
@@ -131,15 +132,23 @@ sp_status sp_llama_forward(sp_model *model, const sp_batch *batch, sp_attend_fn 
     buffers b;
     if (!lay_out(model, rows, sp_count_wanted(batch), scratch, &b, &bytes))
         return sp_fail(error, SP_INTERNAL, "a batch of %zu rows does not fit into an address", rows);
-    sp_status status = sp_embed_tokens(model, batch, &llama->embed, &llama->head, b.x, error);
+    uint32_t end = batch->end_layer ? batch->end_layer : h->n_layers;
+    sp_status status = SP_OK;
+    if (batch->first_layer)
+        memcpy(b.x, batch->states, rows * h->hidden * sizeof *b.x);
+    else
+        status = sp_embed_tokens(model, batch, &llama->embed, &llama->head, b.x, error);
     if (status != SP_OK) return status;
     sp_adapt_begin(&b.adapt, batch);
     sp_rope_fill(model->rope, rows, batch->positions, batch->lengths, b.cos, b.sin);
-    for (uint32_t i = 0; i < h->n_layers; i++) {
+    for (uint32_t i = batch->first_layer; i < end; i++) {
         status = attend_layer(model, i, batch, attend, context, &b, error);
         if (status != SP_OK) return status;
         feed_forward(model, i, rows, &b);
     }
-    sp_finish_rows(model, batch, last_norm, &llama->head, b.x, b.last, logits);
+    if (end < h->n_layers)
+        memcpy(batch->states, b.x, rows * h->hidden * sizeof *b.x);
+    else
+        sp_finish_rows(model, batch, last_norm, &llama->head, b.x, b.last, logits);
     return SP_OK;
 }

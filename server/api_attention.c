@@ -9,8 +9,13 @@
 void sp_api_backends(sp_exchange *exchange)
 {
     sp_json_writer writer;
+    const sp_engine *engine = sp_exchange_engine(exchange);
+    const char *no_fit = !engine ? "the model is still loading"
+                         : !sp_engine_get_info(engine)->has_fit
+                             ? "no fit is loaded: see sparsed fit and --fit"
+                             : NULL;
     sp_exchange_json(exchange, 200, &writer);
-    sp_backends_write(&writer);
+    sp_backends_write(no_fit, &writer);
 }
 
 void sp_api_apply(sp_exchange *exchange)

@@ -1,6 +1,5 @@
 /* See attend.h. */
 #include "engine/attention/attend.h"
-#include "engine/attention/codes.h"
 #include "engine/attention/measure.h"
 #include "engine/attention/scratch.h"
 #include "engine/graph/capture.h"
@@ -162,7 +161,12 @@ static sp_status find_plan(sp_attender *attender, size_t index, const sp_attend_
                                .kv = kv,
                                .fit = job->fit,
                                .scratch = &attender->scratch};
-    if (attender->codes) sp_codes_attach(attender->codes, request.n_keys, &request);
+    if (job->whole) {
+        request.n_keys = request.whole_rows = job->whole->rows;
+        request.whole_q = job->whole->q;
+        if (job->whole->codes) sp_codes_attach(job->whole->codes, request.n_keys, &request);
+    } else if (attender->codes)
+        sp_codes_attach(attender->codes, request.n_keys, &request);
     free_plan->valid = false;
     double start = sp_now();
     sp_status status = make_plan(attender, free_plan, &request, error);
@@ -190,11 +194,26 @@ static void keep_codes(sp_attender *attender, const sp_attend_job *job, const sp
                        const float *k)
 {
     sp_codes *codes = attender->codes;
+    const sp_attention *keeps = job->keeps ? job->keeps : job->attention;
     double start = sp_now();
-    if (!codes || !sp_codes_select(codes, job->attention, job->fit, call->layer, call->kind)) return;
+    if (!codes || !sp_codes_select(codes, keeps, job->fit, call->layer, call->kind)) return;
     for (uint32_t t = 0; t * SP_TILE < job->position + job->rows; t++)
         sp_codes_place(codes, t, sp_kv_side(attender->options.kv, job->pages[t], call->layer));
     sp_codes_append(codes, job->position, job->rows, k);
+    job->phase->predict_seconds += sp_now() - start;
+}
+
+/* The first pass over a chunk of a whole prompt: what its rows will be chosen by. */
+static void collect(sp_attender *attender, const sp_attend_job *job, const sp_attend_call *call,
+                    const float *q, const float *k)
+{
+    const sp_attender_options *options = &attender->options;
+    size_t q_row = (size_t)options->n_heads * options->head_dim;
+    sp_whole *whole = job->whole;
+    double start = sp_now();
+    memcpy(whole->q + job->position * q_row, q, job->rows * q_row * sizeof *q);
+    if (whole->codes && sp_codes_select(whole->codes, job->attention, job->fit, call->layer, call->kind))
+        sp_codes_append(whole->codes, job->position, job->rows, k);
     job->phase->predict_seconds += sp_now() - start;
 }
 
@@ -205,19 +224,27 @@ static sp_status run_job(sp_attender *attender, size_t index, const sp_attend_ca
     sp_attend_job *job = &attender->jobs[index];
     size_t q_row = (size_t)options->n_heads * options->head_dim;
     size_t k_row = (size_t)options->n_kv_heads * options->head_dim;
-    sp_kv_write(options->kv, options->device, job->pages, call->layer, job->position, job->rows,
-                call->k + job->first_row * k_row, call->v + job->first_row * k_row);
-    keep_codes(attender, job, call, call->k + job->first_row * k_row);
+    const float *q = call->q + job->first_row * q_row, *k = call->k + job->first_row * k_row;
+    bool attends_whole = job->whole && !job->whole->collects;
+    if (!attends_whole) {
+        sp_kv_write(options->kv, options->device, job->pages, call->layer, job->position, job->rows, k,
+                    call->v + job->first_row * k_row);
+        keep_codes(attender, job, call, k);
+    }
+    if (job->whole && job->whole->collects) {
+        collect(attender, job, call, q, k);
+        return SP_OK;
+    }
 
     sp_attend_args args = {.normalizer = job->attention->normalizer,
                            .scale = call->scale,
                            .n_kv_heads = options->n_kv_heads,
-                           .q = call->q + job->first_row * q_row,
+                           .q = q,
                            .out = out};
     if (job->capture)
         sp_capture_rows(job->capture, call->layer, job->position, job->rows, args.q, call->scale, job->fit);
-    args.kv =
-        sp_kv_layer(options->kv, job->pages, call->layer, job->position + job->rows, attender->pointers);
+    uint32_t n_keys = attends_whole ? job->whole->rows : job->position + job->rows;
+    args.kv = sp_kv_layer(options->kv, job->pages, call->layer, n_keys, attender->pointers);
     sp_cached_plan *cached;
     sp_status status = find_plan(attender, index, call, &args.kv, &cached, error);
     if (status != SP_OK) return status;
@@ -251,5 +278,6 @@ sp_status sp_attender_attend(void *context, const sp_attend_call *call, sp_error
         if (!job->failed && run_job(attender, i, call, out, &job->error) != SP_OK) job->failed = true;
         if (job->failed) memset(out, 0, job->rows * out_row * sizeof *out);
     }
-    return SP_OK;
+    bool collected = attender->n_jobs == 1 && attender->jobs[0].whole && attender->jobs[0].whole->collects;
+    return collected ? SP_CANCELLED : SP_OK;
 }

@@ -10,10 +10,22 @@
 #define SPARSED_ENGINE_ATTENTION_ATTEND_H
 
 #include "engine/attention/clusters.h"
+#include "engine/attention/codes.h"
 #include "engine/kv.h"
+
+/* A prompt whose layers are run one by one, each in two passes over its chunks: one collects queries and
+ * keys, one attends. */
+typedef struct sp_whole {
+    float *q;        /* (rows, n_heads, head_dim) of the layer */
+    sp_codes *codes; /* what the attention keeps of its keys; holds its own pages; NULL without a fit */
+    uint32_t rows;   /* of the prompt */
+    bool collects;
+} sp_whole;
 
 typedef struct sp_attend_job {
     const sp_attention *attention;
+    const sp_attention *keeps;  /* whose keys are kept in side pages; NULL: attention */
+    sp_whole *whole;            /* NULL: rows see the keys before them */
     const sp_fit *fit;          /* of the sequence's model or adapter; NULL: none */
     const uint32_t *pages;      /* page table: holds position + rows positions */
     uint32_t first_row, rows;   /* rows of the batch */
@@ -49,7 +61,7 @@ void sp_attender_close(sp_attender *attender);
 /* A new step: plans of the last one are forgotten. jobs (n_jobs <= max_jobs), in the order of the batch's
  * rows, stay the caller's until the forward pass is over. */
 void sp_attender_begin(sp_attender *attender, sp_attend_job *jobs, size_t n_jobs);
-/* sp_attend_fn; context is the attender. */
+/* sp_attend_fn; context is the attender. SP_CANCELLED once a job has collected: the pass ends there. */
 sp_status sp_attender_attend(void *context, const sp_attend_call *call, sp_error *error);
 
 #endif

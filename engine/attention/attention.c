@@ -11,6 +11,7 @@
 #include <string.h>
 
 typedef struct sp_parser {
+    const char *prefix; /* of fields: "attention", or "attention.decode" */
     const sp_attention_host *host;
     sp_attention *out;
     sp_json json;
@@ -98,7 +99,7 @@ static void describe(const sp_param *param, char *text, size_t size)
 static sp_status bad_param(const sp_parser *parser, const sp_param *param)
 {
     char field[96], wanted[200];
-    (void)snprintf(field, sizeof field, "attention.params.%s", param->name);
+    (void)snprintf(field, sizeof field, "%s.params.%s", parser->prefix, param->name);
     describe(param, wanted, sizeof wanted);
     return sp_fail_param(parser->error, SP_INVALID, field, "%s must be %s", field, wanted);
 }
@@ -139,7 +140,7 @@ static sp_status unknown_param(const sp_parser *parser)
     const sp_backend *backend = parser->out->backend;
     char field[96], known[280] = "no parameters";
     int shown = (int)(parser->json.raw_size < 60 ? parser->json.raw_size : 60);
-    (void)snprintf(field, sizeof field, "attention.params.%.*s", shown, parser->json.raw);
+    (void)snprintf(field, sizeof field, "%s.params.%.*s", parser->prefix, shown, parser->json.raw);
     size_t used = 0;
     for (size_t i = 0; i < backend->n_params && used < sizeof known; i++) {
         int n = snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", backend->params[i].name);
@@ -298,20 +299,73 @@ static sp_status read_capture(sp_parser *parser, sp_json_type type)
     return type == SP_JSON_OBJECT ? read_captured(parser) : SP_OK;
 }
 
+/* The backend and the parameters of an object, whose other keys are refused. */
+static sp_status read_choice(sp_parser *parser, sp_json_type type)
+{
+    sp_json *json = &parser->json, params, end;
+    bool has_params = false;
+    sp_status status = SP_OK;
+    if (type == SP_JSON_STRING) {
+        status = set_backend(parser, "attention.decode");
+        set_defaults(parser->out);
+        return status;
+    }
+    while (status == SP_OK && sp_json_next(json) == SP_JSON_KEY) {
+        bool backend = sp_json_is(json, "backend"), parameters = sp_json_is(json, "params");
+        if (!backend && !parameters)
+            return sp_fail_param(parser->error, SP_INVALID, "attention.decode",
+                                 "unknown key '%.*s' in attention.decode; it takes backend and params",
+                                 (int)(json->raw_size < 60 ? json->raw_size : 60), json->raw);
+        sp_json_type value = sp_json_next(json);
+        if (value != (backend ? SP_JSON_STRING : SP_JSON_OBJECT))
+            return bad_type(parser, backend ? "attention.decode.backend" : "attention.decode.params",
+                            backend ? "a string" : "an object");
+        if (backend) {
+            status = set_backend(parser, "attention.decode.backend");
+            continue;
+        }
+        params = *json;
+        has_params = true;
+        sp_json_skip(json, value);
+    }
+    if (status) return status;
+    end = *json;
+    set_defaults(parser->out);
+    status = has_params ? read_params(parser, &params) : SP_OK;
+    *json = end;
+    return status;
+}
+
+/* The pattern of generated tokens: read into an attention of its own, of which the pattern is kept. */
+static sp_status read_decode(sp_parser *parser, sp_json_type type)
+{
+    sp_attention *out = parser->out, inner = {.backend = sp_backend_find("dense", 5)};
+    if (type == SP_JSON_NULL) return SP_OK;
+    if (type != SP_JSON_STRING && type != SP_JSON_OBJECT)
+        return bad_type(parser, "attention.decode", "a backend's name, or an object of backend and params");
+    sp_parser sub = *parser;
+    sub.prefix = "attention.decode";
+    sub.out = &inner;
+    sp_status status = read_choice(&sub, type);
+    if (status == SP_OK && inner.backend->check)
+        status = inner.backend->check(&inner, parser->host->n_heads, parser->error);
+    parser->json = sub.json;
+    out->decode_backend = inner.backend;
+    memcpy(out->decode_params, inner.params, sizeof inner.params);
+    out->decode_seed = inner.seed;
+    return status;
+}
+
 static sp_status unknown_key(const sp_parser *parser)
 {
     const sp_json *json = &parser->json;
     char field[96];
     int shown = (int)(json->raw_size < 60 ? json->raw_size : 60);
     (void)snprintf(field, sizeof field, "attention.%.*s", shown, json->raw);
-    if (sp_json_is(json, "decode")) {
-        return sp_fail_param(parser->error, SP_INVALID, field,
-                             "attention.decode is not built into this version; leave it out");
-    }
     return sp_fail_param(
         parser->error, SP_INVALID, field,
         "unknown key '%.*s'; attention takes backend, params, normalizer, heads, device, strict, "
-        "measure, capture",
+        "measure, capture, decode",
         shown, json->raw);
 }
 
@@ -319,8 +373,8 @@ static sp_status unknown_key(const sp_parser *parser)
 static sp_status read_key(sp_parser *parser, sp_json *params, bool *has_params)
 {
     static sp_status (*const readers[])(sp_parser *, sp_json_type) = {
-        read_normalizer, read_heads, read_device, read_measure, read_capture};
-    static const char *const names[] = {"normalizer", "heads", "device", "measure", "capture"};
+        read_normalizer, read_heads, read_device, read_measure, read_capture, read_decode};
+    static const char *const names[] = {"normalizer", "heads", "device", "measure", "capture", "decode"};
     sp_json *json = &parser->json;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (sp_json_is(json, names[i])) return readers[i](parser, sp_json_next(json));
@@ -375,26 +429,53 @@ bool sp_attention_streams(const sp_attention *attention)
     return !backend->streams || backend->streams(attention);
 }
 
+/* A backend named for generated tokens. */
+static sp_status check_decode(sp_parser *parser, bool streams)
+{
+    sp_attention *out = parser->out, decode = sp_attention_decoding(out);
+    if (uses(&decode, "global_last") || !sp_attention_streams(&decode))
+        return sp_fail_param(parser->error, SP_INVALID, "attention.decode",
+                             "%s with these parameters needs the whole text and cannot decode",
+                             decode.backend->name);
+    bool whole = out->backend->caps & SP_CAP_NEEDS_FIT && !streams;
+    if (whole || (streams && !uses(out, "global_last"))) return SP_OK;
+    return sp_fail_param(parser->error, SP_INVALID,
+                         streams ? "attention.params.global_last" : "attention.backend",
+                         "this attention needs the whole text and cannot generate");
+}
+
 static sp_status check_streaming(sp_parser *parser)
 {
     sp_attention *out = parser->out;
+    bool streams = sp_attention_streams(out);
+    if (out->decode_backend) return check_decode(parser, streams);
     if (uses(out, "global_last")) {
         return sp_fail_param(parser->error, SP_INVALID, "attention.params.global_last",
                              "global_last must be 0 while generating: the last token is not known yet");
     }
-    if (sp_attention_streams(out)) return SP_OK;
+    if (streams) return SP_OK;
     const char *field = uses(out, "global_random") ? "attention.params.global_random" : "attention.backend";
     if (out->strict) {
         return sp_fail_param(
             parser->error, SP_INVALID, field,
             "this attention needs the whole text and cannot generate: set %s, or strict to false for "
-            "dense attention",
-            uses(out, "global_random") ? "global_random to 0" : "another backend");
+            "%s",
+            uses(out, "global_random") ? "global_random to 0"
+            : out->backend->fall_back  ? "\"decode\": {\"backend\": ..} beside it"
+                                       : "another backend",
+            out->backend->fall_back ? "its nearest form that decodes" : "dense attention");
     }
+    out->falls_back = out->backend->fall_back != NULL;
+    if (out->falls_back) return SP_OK;
     out->backend = sp_backend_find("dense", 5);
     out->heads = SP_HEADS_MERGED;
     set_defaults(out);
     return SP_OK;
+}
+
+bool sp_attention_needs_whole(const sp_attention *attention)
+{
+    return !sp_attention_streams(attention) || uses(attention, "global_last");
 }
 
 static sp_status check_together(sp_parser *parser)
@@ -416,7 +497,7 @@ sp_status sp_attention_parse(const char *text, size_t size, const sp_attention_h
                              sp_error *error)
 {
     sp_error reason;
-    sp_parser parser = {.host = host, .out = out, .error = error};
+    sp_parser parser = {.prefix = "attention", .host = host, .out = out, .error = error};
     *out = (sp_attention){.backend = sp_backend_find("dense", 5),
                           .normalizer_is_model = true,
                           .normalizer = host->model_normalizer,

@@ -50,9 +50,16 @@ typedef struct sp_attention {
     bool capture;                      /* keep what graph queries need (engine/graph/) */
     bool some_layers, some_heads;      /* of the capture: those of the sets below, else all */
     uint64_t layers[4], heads_kept[4]; /* bit sets, SP_MAX_CAPTURED */
-    char requested[32];                /* the backend's name as asked */
-    char reason[192];                  /* why auto chose this; empty: it was asked for */
-    char notes[256];                   /* sentences for attention_report.notes, separated by \n */
+    /* Generated tokens' own pattern ("decode", or what a backend that does not stream falls back to); NULL:
+     * the same. */
+    const sp_backend *decode_backend;
+    double decode_params[SP_MAX_PARAMS];
+    uint64_t decode_seed;
+    bool falls_back;      /* resolve must find one */
+    char fallback[2][16]; /* from and to, where one was found */
+    char requested[32];   /* the backend's name as asked */
+    char reason[192];     /* why auto chose this; empty: it was asked for */
+    char notes[256];      /* sentences for attention_report.notes, separated by \n */
 } sp_attention;
 
 /* What a plan is made for. */
@@ -91,6 +98,11 @@ struct sp_backend {
      * the layers begin .. end - 1 of the fit lack: SP_INVALID, naming the sizes present. */
     sp_status (*resolve)(sp_attention *attention, const sp_fit *fit, uint32_t begin, uint32_t end,
                          sp_attend_kind kind, sp_error *error);
+    /* What generated tokens see where these parameters do not stream: sets *decode, which has the same
+     * backend with no parameters, and the names from and to; the first of several that the fit can serve is
+     * taken (number 0, 1, ..). False: there is no such. */
+    bool (*fall_back)(const sp_attention *attention, uint32_t number, sp_attention *decode,
+                      const char *names[2]);
     /* Whether these parameters stream, where caps say that some do. NULL: all. */
     bool (*streams)(const sp_attention *attention);
     /* STATIC backends: layers with the same part share a plan. NULL: all do. */
@@ -129,8 +141,15 @@ sp_status sp_attention_parse(const char *text, size_t size, const sp_attention_h
  * an alpha that is not the fit's. */
 sp_status sp_attention_resolve(sp_attention *attention, const sp_fit *fit, uint32_t begin, uint32_t end,
                                sp_attend_kind kind, sp_error *error) SP_MUST_CHECK;
+/* The attention of generated tokens. */
+sp_attention sp_attention_decoding(const sp_attention *attention);
+/* Whether both keep the same of keys in side pages (codes.h). */
+bool sp_attention_same_codes(const sp_attention *a, const sp_attention *b, const sp_fit *fit,
+                             sp_attend_kind kind);
 /* Row t never changes when later tokens arrive. */
 bool sp_attention_streams(const sp_attention *attention);
+/* Rows depend on all others, or on where the text ends: the whole prompt must be there. */
+bool sp_attention_needs_whole(const sp_attention *attention);
 /* Adds a sentence to the notes; one that does not fit is left out. */
 void sp_attention_note(sp_attention *attention, const char *format, ...) SP_PRINTF(2, 3);
 /* Builds the plan: begin, the backend's edges, end. */
@@ -167,8 +186,9 @@ void sp_attention_report_write(const sp_attention_report *report, sp_json_writer
  * have where more has them). */
 void sp_attention_report_add(sp_attention_report *sum, sp_head_measure *measures,
                              const sp_attention_report *more);
-/* The whole reply of GET /v1/attention/backends: one object. */
-void sp_backends_write(sp_json_writer *out);
+/* The whole reply of GET /v1/attention/backends: one object. no_fit: why backends that need a fit are not
+ * available; NULL: they are. */
+void sp_backends_write(const char *no_fit, sp_json_writer *out);
 /* The parameters, resolved: {"window":33}. */
 void sp_attention_write_params(const sp_attention *attention, sp_json_writer *out);
 /* {"alpha": a} or "softmax". */

@@ -118,22 +118,40 @@ static void write_heads(const sp_attention_report *report, sp_json_writer *out)
         sp_json_cstring(out, names[report->attention.heads]);
 }
 
-/* A request that was not strict may have got another backend than it asked for. */
+static void write_fallback(const char *from, const char *to, sp_json_writer *out)
+{
+    sp_json_open(out, '{');
+    sp_json_key(out, "from");
+    sp_json_cstring(out, from);
+    sp_json_key(out, "to");
+    sp_json_cstring(out, to);
+    sp_json_key(out, "why");
+    sp_json_cstring(out, "decoding");
+    sp_json_close(out, '}');
+}
+
+/* A request that was not strict may have got another backend than it asked for, for all or for generated
+ * tokens. */
 static void write_fallbacks(const sp_attention *attention, sp_json_writer *out)
 {
+    bool chosen = attention->reason[0] != 0; /* by auto: asked for */
     sp_json_key(out, "fallbacks");
     sp_json_open(out, '[');
-    if (!attention->reason[0] && strcmp(attention->requested, attention->backend->name) != 0) {
-        sp_json_open(out, '{');
-        sp_json_key(out, "from");
-        sp_json_cstring(out, attention->requested);
-        sp_json_key(out, "to");
-        sp_json_cstring(out, attention->backend->name);
-        sp_json_key(out, "why");
-        sp_json_cstring(out, "decoding");
-        sp_json_close(out, '}');
-    }
+    if (!chosen && strcmp(attention->requested, attention->backend->name) != 0)
+        write_fallback(attention->requested, attention->backend->name, out);
+    if (attention->fallback[0][0]) write_fallback(attention->fallback[0], attention->fallback[1], out);
     sp_json_close(out, ']');
+}
+
+/* What generated tokens saw, where that is another pattern. */
+static void write_decode(const sp_attention *attention, sp_json_writer *out)
+{
+    sp_attention decode = sp_attention_decoding(attention);
+    if (!attention->decode_backend) return;
+    sp_json_key(out, "decode_backend");
+    sp_json_cstring(out, decode.backend->name);
+    sp_json_key(out, "decode_params");
+    sp_attention_write_params(&decode, out);
 }
 
 static void write_notes(const char *notes, sp_json_writer *out)
@@ -158,6 +176,7 @@ void sp_attention_report_write(const sp_attention_report *report, sp_json_writer
     sp_json_cstring(out, attention->backend->name);
     sp_json_key(out, "params");
     sp_attention_write_params(attention, out);
+    write_decode(attention, out);
     sp_json_key(out, "normalizer");
     sp_normalizer_write(attention->normalizer, out);
     write_heads(report, out);
@@ -171,6 +190,10 @@ void sp_attention_report_write(const sp_attention_report *report, sp_json_writer
     sp_json_bool(out, report->trained);
     sp_json_key(out, "batch_invariant");
     sp_json_bool(out, report->batch_invariant);
+    if (!sp_attention_streams(attention)) {
+        sp_json_key(out, "selection_sees_later_tokens");
+        sp_json_bool(out, true);
+    }
     write_fallbacks(attention, out);
     write_notes(attention->notes, out);
     sp_json_key(out, "reason");
@@ -252,7 +275,7 @@ static void write_param(const sp_param *param, sp_json_writer *out)
     sp_json_close(out, '}');
 }
 
-void sp_backends_write(sp_json_writer *out)
+void sp_backends_write(const char *no_fit, sp_json_writer *out)
 {
     sp_json_open(out, '{');
     sp_json_key(out, "object");
@@ -272,9 +295,10 @@ void sp_backends_write(sp_json_writer *out)
         for (size_t p = 0; p < backend->n_params; p++) write_param(&backend->params[p], out);
         sp_json_close(out, ']');
         sp_json_key(out, "available");
-        sp_json_bool(out, true);
+        const char *why = backend->caps & SP_CAP_NEEDS_FIT ? no_fit : NULL;
+        sp_json_bool(out, !why);
         sp_json_key(out, "why");
-        sp_json_null(out);
+        sp_json_cstring(out, why);
         sp_json_close(out, '}');
     }
     sp_json_close(out, ']');

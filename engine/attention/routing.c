@@ -51,6 +51,19 @@ static sp_status routing_resolve(sp_attention *attention, const sp_fit *fit, uin
     return SP_OK;
 }
 
+/* Generated tokens: clusters around the same centroids, else what the fit has. */
+static bool routing_fall_back(const sp_attention *attention, uint32_t number, sp_attention *decode,
+                              const char *names[2])
+{
+    sp_finder_blank(decode, SP_GROUPING_CLUSTER);
+    names[0] = "routing";
+    names[1] = "cluster";
+    if (number == 0) decode->params[SP_FINDER_CLUSTERS] = attention->params[CLUSTERS];
+    decode->params[SP_FINDER_WINDOW] = attention->params[WINDOW];
+    decode->params[SP_FINDER_FIRST] = attention->params[FIRST];
+    return number < 2;
+}
+
 /* Room for one side of one head: x (n, rank) with the given stride. */
 typedef struct router {
     const float *means; /* (C, rank) */
@@ -186,4 +199,5 @@ const sp_backend sp_backend_routing = {
     .plan = routing_plan,
     .codes = routing_set,
     .resolve = routing_resolve,
+    .fall_back = routing_fall_back,
 };

@@ -230,5 +230,6 @@ const sp_backend sp_backend_sparsefinder = {
     .codes = sp_finder_set,
     .centroids = sp_finder_kept,
     .resolve = sp_finder_resolve,
+    .fall_back = sp_finder_fall_back,
     .streams = finder_streams,
 };

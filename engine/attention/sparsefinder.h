@@ -66,6 +66,11 @@ const sp_fit_table *sp_finder_kept(const sp_attention *attention, const sp_fit_s
 sp_status sp_finder_resolve(sp_attention *attention, const sp_fit *fit, uint32_t begin, uint32_t end,
                             sp_attend_kind kind, sp_error *error) SP_MUST_CHECK;
 
+bool sp_finder_fall_back(const sp_attention *attention, uint32_t number, sp_attention *decode,
+                         const char *names[2]);
+/* Makes it sparsefinder with this grouping and no other parameter. */
+void sp_finder_blank(sp_attention *attention, int grouping);
+
 /* The groupings: they add tiles and groups to the plan. */
 sp_status sp_finder_distance(const sp_finder *self, sp_error *error) SP_MUST_CHECK;
 sp_status sp_finder_bucket(const sp_finder *self, sp_error *error) SP_MUST_CHECK;

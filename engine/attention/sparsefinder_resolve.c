@@ -291,3 +291,32 @@ sp_status sp_finder_resolve(sp_attention *attention, const sp_fit *fit, uint32_t
     for (; r.layer < end && status == SP_OK; r.layer++) status = resolve_layer(&r);
     return status;
 }
+
+/* --- generated tokens --- */
+
+/* An attention of sparsefinder without parameters. */
+void sp_finder_blank(sp_attention *attention, int grouping)
+{
+    attention->backend = sp_backend_find("sparsefinder", 12);
+    for (size_t i = 0; i < SP_FINDER_PARAMS; i++)
+        attention->params[i] = attention->backend->params[i].fallback;
+    attention->params[SP_FINDER_GROUPING] = grouping;
+}
+
+/* block: clusters of single tokens, as many as blocks have, else what the fit has; equal bins: frozen ones.
+ */
+bool sp_finder_fall_back(const sp_attention *attention, uint32_t number, sp_attention *decode,
+                         const char *names[2])
+{
+    bool block = attention->params[SP_FINDER_GROUPING] == SP_GROUPING_BLOCK;
+    sp_finder_blank(decode, block ? SP_GROUPING_CLUSTER : SP_GROUPING_BUCKET);
+    names[0] = block ? "block" : "equal";
+    names[1] = block ? "cluster" : "frozen";
+    if (block && number == 0) decode->params[SP_FINDER_CLUSTERS] = attention->params[SP_FINDER_CLUSTERS];
+    if (block) return number < 2;
+    if (number == 0) decode->params[SP_FINDER_BUCKETS] = attention->params[SP_FINDER_BUCKETS];
+    decode->params[SP_FINDER_BINS] = SP_BINS_FROZEN;
+    decode->params[SP_FINDER_WINDOW] = attention->params[SP_FINDER_WINDOW];
+    decode->params[SP_FINDER_FIRST] = attention->params[SP_FINDER_FIRST];
+    return number < 2;
+}

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/attention/scratch.h"
 #include "engine/graph/head_codes.h"
 #include "engine/graph/record.h"
 
@@ -23,6 +24,7 @@ struct sp_head_builder {
     const sp_head_source *source;
     sp_head *head;
     sp_head_options options;
+    sp_scratch scratch; /* of predictions */
     sp_plan plan;
     sp_head_codes *codes;         /* NULL: the backend reads none */
     bool ready;                   /* all keys are projected */
@@ -170,7 +172,7 @@ sp_status sp_head_builder_open(const sp_head_source *source, sp_head *head, cons
     b->head = head;
     b->options = *options;
     b->first = head->rows_done;
-    b->streams = sp_attention_streams(source->attention);
+    b->streams = !sp_attention_needs_whole(source->attention);
     sp_plan_init(&b->plan, 0);
     b->gold = sp_alloc(cells, sizeof *b->gold);
     b->weights = sp_alloc(cells, sizeof *b->weights);
@@ -193,6 +195,7 @@ void sp_head_builder_close(sp_head_builder *b)
     if (!b) return;
     sp_plan_fini(&b->plan);
     sp_head_codes_close(b->codes);
+    sp_scratch_fini(&b->scratch);
     sp_free(b->gold);
     sp_free(b->weights);
     sp_free(b->keys);
@@ -411,8 +414,9 @@ static sp_status make_plan(sp_head_builder *b, uint32_t row, uint32_t rows, sp_e
                                .device = s->device,
                                .q = s->q + (size_t)row * s->n_heads * s->kv.head_dim,
                                .kv = &s->kv,
-                               .whole_q = b->streams ? NULL : s->q,
-                               .whole_rows = b->streams ? 0 : s->n_valid_query,
+                               .whole_q = s->q,
+                               .whole_rows = s->n_valid_query,
+                               .scratch = &b->scratch,
                                .fit = s->fit};
     sp_head_codes_attach(b->codes, &request);
     return sp_attention_plan(&request, &b->plan, error);

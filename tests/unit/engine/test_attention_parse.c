@@ -167,7 +167,12 @@ static void test_unknown_and_not_built(void **state)
     refused("{\"params\":[]}", "attention.params", "object");
     refused("{\"params\":1}", "attention.params", "object");
     refused("{\"Backend\":\"dense\"}", "attention.Backend", "unknown key");
-    refused("{\"decode\":{\"backend\":\"dense\"}}", "attention.decode", "not built");
+    refused("{\"decode\":7}", "attention.decode", "backend");
+    refused("{\"decode\":{\"backend\":\"none\"}}", "attention.decode.backend", "unknown");
+    refused("{\"decode\":{\"heads\":\"merged\"}}", "attention.decode", "backend and params");
+    refused("{\"decode\":{\"backend\":\"window\",\"params\":{\"window\":4}}}",
+            "attention.decode.params.window", "odd");
+    refused("{\"decode\":{\"params\":{\"stride\":4}}}", "attention.decode.params.stride", "no parameters");
     refused("{\"capture\":true}", "attention.capture", "not available here");
     refused("{\"capture\":{\"layers\":[0]}}", "attention.capture", "not available here");
     refused("{\"capture\":1}", "attention.capture", "true, false");
@@ -320,7 +325,7 @@ static void test_backends_list(void **state)
     sp_error error;
     sp_buffer_init(&buffer, 1 << 16);
     sp_json_writer_init(&writer, &buffer);
-    sp_backends_write(&writer);
+    sp_backends_write("no fit", &writer);
     assert_ok(sp_json_validate(buffer.data, buffer.size, &error), error);
     sp_buffer_append(&buffer, "", 1);
     assert_true(strncmp(buffer.data, "{\"object\":\"list\",\"data\":[{\"name\":\"dense\",", 38) == 0);
@@ -328,6 +333,9 @@ static void test_backends_list(void **state)
     assert_non_null(strstr(buffer.data, "{\"name\":\"stride\",\"type\":\"integer\",\"default\":128,\"min\":1,"
                                         "\"max\":1048576,\"values\":null,\"summary\":"));
     assert_non_null(strstr(buffer.data, "\"max\":9223372036854775807"));
+    assert_non_null(strstr(buffer.data, "\"available\":true,\"why\":null"));
+    assert_non_null(strstr(buffer.data, "\"available\":false,\"why\":\"no fit\""));
+    assert_non_null(strstr(buffer.data, "\"values\":[\"l2\",\"euclidean\",\"cosine\",\"dot\"]"));
     sp_buffer_fini(&buffer);
 }
 
