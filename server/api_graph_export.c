@@ -72,22 +72,27 @@ static bool check_size(sp_exchange *exchange, const sp_graph_call *call, const s
 static bool check_meaning(sp_exchange *exchange, const sp_graph_wish *wish, const char *format)
 {
     static const char *const of_pages[] = {"cursor", "limit", "weights", NULL};
-    static const char *const of_pictures[] = {"scale", "colors", "theme", NULL};
+    static const char *const of_pictures[] = {"scale", "colors", NULL};
+    static const char *const of_views[] = {"theme", NULL};
     static const char *const of_slices[] = {"rows", "cols", "top_k", "min_weight", "mass", NULL};
+    static const char *const of_one_graph[] = {"graph", NULL};
+    static const char *const why[] = {
+        "%s means nothing to this format (%s)", "%s means nothing to this format (%s)",
+        "%s means nothing to this format (%s)", "an overview takes no %s: it shows whole heads",
+        "panels take no %s: they show gold, pred and after"};
     bool picture = !wish->json && (wish->format == SP_EXPORT_SVG || wish->format == SP_EXPORT_PNG);
     const struct {
         const char *const *names;
         bool good;
     } groups[] = {{of_pages, wish->json || wish->format == SP_EXPORT_SAFETENSORS},
                   {of_pictures, picture || (!wish->json && wish->format == SP_EXPORT_HTML)},
-                  {of_slices, !picture || wish->view != SP_VIEW_OVERVIEW}};
+                  {of_views, picture},
+                  {of_slices, !picture || wish->view != SP_VIEW_OVERVIEW},
+                  {of_one_graph, !picture || wish->view != SP_VIEW_PANELS}};
     for (size_t g = 0; g < sizeof groups / sizeof groups[0]; g++) {
         for (const char *const *name = groups[g].names; *name && !groups[g].good; name++) {
             if (!sp_exchange_query(exchange, *name)) continue;
-            sp_exchange_refuse(exchange, 400, *name,
-                               g == 2 ? "an overview takes no %s: it shows whole heads"
-                                      : "%s means nothing to this format (%s)",
-                               *name, format);
+            sp_exchange_refuse(exchange, 400, *name, why[g], *name, format);
             return false;
         }
     }

@@ -1,5 +1,6 @@
-"""The exports bertviz and circuitsvis drawn by the unmodified scripts of the pip packages in a headless Chromium. Needs pip
-(the packages go below the build folder), chromium and Debian's d3, jquery and requirejs; without them it is skipped (77)."""
+"""The exports bertviz and circuitsvis drawn by the unmodified scripts of the pip packages in a headless Chromium, and our own
+offline page in it. Needs pip (the packages go below the build folder), chromium and Debian's d3, jquery and requirejs;
+without them it is skipped (77)."""
 import glob
 import json
 import os
@@ -105,6 +106,20 @@ def check_circuitsvis(chromium, folder, script, export):
     print("circuitsvis: %r pixels drawn" % ink)
 
 
+def check_page(chromium, folder):
+    """Our own offline page: its script runs under its own policy, and fills the table."""
+    edges = sum(1 for _ in open(os.path.join(folder, "whole.edges"), encoding="ascii"))
+    done = run(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--user-data-dir=" + os.path.join(folder, "profile"),
+               "--virtual-time-budget=5000", "--dump-dom", "file://" + os.path.join(folder, "whole.html"))
+    page = done.stdout.decode("utf-8", "replace")
+    count = re.search(r'<span id="count"[^>]*>([^<]*)', page).group(1)
+    rows = page.split("<tbody>")[1].split("</tbody>")[0].count("<tr>")
+    assert count.startswith("%d of %d edges, page 1 of" % (edges, edges)), "page: the table says %r of %d" % (count, edges)
+    assert rows == min(edges, 200) and "use the arrow keys" in page, "page: %d rows" % rows
+    assert "&lt;/script&gt;&lt;img src=x" in page and "<img" not in page
+    print("page: %s" % count)
+
+
 def main():
     program, chromium = os.path.join(BUILD, "tests", "graph_exporter"), shutil.which("chromium")
     if not os.path.exists(program):
@@ -120,7 +135,8 @@ def main():
                 exports[name] = json.load(file)
         check_bertviz(chromium, folder, scripts["bertviz"], exports["bertviz"])
         check_circuitsvis(chromium, folder, scripts["circuitsvis"], exports["circuitsvis"])
-    print("2 passed, 0 failed")
+        check_page(chromium, folder)
+    print("3 passed, 0 failed")
 
 
 main()

@@ -134,10 +134,11 @@ def test_refusals():
            ("format=svg&view=matrix", "head"), ("format=svg&layer=1&head=1&view=spiral", "view"),
            ("format=csv&layer=1&head=1&view=lines", "view"), ("format=png&scale=cubic", "scale"),
            ("format=png&colors=jet", "colors"), ("format=png&theme=pink", "theme"), ("format=csv&layer=1&head=1&theme=dark", "theme"),
+           ("format=html&layer=1&head=1&theme=dark", "theme"),
            ("format=csv&layer=1&head=1&limit=3", "limit"), ("format=png&layer=1&head=1&weights=f32", "weights"),
            ("format=svg&rows=0:3", "rows"), ("format=svg&top_k=3", "top_k"), ("format=csv&layer=1&head=1&rows=3:1", "rows"),
            ("format=csv&layer=1&head=1&graph=silver", "graph"), ("format=csv&layer=1&head=1&color=red", "color"),
-           ("format=exbert", "layers"), ("format=circuitsvis&layer=1&rows=0:3", "cols"),
+           ("format=svg&layer=1&head=1&view=panels&graph=pred", "graph"), ("format=exbert", "layers"), ("format=circuitsvis&layer=1&rows=0:3", "cols"),
            ("format=bertviz&layer=1&layers=2", "layers"), ("format=bertviz&layer=1&head=1&heads=2", "heads"),
            ("format=bertviz&layers=1,1", "layers")]
     for query, param in bad:
