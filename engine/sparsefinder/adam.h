@@ -1,5 +1,5 @@
 /* Adam (Kingma and Ba 2015): x -= rate m^ / (sqrt(v^) + tiny), m and v running means of the slopes and their
- * squares, both corrected for their start at zero. Tests: tests/unit/engine/test_fit_train.c */
+ * squares, both corrected for their start at zero. Tests: tests/unit/engine/test_fit_job.c */
 #ifndef SPARSED_ENGINE_SPARSEFINDER_ADAM_H
 #define SPARSED_ENGINE_SPARSEFINDER_ADAM_H
 

@@ -2,7 +2,7 @@
  *
  * Each file is tokenized alone and their tokens follow each other. A model whose tokenizer puts a begin of
  * sequence before every text gets one at the start of every window, as its prompts have. With fewer windows
- * wanted than the text holds, those taken lie evenly over it. Tests: tests/unit/engine/test_fit_text.c */
+ * wanted than the text holds, those taken lie evenly over it. Tests: tests/unit/engine/test_fit_parts.c */
 #ifndef SPARSED_ENGINE_SPARSEFINDER_FIT_TEXT_H
 #define SPARSED_ENGINE_SPARSEFINDER_FIT_TEXT_H
 

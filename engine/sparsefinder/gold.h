@@ -2,7 +2,7 @@
  *
  * For entmax they are the keys with p > 0, found without a sort: only scores above the largest less
  * 1 / (alpha - 1) can have weight (kernels/normalizer.h). Softmax has no zeros: its graph is the fewest keys
- * that hold a stated share of the row (gold_mass), p as it is. Tests: tests/unit/engine/test_fit_gold.c */
+ * that hold a stated share of the row (gold_mass), p as it is. Tests: tests/unit/engine/test_fit_parts.c */
 #ifndef SPARSED_ENGINE_SPARSEFINDER_GOLD_H
 #define SPARSED_ENGINE_SPARSEFINDER_GOLD_H
 

@@ -3,7 +3,7 @@
  * Curves are taken at given sparsities S (share of causal pairs left out), by one threshold for the head on
  * the rows looked at: recall = share of true edges kept, mass = share of the dense probability kept.
  * Predicted graphs hold a window of 33 and the first token, inside the budget. Scores are counted in bins of
- * their float32 bits (1 / 512 wide), the bin at the cut in part. Tests: tests/unit/engine/test_fit_judge.c */
+ * their float32 bits (1 / 512 wide), the bin at the cut in part. Tests: tests/unit/engine/test_fit_job.c */
 #ifndef SPARSED_ENGINE_SPARSEFINDER_JUDGE_H
 #define SPARSED_ENGINE_SPARSEFINDER_JUDGE_H
 

@@ -1,5 +1,5 @@
 /* k-means (Lloyd 1982) started by k-means++ (Arthur and Vassilvitskii 2007) or at random points; squared
- * Euclid, ties to the lower id. Tests: tests/unit/engine/test_fit_kmeans.c */
+ * Euclid, ties to the lower id. Tests: tests/unit/engine/test_fit_parts.c */
 #ifndef SPARSED_ENGINE_SPARSEFINDER_KMEANS_H
 #define SPARSED_ENGINE_SPARSEFINDER_KMEANS_H
 

@@ -1,5 +1,5 @@
 /* Small dense matrices in double, row-major: what starting a fit needs. Tests:
- * tests/unit/engine/test_fit_linalg.c */
+ * tests/unit/engine/test_fit_parts.c */
 #ifndef SPARSED_ENGINE_SPARSEFINDER_LINALG_H
 #define SPARSED_ENGINE_SPARSEFINDER_LINALG_H
 

@@ -9,7 +9,7 @@
  *   DOT      x = q'.k' + b                 codes (q', b), (k', 1)
  *   DISTANCE x = b - |q' - k'|^2           codes (2 q', b - |q'|^2, 1), (k', 1, -|k'|^2)
  *   CLUSTER  x = sum_c a_c(q') a_c(k')     codes a_c(x') = softmax_c(-beta |x' - mu_c|^2)
- * Tests: tests/unit/engine/test_fit_maps.c (derivatives against differences) */
+ * Tests: tests/unit/engine/test_fit_parts.c (derivatives against differences) */
 #ifndef SPARSED_ENGINE_SPARSEFINDER_MAPS_H
 #define SPARSED_ENGINE_SPARSEFINDER_MAPS_H
 

@@ -4,7 +4,7 @@
  * Every window goes through the model at once; attention keeps one layer's keys at a time, so memory is that
  * of the sample and of one forward pass. Numbers are kept in bf16, as keys are served. The windows of a model
  * too large for one sample are read again for every group of layers. Owner: sp_sampler the model's scratch,
- * sp_sample its numbers. Tests: tests/unit/engine/test_fit_sample.c */
+ * sp_sample its numbers. Tests: tests/unit/engine/test_fit_job.c */
 #ifndef SPARSED_ENGINE_SPARSEFINDER_SAMPLE_H
 #define SPARSED_ENGINE_SPARSEFINDER_SAMPLE_H
 

@@ -5,7 +5,7 @@
  * -log max(x, 0.01), lambda / N- on -log(1 - x), x the probability that both are in one cluster hinge Treviso
  * et al. 2022: a row costs max(0, 1 + sum over its edges of |q' - k'|^2 - the sum over as many random other
  * keys) Starts: from the spectrum of the inputs' covariances, or the paper's (uniform). Tests:
- * tests/unit/engine/test_fit_train.c */
+ * tests/unit/engine/test_fit_job.c */
 #ifndef SPARSED_ENGINE_SPARSEFINDER_TRAIN_H
 #define SPARSED_ENGINE_SPARSEFINDER_TRAIN_H
 

@@ -2,7 +2,7 @@
  *
  * With one map of keys a KV head these are the query heads of that KV head, else one query head alone.
  * Windows before n_train are trained on, the others are held out. Owner: whoever opened it; one thread.
- * Tests: tests/unit/engine/test_fit_train.c */
+ * Tests: tests/unit/engine/test_fit_job.c */
 #ifndef SPARSED_ENGINE_SPARSEFINDER_UNIT_H
 #define SPARSED_ENGINE_SPARSEFINDER_UNIT_H
 

@@ -16,7 +16,7 @@ import unittest
 ROOT, BUILD = sys.argv[1], sys.argv[2]
 PROGRAM = os.path.join(BUILD, "sparsed")
 MODEL = os.path.join(ROOT, "models/austen")
-COMMANDS = ["serve", "generate", "score", "inspect", "tokenize", "attend", "sweep", "import-fit", "health",
+COMMANDS = ["serve", "generate", "score", "inspect", "tokenize", "attend", "sweep", "fit", "import-fit", "health",
             "bench"]
 BENCH_NAMES = ["linear.f32", "linear.bf16", "attention.f32.4096", "attention.bf16.4096", "entmax15.4096.sigma2",
                "entmax15.4096.sigma6", "strided128.8192", "fixed256x8.8192"]
