@@ -154,17 +154,19 @@ import json, sys, urllib.request
 url, body = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
 request = urllib.request.Request(url, body.encode() if body else None, {"Content-Type": "application/json"})
 with urllib.request.urlopen(request, timeout=60) as reply:
-    sys.stdout.write(reply.read().decode())
+    while piece := reply.read1(65536):
+        sys.stdout.buffer.write(piece)
+        sys.stdout.flush()
 PYTHON
 }
-wait_healthy() {
+# Twenty seconds for a command to succeed.
+wait_until() {
     local until=$((SECONDS + 20))
     while [ "$SECONDS" -lt "$until" ]; do
-        ask "$url/health" >/dev/null 2>&1 && return 0
-        sleep 0.2
+        "$@" >/dev/null 2>&1 && return 0
+        sleep 0.1
     done
-    logs
-    fail "not healthy after 20 seconds"
+    return 1
 }
 
 check() {
@@ -180,9 +182,9 @@ check() {
     grep -q '^CapEff:[[:space:]]0*$' "/proc/$pid/status" || fail "it has capabilities"
     grep -q '^NoNewPrivs:[[:space:]]1' "/proc/$pid/status" || fail "it may gain privileges"
     # SIGTERM while a stream runs: it ends as it should, and so does the server.
-    ask "$url/v1/completions" '{"prompt":"Emma","max_tokens":1500,"ignore_eos":true,"stream":true}' >"$work/stream" &
+    ask "$url/v1/completions" '{"prompt":"Emma","max_tokens":2000,"ignore_eos":true,"stream":true}' >"$work/stream" &
     stream=$!
-    sleep 0.3
+    wait_until test -s "$work/stream" || fail "no stream begins"
     send_term
     wait "$stream" || fail "the stream broke"
     stream=''
@@ -199,6 +201,9 @@ find_tool
 [ -n "${BASE:-}" ] || run_tool pull "$base" >"$work/log" 2>&1 || make_base
 build
 if [ "$tool" = buildah ]; then start_chroot; else start_container; fi
-wait_healthy
+wait_until ask "$url/health" || {
+    logs
+    fail "not healthy after 20 seconds"
+}
 check
 passed=yes

@@ -27,7 +27,8 @@ typedef struct sp_exchange sp_exchange;
 #define SP_ROUTE_METRICS 16u /* reachable without a key under --public-metrics */
 typedef struct sp_route {
     const char *method; /* "GET" (serves HEAD too), "POST" or "DELETE" */
-    const char *path; /* exact, or with a last part: "{id}" takes one, any other name the rest of the path */
+    const char *path;   /* exact, or with one place: "{id}" takes one part, also before a last one; any other
+                           name all to the end */
     unsigned flags;
     void (*handle)(sp_exchange *exchange);
     const char *const *query; /* known query parameters, NULL terminated; NULL: none */

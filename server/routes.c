@@ -25,7 +25,7 @@ const sp_route sp_routes[] = {
     {"GET", "/v1/attention/schema", 0, sp_api_graph_schema, NULL},
     {"GET", "/v1/attention/compare", SP_ROUTE_QUERY, sp_api_capture_compare, NULL},
     {"POST", "/v1/attention/captures", SP_ROUTE_WORK, sp_api_capture_new, NULL},
-    {"POST", "/v1/attention/captures/{path}", SP_ROUTE_WORK | SP_ROUTE_QUERY, sp_api_capture_post, NULL},
+    {"POST", "/v1/attention/captures/{id}/sweep", SP_ROUTE_WORK | SP_ROUTE_QUERY, sp_api_capture_post, NULL},
     {"GET", "/v1/attention/captures/{path}", SP_ROUTE_QUERY, sp_api_capture_get, NULL},
     {"DELETE", "/v1/attention/captures/{id}", SP_ROUTE_QUERY, sp_api_capture_delete, NULL},
     {"GET", "/v1/limits", 0, sp_api_limits, NULL},
@@ -47,7 +47,10 @@ static bool path_matches(const char *pattern, const char *path, const char **res
     if (!open) return strcmp(pattern, path) == 0;
     size_t n = (size_t)(open - pattern);
     if (strncmp(pattern, path, n) != 0 || !path[n]) return false;
-    if (strcmp(open, "{id}") == 0 && strchr(path + n, '/')) return false;
+    if (strncmp(open, "{id}", 4) == 0) {
+        size_t part = strcspn(path + n, "/");
+        if (part == 0 || strcmp(path + n + part, open + 4) != 0) return false;
+    }
     *rest = path + n;
     return true;
 }

@@ -225,7 +225,7 @@ def test_sweep():
     assert server.post(PATH + "/" + dense_one["id"] + "/sweep", many).status == 413
     assert server.get(PATH + "/" + dense_one["id"] + "/sweeps/none").status == 404
     assert server.get(PATH + "/" + ONE["id"] + "/sweeps/" + found["id"]).status == 404
-    assert server.post(PATH + "/" + dense_one["id"] + "/edges", {}).status == 404
+    assert server.post(PATH + "/" + dense_one["id"] + "/edges", {}).status == 405
 
 
 # --- planted heads: a model built so that each head does one thing ---

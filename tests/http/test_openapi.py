@@ -8,7 +8,7 @@ sys.path.insert(0, os.path.join(sys.argv[1], "tests", "support"))
 import harness
 
 with open(os.path.join(harness.ROOT, "server", "routes.c")) as file:
-    ROUTES = {(method.lower(), path) for method, path in re.findall(r'\{"(\w+)", "([^"]+)",', file.read())}
+    ROUTES = {(method.lower(), path) for method, path in re.findall(r'\{"(GET|POST|DELETE)", "([^"]+)",', file.read())}
 with open(os.path.join(harness.ROOT, "server", "README.md"), encoding="utf-8") as file:
     REFERENCE = file.read()
 

@@ -35,6 +35,10 @@ static void finds_every_route(void **state)
     assert_string_equal(rest, "a/b:c");
     assert_non_null(sp_route_find("DELETE", "/v1/requests/cmpl-1", &rest, allow, sizeof allow));
     assert_string_equal(rest, "cmpl-1");
+    assert_non_null(sp_route_find("POST", "/v1/attention/captures/a/sweep", &rest, allow, sizeof allow));
+    assert_null(sp_route_find("POST", "/v1/attention/captures/a/edges", &rest, allow, sizeof allow));
+    assert_string_equal(allow, "GET, HEAD");
+    assert_null(sp_route_find("POST", "/v1/attention/captures//sweep", &rest, allow, sizeof allow));
     assert_null(sp_route_find("DELETE", "/v1/requests/cmpl-1/x", &rest, allow, sizeof allow));
     assert_string_equal(allow, "");
 }
