@@ -261,7 +261,7 @@ static void panel_texts(const sp_slice *gold, const sp_slice *pred, const differ
     sp_caption_head(gold->source, gold, &texts->title);
     sp_buffer_text(&texts->title, ": gold, predicted, and after normalizing");
     texts->reading = "A mark is an edge: the query of its row reads the key of its column. Left: what full "
-                     "attention reads. Middle: what the backend predicted. Right: what was computed.";
+                     "attention would read. Middle: what the backend predicted. Right: what was computed.";
     sp_caption_count(d->totals[BOTH], &texts->facts);
     sp_buffer_text(&texts->facts, " of ");
     sp_caption_count(sp_slice_edges(gold), &texts->facts);

@@ -17,6 +17,6 @@ draw() { # TEXT OPTION ...
 }
 
 draw "$(head -c 4000 "$model/heldout.txt")" "$@" --format png --out overview.png
-draw "$sentence" "$@" --attention '{"backend": "sparsefinder", "params": {"keep": 4, "window": 3, "global_first": 0}}' \
-    --layer 4 --head 2 --view panels --format png --out panels.png
+draw "$sentence" "$@" --attention '{"backend": "sparsefinder", "params": {"keep": 6, "window": 3, "global_first": 0}}' \
+    --layer 5 --head 1 --view panels --format png --out panels.png
 draw "$sentence" "$@" --layer 4 --head 2 --view lines --format svg --out lines.svg
