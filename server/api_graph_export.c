@@ -11,10 +11,10 @@
 /* By the Accept header; JSON where it names nothing we write. */
 static const char *accepted_format(sp_exchange *exchange)
 {
-    static const char *const types[][2] = {{"text/csv", "csv"},
+    static const char *const types[][2] = {{"text/html", "html"}, /* browsers name it first */
+                                           {"text/csv", "csv"},
                                            {"image/svg+xml", "svg"},
                                            {"image/png", "png"},
-                                           {"text/html", "html"},
                                            {"application/octet-stream", "safetensors"}};
     const char *accept = sp_exchange_accept(exchange);
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
