@@ -176,9 +176,10 @@ static void store_ids(sp_codes *codes, uint32_t position, uint32_t n)
         for (size_t r = 0; r < n; r++) {
             size_t at = position + r;
             uint16_t *page = (uint16_t *)(void *)(codes->pages[at / SP_TILE] + run * heads * IDS_BYTES);
-            for (size_t h = 0; h < heads; h++)
-                memcpy(page + (h * SP_TILE + at % SP_TILE) * SP_IDS_A_KEY,
-                       codes->ids + (r * heads + h) * codes->top, codes->top * sizeof *page);
+            const uint16_t *from = codes->ids + r * heads * codes->top;
+            page += at % SP_TILE * SP_IDS_A_KEY;
+            for (size_t h = 0; h < heads; h++, from += codes->top)
+                for (uint32_t i = 0; i < codes->top; i++) page[h * SP_TILE * SP_IDS_A_KEY + i] = from[i];
         }
     }
 }

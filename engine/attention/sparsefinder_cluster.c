@@ -6,8 +6,6 @@
 #include "engine/attention/classes.h"
 #include "engine/attention/sparsefinder.h"
 
-#include <string.h>
-
 /* ids of the chunk's queries: (n_heads, runs, rows, top). */
 static sp_status assign_queries(const sp_finder *self, const sp_fit_table *table, uint32_t runs, uint32_t top,
                                 uint16_t **out, sp_error *error)
@@ -32,10 +30,11 @@ static sp_status assign_queries(const sp_finder *self, const sp_fit_table *table
                                      .centroid_stride = table->runs * one,
                                      .ids = ids};
         request->device->ops->assign(request->device, &args);
-        for (size_t r = 0; r < rows; r++)
-            for (size_t h = 0; h < heads; h++)
-                memcpy(*out + ((h * runs + run) * rows + r) * top, ids + (r * heads + h) * top,
-                       top * sizeof *ids);
+        for (size_t h = 0; h < heads; h++) {
+            uint16_t *to = *out + (h * runs + run) * rows * top;
+            for (size_t r = 0; r < rows; r++, to += top)
+                for (uint32_t s = 0; s < top; s++) to[s] = ids[(r * heads + h) * top + s];
+        }
     }
     return status;
 }
