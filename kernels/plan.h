@@ -86,6 +86,8 @@ sp_status sp_plan_add_tile(sp_plan *plan, uint32_t list, uint32_t query_tile, ui
  * future keys. */
 sp_status sp_plan_add_words(sp_plan *plan, uint32_t list, uint32_t query_tile, uint32_t key_tile,
                             uint64_t *words, sp_error *error) SP_MUST_CHECK;
+/* Gives a list the tiles of an earlier one; it must have none yet. */
+sp_status sp_plan_repeat_list(sp_plan *plan, uint32_t from, uint32_t list, sp_error *error) SP_MUST_CHECK;
 typedef struct sp_group_data {
     uint32_t list, round, n_queries, n_keys, n_ranges;
     const uint32_t *queries, *keys, *ranges; /* copied */

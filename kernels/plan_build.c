@@ -175,6 +175,29 @@ sp_status sp_plan_add_tile(sp_plan *plan, uint32_t list, uint32_t query_tile, ui
     return SP_OK;
 }
 
+sp_status sp_plan_repeat_list(sp_plan *plan, uint32_t from, uint32_t list, sp_error *error)
+{
+    sp_error local;
+    if (!error) error = &local;
+    size_t first = (size_t)list * plan->n_query_tiles, source = (size_t)from * plan->n_query_tiles;
+    if (list >= plan->shape.n_lists || from >= list || plan->cursor > first ||
+        (plan->cursor == first && plan->n_tiles > plan->tile_begin[first]))
+        return sp_fail(error, SP_INVALID, "list %u cannot repeat list %u", list, from);
+    advance(plan, (uint32_t)first);
+    size_t need = plan->n_tiles + (plan->tile_begin[source + plan->n_query_tiles] - plan->tile_begin[source]);
+    if (need >= UINT32_MAX) return sp_fail(error, SP_TOO_LARGE, "the attention plan has too many tiles");
+    sp_tile *grown =
+        reserve(plan, plan->tiles, &plan->cap_tiles, plan->n_tiles, need, sizeof *plan->tiles, error);
+    if (!grown) return failed(error);
+    plan->tiles = grown;
+    for (uint32_t t = 0; t < plan->n_query_tiles; t++) {
+        advance(plan, (uint32_t)first + t);
+        for (uint32_t i = plan->tile_begin[source + t]; i < plan->tile_begin[source + t + 1]; i++)
+            plan->tiles[plan->n_tiles++] = plan->tiles[i];
+    }
+    return SP_OK;
+}
+
 static bool group_in_order(const sp_plan *plan, const sp_group_data *group)
 {
     if (plan->n_groups == 0) return true;

@@ -39,6 +39,13 @@ static inline uint32_t sp_band_row(const void *context, uint32_t query, sp_inter
     return sp_interval_add(out, n, band->last_begin, band->n_keys);
 }
 
+/* The band's tiles of a list; the lists before it have them already. */
+static inline sp_status sp_band_add(const sp_band *band, sp_plan *plan, uint32_t list, sp_error *error)
+{
+    if (list) return sp_plan_repeat_list(plan, 0, list, error);
+    return sp_plan_add_intervals(plan, list, sp_band_row, band, error);
+}
+
 /* Bits begin .. end - 1 of a key tile, in positions. */
 static inline uint64_t sp_tile_bits(uint32_t key_tile, uint64_t begin, uint64_t end)
 {

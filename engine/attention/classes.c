@@ -282,7 +282,7 @@ sp_status sp_classes_plan(const sp_classes *classes, const sp_band *band, uint32
     grouping g = {.classes = classes, .band = band, .position = position, .plan = out};
     sp_status status = SP_OK;
     for (uint32_t list = 0; list < classes->n_heads && status == SP_OK; list++)
-        status = sp_plan_add_intervals(out, list, sp_band_row, band, error);
+        status = sp_band_add(band, out, list, error);
     if (status == SP_OK) status = prepare(&g, scratch, error);
     for (g.run = 0; g.run < classes->runs && status == SP_OK; g.run++) status = add_run(&g, error);
     return status;

@@ -90,7 +90,7 @@ static sp_status plan_keep(const sp_finder *self, const float *q, sp_error *erro
     if (status == SP_OK)
         status = sp_scratch_take(self->scratch, lists, sizeof *args.n_best, &args.n_best, error);
     for (uint32_t h = 0; h < request->n_heads && status == SP_OK; h++)
-        status = sp_plan_add_intervals(self->plan, h, sp_band_row, band, error);
+        status = sp_band_add(band, self->plan, h, error);
     if (status == SP_OK && args.keep) status = request->device->ops->scan_top(request->device, &args, error);
     for (size_t i = 0; i < lists && args.keep && status == SP_OK; i++) {
         uint32_t query = request->position + (uint32_t)(i % request->rows), n = args.n_best[i];

@@ -119,7 +119,7 @@ sp_status sp_finder_cluster_row(const sp_finder *self, uint32_t runs, uint32_t t
     size_t n = (size_t)runs * top * request->n_heads;
     sp_status status = SP_OK;
     for (uint32_t h = 0; h < request->n_heads && status == SP_OK; h++)
-        status = sp_plan_add_intervals(self->plan, h, sp_band_row, &self->band, error);
+        status = sp_band_add(&self->band, self->plan, h, error);
     if (status != SP_OK || sp_band_is_global(&self->band, request->position)) return status;
     status = take_room(&l, self->scratch, n, error);
     if (status != SP_OK) return status;

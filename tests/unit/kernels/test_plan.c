@@ -440,6 +440,70 @@ static void test_validate_refuses(void **state)
     }
 }
 
+static uint32_t near_row(const void *context, uint32_t query, sp_interval *out)
+{
+    (void)context;
+    out[0] = (sp_interval){query / 3, query + 1};
+    return 1;
+}
+
+/* A list that repeats another has its edges, and so has a group that shares another's keys. */
+static void test_shared(void **state)
+{
+    (void)state;
+    sp_plan plan;
+    sp_error error;
+    sp_plan_init(&plan, 0);
+    sp_plan_shape shape = {3, 3, 100, 90, 300, true};
+    assert_ok(sp_plan_begin(&plan, &shape, &error), error);
+    assert_int_equal(sp_plan_repeat_list(&plan, 0, 0, &error), SP_INVALID);
+    assert_ok(sp_plan_add_intervals(&plan, 0, near_row, NULL, &error), error);
+    assert_ok(sp_plan_repeat_list(&plan, 0, 1, &error), error);
+    assert_int_equal(sp_plan_repeat_list(&plan, 0, 1, &error), SP_INVALID);
+    assert_ok(sp_plan_repeat_list(&plan, 1, 2, &error), error);
+    const uint32_t queries[] = {110, 120}, keys[] = {2, 5, 9, 11}, ranges[] = {0, 4, 1, 3}, later[] = {130},
+                   few[] = {0, 2};
+    sp_group_data group = {.list = 1,
+                           .n_queries = 2,
+                           .n_keys = 4,
+                           .n_ranges = 1,
+                           .queries = queries,
+                           .keys = keys,
+                           .ranges = ranges};
+    assert_ok(sp_plan_add_group(&plan, &group, &error), error);
+    sp_group_data shares = {.list = 1,
+                            .round = 1,
+                            .n_queries = 1,
+                            .n_keys = 3,
+                            .n_ranges = 1,
+                            .queries = later,
+                            .ranges = few,
+                            .holder = 1};
+    sp_group_data wrong = shares;
+    wrong.list = 2;
+    assert_int_equal(sp_plan_add_group(&plan, &wrong, &error), SP_INVALID);
+    wrong = shares, wrong.n_keys = 5;
+    assert_int_equal(sp_plan_add_group(&plan, &wrong, &error), SP_INVALID);
+    wrong = shares, wrong.holder = 2;
+    assert_int_equal(sp_plan_add_group(&plan, &wrong, &error), SP_INVALID);
+    assert_ok(sp_plan_add_group(&plan, &shares, &error), error);
+    assert_ok(sp_plan_end(&plan, &error), error);
+    assert_ok(sp_plan_validate(&plan, &error), error);
+    uint32_t got[300];
+    for (uint32_t head = 0; head < 3; head++) {
+        for (uint32_t row = 100; row < 190; row++) {
+            uint32_t listed = head != 1 ? 0 : row == 110 ? 4 : row == 120 ? 2 : row == 130 ? 2 : 0;
+            assert_int_equal(sp_plan_row(&plan, head, row, got), row + 1 - row / 3 + listed);
+        }
+    }
+    sp_plan_row(&plan, 1, 130, got);
+    assert_int_equal(got[0], 2);
+    assert_int_equal(got[1], 5);
+    plan.groups[1].holder = 2;
+    assert_int_equal(sp_plan_validate(&plan, &error), SP_INTERNAL);
+    sp_plan_fini(&plan);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_intervals),
     cmocka_unit_test(test_tile_kinds),
@@ -449,5 +513,6 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_builder_refuses),
     cmocka_unit_test(test_memory_is_bounded),
     cmocka_unit_test(test_validate_refuses),
+    cmocka_unit_test(test_shared),
 };
 TEST_MAIN(tests)
