@@ -50,7 +50,7 @@ with tempfile.TemporaryDirectory() as folder:
     options = ("--chat-template", "plain", "--max-output-tokens", "32", "--api-key-file", os.path.join(folder, "keys"))
     with harness.Server(*options) as server:
         done = run(PROGRAM, "run", "http://127.0.0.1:%d/openapi.json" % server.port, "-H", "Authorization: Bearer " + KEY, "--phases",
-                   "coverage,fuzzing", "--max-examples", "20", "--seed", "20", "--warnings", "off", "--no-color", "--exclude-checks",
+                   "coverage,fuzzing", "--max-examples", "20", "--seed", "20", "--warnings", "off", "--request-timeout", "90", "--no-color", "--exclude-checks",
                    "positive_data_acceptance,allow_header_conformance", cwd=folder, seconds=500)  # fmt: skip
         output = done.stdout + done.stderr
         print(output[-600:] if done.returncode == 0 else output[-8000:])
