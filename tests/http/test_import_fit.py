@@ -117,6 +117,30 @@ class ImportFit(unittest.TestCase):
         with open(self.out, "rb") as file:
             self.assertEqual(file.read(), first)
 
+    def test_serves(self):
+        """Projections of the bundled model's shape, named after it by --model, serve it; without the name they do not."""
+        sys.path.insert(0, os.path.join(ROOT, "tests/support"))
+        import make_import_corpus as corpus
+        corpus.H, corpus.D, corpus.R, corpus.LAYERS = 4, 64, 4, 6
+        corpus.linear.__defaults__ = ("FloatStorage", "f", 4)
+        corpus.layers.__defaults__ = (6,)
+        austen = os.path.join(ROOT, "models/austen")
+        projections, text = (os.path.join(self.folder.name, name) for name in ("p.pt", "text.txt"))
+        with open(projections, "wb") as file:
+            file.write(corpus.projections())
+        with open(text, "w") as file:
+            file.write("It is a truth universally acknowledged, that a single man must be in want of a wife.")
+        attention = json.dumps({"backend": "sparsefinder",
+                                "params": {"grouping": "distance", "metric": "l2", "threshold": 3}})
+        for model, code in (["--model", austen], 0), ([], 65):
+            done = run("--projections", projections, "--out", self.out, *model)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            name = read_fit(self.out)[1].get("model")
+            self.assertEqual(len(name) if name else 0, 64 if model else 0)
+            score = subprocess.run([os.path.join(BUILD, "sparsed"), "score", "--model", austen, "--fit", self.out, "--text",
+                                    text, "--attention", attention], capture_output=True, timeout=120)
+            self.assertEqual(score.returncode, code, score.stderr)
+
     def refuse(self, code, words, *arguments):
         done = run(*arguments, "--out", self.out)
         self.assertEqual(done.returncode, code, done.stderr)
