@@ -194,16 +194,16 @@ static double run_one(bench *b, layer *l, const sp_attention *attention, uint32_
     return sp_now() - start;
 }
 
-static times run_all(bench *b, bool decode)
+static times run_all(bench *b, bool decode, uint32_t chunk)
 {
     times t = {0};
-    for (uint32_t at = decode ? b->n_keys - 1 : 0; at < b->n_keys; at += CHUNK) {
+    for (uint32_t at = decode ? b->n_keys - 1 : 0; at < b->n_keys; at += chunk) {
         for (uint32_t i = 0; i < 2 * b->n_layers;
              i++) { /* one after the other: each finds its keys out of the cache */
             bool dense = i < b->n_layers;
             double planned,
                 attended = run_one(b, &b->layers[i % b->n_layers], dense ? &b->dense : &b->attention, at,
-                                   decode ? 1 : CHUNK, &planned);
+                                   decode ? 1 : chunk, &planned);
             if (dense) {
                 t.dense += attended;
                 continue;
@@ -219,8 +219,10 @@ static times run_all(bench *b, bool decode)
     return t;
 }
 
-static void run_case(const char *attention, uint32_t n_keys, bool decode, float deviation)
+/* chunk: rows of a step; 1 decodes. */
+static void run_case(const char *attention, uint32_t n_keys, uint32_t chunk, float deviation)
 {
+    bool decode = chunk == 1;
     bench b = {.attention = parse(attention), .dense = parse("\"dense\""), .n_keys = n_keys};
     b.n_layers = !decode ? 1 : n_keys > 4096 ? 8 : 24;
     b.layers = sp_alloc_zero(b.n_layers, sizeof *b.layers);
@@ -234,14 +236,15 @@ static void run_case(const char *attention, uint32_t n_keys, bool decode, float 
     }
     times best = {.dense = INFINITY};
     for (int repeat = 0; repeat < (decode ? 8 : 3); repeat++) { /* the first one warms up */
-        times t = run_all(&b, decode);
+        times t = run_all(&b, decode, chunk);
         if (repeat && t.predict + t.attend + t.dense < best.predict + best.attend + best.dense) best = t;
     }
     double ms = 1e3 / b.n_layers, dense = best.dense;
-    printf("%-7s %5u  density %.3f  dense %8.3f ms a layer  predictor %7.3f (%.3f of dense)  attention %7.3f "
+    printf("%-7s %5u by %3u  density %.3f  dense %8.3f ms a layer  predictor %7.3f (%.3f of dense)  "
+           "attention %7.3f "
            "(%.3f)  "
            "both %.3f   %s\n",
-           decode ? "decode" : "prefill", n_keys, (double)best.edges / (double)best.pairs, dense * ms,
+           decode ? "decode" : "prefill", n_keys, chunk, (double)best.edges / (double)best.pairs, dense * ms,
            best.predict * ms, best.predict / dense, best.attend * ms, best.attend / dense,
            (best.predict + best.attend) / dense, attention);
     for (uint32_t i = 0; i < b.n_layers; i++) close_layer(&b.layers[i]);
@@ -272,9 +275,10 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < sizeof attentions / sizeof *attentions; i++) {
         if (argc > 5 && !strstr(attentions[i], argv[5])) continue;
         bool all = !strcmp(only, "all");
-        if (all || !strcmp(only, "decode4k")) run_case(attentions[i], 4096, true, deviation);
-        if (all || !strcmp(only, "decode16k")) run_case(attentions[i], 16384, true, deviation);
-        if (all || !strcmp(only, "prefill8k")) run_case(attentions[i], 8192, false, deviation);
+        if (all || !strcmp(only, "decode4k")) run_case(attentions[i], 4096, 1, deviation);
+        if (all || !strcmp(only, "decode16k")) run_case(attentions[i], 16384, 1, deviation);
+        if (all || !strcmp(only, "prefill8k")) run_case(attentions[i], 8192, CHUNK, deviation);
+        if (all || !strcmp(only, "steps8k")) run_case(attentions[i], 8192, 64, deviation);
     }
     free_fit();
     sp_device_close(device);
