@@ -100,6 +100,10 @@ struct sp_ops {
      * groups by round. SP_NO_MEMORY only. */
     sp_status (*attend)(sp_device *device, const sp_attend_args *args, sp_attend_stats *stats,
                         sp_error *error);
+    /* n of them: outputs and stats (n; or NULL) as of one by one, the same bits. Those of one row (decoding)
+     * share a run of the pool where their work is a single one; its seconds are divided between them. */
+    sp_status (*attend_many)(sp_device *device, size_t n, const sp_attend_args *args, sp_attend_stats *stats,
+                             sp_error *error);
     /* Weights of one row and head over the listed keys (ascending), or over keys 0 .. n - 1 when keys is
      * NULL: scores q.k * scale, normalized over exactly these. Returns the number of weights > 0. For graphs
      * and metrics. */

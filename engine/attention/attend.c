@@ -6,7 +6,9 @@
 
 #include <assert.h>
 
-#define PLANS_A_JOB 2 /* layers of one sequence use at most two parts (interleaved heads) */
+#define TOGETHER 16      /* most jobs whose kernels run together */
+#define PAGES_TOGETHER 4 /* and of how many whole contexts they may have pages */
+#define PLANS_A_JOB 2    /* layers of one sequence use at most two parts (interleaved heads) */
 
 typedef struct sp_cached_plan {
     sp_plan plan;
@@ -15,15 +17,27 @@ typedef struct sp_cached_plan {
     uint32_t layer;
 } sp_cached_plan;
 
+/* A job on its way through one layer. */
+typedef struct prepared {
+    size_t job;
+    const sp_cached_plan *cached;
+    const float *k; /* its new keys */
+} prepared;
+
 struct sp_attender {
     sp_attender_options options;
     sp_attend_job *jobs;
     size_t n_jobs;
-    sp_cached_plan *plans;    /* (max_jobs, PLANS_A_JOB) */
-    const uint8_t **pointers; /* (ceil(context / 64)) pages of one layer */
-    sp_measurer *measurer;    /* made when first asked for */
-    sp_codes *codes;          /* NULL without a fit */
-    sp_scratch scratch;       /* of predictions */
+    sp_cached_plan *plans;      /* (max_jobs, PLANS_A_JOB) */
+    const uint8_t **pointers;   /* (n_pointers) pages of one layer, job after job */
+    size_t n_pointers, n_pages; /* room, and pages of the jobs prepared */
+    prepared prepared[TOGETHER];
+    sp_attend_args args[TOGETHER];
+    sp_attend_stats stats[TOGETHER];
+    size_t n_prepared;
+    sp_measurer *measurer; /* made when first asked for */
+    sp_codes *codes;       /* NULL without a fit */
+    sp_scratch scratch;    /* of predictions */
 };
 
 size_t sp_attender_plan_bytes(uint32_t context, uint32_t n_heads)
@@ -58,7 +72,8 @@ sp_status sp_attender_open(const sp_attender_options *options, sp_attender **out
     sp_scratch_init(&attender->scratch, options->plan_bytes);
     size_t n_plans = (size_t)options->max_jobs * PLANS_A_JOB;
     attender->plans = sp_alloc_zero(n_plans, sizeof *attender->plans);
-    attender->pointers = sp_alloc((options->context + SP_TILE - 1) / SP_TILE, sizeof *attender->pointers);
+    attender->n_pointers = ((size_t)options->context + SP_TILE - 1) / SP_TILE * PAGES_TOGETHER;
+    attender->pointers = sp_alloc(attender->n_pointers, sizeof *attender->pointers);
     if (!attender->plans || !attender->pointers) {
         sp_attender_close(attender);
         return sp_fail(error, SP_NO_MEMORY, "no memory for the plans of %u sequences", options->max_jobs);
@@ -217,8 +232,14 @@ static void collect(sp_attender *attender, const sp_attend_job *job, const sp_at
     job->phase->predict_seconds += sp_now() - start;
 }
 
-static sp_status run_job(sp_attender *attender, size_t index, const sp_attend_call *call, float *out,
-                         sp_error *error)
+/* Keys that the job's rows may attend to. */
+static uint32_t count_keys(const sp_attend_job *job)
+{
+    return job->whole && !job->whole->collects ? job->whole->rows : job->position + job->rows;
+}
+
+/* Writes keys and values, makes the plan, and puts the job on the list. */
+static sp_status prepare(sp_attender *attender, size_t index, const sp_attend_call *call, sp_error *error)
 {
     const sp_attender_options *options = &attender->options;
     sp_attend_job *job = &attender->jobs[index];
@@ -236,32 +257,64 @@ static sp_status run_job(sp_attender *attender, size_t index, const sp_attend_ca
         return SP_OK;
     }
 
-    sp_attend_args args = {.normalizer = job->attention->normalizer,
-                           .scale = call->scale,
-                           .n_kv_heads = options->n_kv_heads,
-                           .q = q,
-                           .out = out};
-    if (job->capture)
-        sp_capture_rows(job->capture, call->layer, job->position, job->rows, args.q, call->scale, job->fit);
-    uint32_t n_keys = attends_whole ? job->whole->rows : job->position + job->rows;
-    args.kv = sp_kv_layer(options->kv, job->pages, call->layer, n_keys, attender->pointers);
+    prepared *next = &attender->prepared[attender->n_prepared];
+    sp_attend_args *args = &attender->args[attender->n_prepared];
     sp_cached_plan *cached;
-    sp_status status = find_plan(attender, index, call, &args.kv, &cached, error);
+    *args = (sp_attend_args){.normalizer = job->attention->normalizer,
+                             .scale = call->scale,
+                             .n_kv_heads = options->n_kv_heads,
+                             .q = q,
+                             .out = call->out + job->first_row * q_row};
+    if (job->capture)
+        sp_capture_rows(job->capture, call->layer, job->position, job->rows, q, call->scale, job->fit);
+    uint32_t n_keys = count_keys(job);
+    args->kv =
+        sp_kv_layer(options->kv, job->pages, call->layer, n_keys, attender->pointers + attender->n_pages);
+    sp_status status = find_plan(attender, index, call, &args->kv, &cached, error);
     if (status != SP_OK) return status;
+    *next = (prepared){.job = index, .cached = cached, .k = k};
+    args->plan = &cached->plan;
+    attender->stats[attender->n_prepared++] = (sp_attend_stats){0};
+    attender->n_pages += ((size_t)n_keys + SP_TILE - 1) / SP_TILE;
+    return SP_OK;
+}
 
-    args.plan = &cached->plan;
-    sp_attend_stats stats = {0};
-    double start = sp_now();
-    status = options->device->ops->attend(options->device, &args, &stats, error);
-    job->phase->attend_seconds += sp_now() - start;
-    if (status != SP_OK) return status;
-    job->phase->edges += cached->counts.edges;
-    job->phase->pairs += cached->counts.pairs;
-    job->phase->tiles += cached->counts.tiles;
-    job->phase->groups += cached->counts.groups;
-    *job->rows_empty += cached->counts.rows_empty;
+static sp_status finish(sp_attender *attender, size_t index, uint32_t layer, sp_error *error)
+{
+    const prepared *done = &attender->prepared[index];
+    const sp_plan_counts *counts = &done->cached->counts;
+    sp_attend_job *job = &attender->jobs[done->job];
+    job->phase->attend_seconds += attender->stats[index].seconds;
+    job->phase->edges += counts->edges;
+    job->phase->pairs += counts->pairs;
+    job->phase->tiles += counts->tiles;
+    job->phase->groups += counts->groups;
+    *job->rows_empty += counts->rows_empty;
     if (!job->measures) return SP_OK;
-    return measure(attender, job, &cached->plan, &args, call->k + job->first_row * k_row, call->layer, error);
+    return measure(attender, job, &done->cached->plan, &attender->args[index], done->k, layer, error);
+}
+
+static void fail(sp_attend_job *job, size_t row, float *out)
+{
+    job->failed = true;
+    memset(out, 0, job->rows * row * sizeof *out);
+}
+
+/* Runs the kernels of all that is prepared. */
+static void run_prepared(sp_attender *attender, uint32_t layer)
+{
+    const sp_device *device = attender->options.device;
+    size_t out_row = (size_t)attender->options.n_heads * attender->options.head_dim;
+    sp_error error = {0};
+    sp_status status = device->ops->attend_many(attender->options.device, attender->n_prepared,
+                                                attender->args, attender->stats, &error);
+    for (size_t i = 0; i < attender->n_prepared; i++) {
+        sp_attend_job *job = &attender->jobs[attender->prepared[i].job];
+        if (status != SP_OK) job->error = error;
+        if (status != SP_OK || finish(attender, i, layer, &job->error) != SP_OK)
+            fail(job, out_row, attender->args[i].out);
+    }
+    attender->n_prepared = attender->n_pages = 0;
 }
 
 sp_status sp_attender_attend(void *context, const sp_attend_call *call, sp_error *error)
@@ -274,10 +327,13 @@ sp_status sp_attender_attend(void *context, const sp_attend_call *call, sp_error
         sp_attend_job *job = &attender->jobs[i];
         assert(call->batch->slots[job->first_row] == i &&
                call->batch->positions[job->first_row] == job->position);
-        float *out = call->out + job->first_row * out_row;
-        if (!job->failed && run_job(attender, i, call, out, &job->error) != SP_OK) job->failed = true;
-        if (job->failed) memset(out, 0, job->rows * out_row * sizeof *out);
+        size_t pages = ((size_t)count_keys(job) + SP_TILE - 1) / SP_TILE;
+        if (attender->n_prepared == TOGETHER || attender->n_pages + pages > attender->n_pointers)
+            run_prepared(attender, call->layer);
+        if (job->failed || prepare(attender, i, call, &job->error) != SP_OK)
+            fail(job, out_row, call->out + job->first_row * out_row);
     }
+    run_prepared(attender, call->layer);
     bool collected = attender->n_jobs == 1 && attender->jobs[0].whole && attender->jobs[0].whole->collects;
     return collected ? SP_CANCELLED : SP_OK;
 }

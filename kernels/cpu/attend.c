@@ -1,5 +1,5 @@
-/* The attend op of the CPU: prepares a call (runs of heads, scratch, windows of rows) and hands windows to
- * softmax or entmax.
+/* One call of the attend op of the CPU: prepares it (runs of heads, scratch, windows of rows) and hands
+ * windows to softmax or entmax.
  *
  * A task is one query tile of one run of heads, so that the heads of a group share every tile of K and V.
  * Tasks go to threads from one atomic counter, last query tiles (the heaviest, when causal) first. Memory is
@@ -21,17 +21,6 @@
 #define JOINT_ROWS 4            /* most rows of heads that are scored together */
 #define SPLIT_TASKS 4           /* tasks a thread under which spans are dealt out instead */
 #define GRAIN ((size_t)16384)   /* buffers grow by this much at least */
-
-typedef struct attend_scratch {
-    sp_attend_buffer buffers[SP_BUFFERS];
-} attend_scratch;
-
-static void scratch_free(void *pointer)
-{
-    attend_scratch *scratch = pointer;
-    for (size_t i = 0; i < SP_BUFFERS; i++) sp_free(scratch->buffers[i].data);
-    sp_free(scratch);
-}
 
 void *sp_attend_reserve(sp_attend_buffer *buffer, size_t bytes)
 {
@@ -437,11 +426,12 @@ static bool run_windows(sp_attend_call *call)
         call->end = window_end(call, call->begin);
         if (!sp_attend_pack_shared(call, call->scratch / 2)) return false;
         if (!(softmax ? sp_attend_softmax(call) : sp_attend_entmax(call))) return false;
+        if (call->left) return true; /* its window is the only one, and still wanted */
     }
     return true;
 }
 
-static void report(const sp_attend_call *call, double seconds, sp_attend_stats *stats)
+void sp_attend_report(const sp_attend_call *call, double seconds, sp_attend_stats *stats)
 {
     const sp_attend_args *args = call->args;
     for (size_t i = 0; i < sp_threads_count(call->threads); i++) {
@@ -457,40 +447,23 @@ static void report(const sp_attend_call *call, double seconds, sp_attend_stats *
     if (stats) stats->seconds += seconds;
 }
 
-sp_status sp_cpu_attend(sp_device *device, const sp_attend_args *args, sp_attend_stats *stats,
-                        sp_error *error)
+void sp_attend_run_last(sp_attend_call *call, sp_task_fn task)
 {
-    double start = sp_now();
-    const sp_plan *plan = args->plan;
-    assert(plan->shape.n_heads % args->n_kv_heads == 0 && plan->shape.n_keys == args->kv.n_keys);
-    if (!plan->shape.rows) return SP_OK;
-    sp_cpu_state *cpu = sp_cpu_of(device);
-    if (!cpu->attend) {
-        cpu->attend = sp_alloc_zero(1, sizeof(attend_scratch));
-        cpu->attend_free = cpu->attend ? scratch_free : NULL;
-    }
-    attend_scratch *scratch = cpu->attend;
-    if (!scratch) return sp_fail(error, SP_NO_MEMORY, "attention: out of memory");
+    if (call->may_leave)
+        call->left = task;
+    else
+        sp_threads_run(call->threads, call->n_tasks, task, call);
+}
 
-    sp_attend_call call = {.args = args,
-                           .plan = plan,
-                           .slots = sp_attend_slots_for(cpu->level, args->kv.dtype),
-                           .threads = device->threads,
-                           .buffers = scratch->buffers,
-                           .scratch = device->attend_scratch,
-                           .begin = plan->shape.position,
-                           .end = plan->shape.position + plan->shape.rows};
-    measure(&call);
-    call.joint = wants_joint(&call);
-    bool done = make_runs(&call);
-    if (done && wants_phases(&call)) done = index_rows(&call);
-    call.row_lists = call.row_tiles && !call.joint && has_row_lists(&call) && !sp_attend_should_split(&call);
-    call.block_rows = AREA_BYTES / (sp_attend_area(call.max_tiles + 1) * sizeof(float)) / 6 * 6;
-    if (call.block_rows < 6) call.block_rows = 6;
-    if (call.block_rows > call.max_rows) call.block_rows = call.max_rows;
-    done = done && make_workers(&call) && run_windows(&call);
-    if (!done)
-        return sp_fail(error, SP_NO_MEMORY, "attention over %u keys: out of memory", plan->shape.n_keys);
-    report(&call, sp_now() - start, stats);
-    return SP_OK;
+bool sp_attend_run_call(sp_attend_call *call)
+{
+    measure(call);
+    call->joint = wants_joint(call);
+    bool done = make_runs(call);
+    if (done && wants_phases(call)) done = index_rows(call);
+    call->row_lists = call->row_tiles && !call->joint && has_row_lists(call) && !sp_attend_should_split(call);
+    call->block_rows = AREA_BYTES / (sp_attend_area(call->max_tiles + 1) * sizeof(float)) / 6 * 6;
+    if (call->block_rows < 6) call->block_rows = 6;
+    if (call->block_rows > call->max_rows) call->block_rows = call->max_rows;
+    return done && make_workers(call) && run_windows(call);
 }

@@ -7,9 +7,10 @@
  * merged ascending, tiles first, then groups by round. So rows may be cut into chunks, tasks and threads at
  * will.
  *
- * Files: attend.c (the call: runs of heads, windows of rows, scratch), attend_tiles.c (packing pages and
- * gathered rows, edge words), attend_softmax.c, attend_entmax.c, attend_weights.c (one row, for graphs),
- * attend_LEVEL.c (slots). Tests: tests/kernels/test_attend.c, tests/kernels/test_attend_bits.c */
+ * Files: attend.c (the call: runs of heads, windows of rows, scratch), attend_many.c (several),
+ * attend_tiles.c (packing pages and gathered rows, edge words), attend_softmax.c, attend_entmax.c,
+ * attend_weights.c (one row, for graphs), attend_LEVEL.c (slots). Tests: tests/kernels/test_attend.c,
+ * tests/kernels/test_attend_bits.c */
 #ifndef SPARSED_KERNELS_CPU_ATTEND_H
 #define SPARSED_KERNELS_CPU_ATTEND_H
 
@@ -182,6 +183,11 @@ enum {
     SP_BUFFER_SCORES,
     SP_BUFFERS
 };
+/* cpu->attend: buffers of single calls, and of each that runs beside others. */
+#define SP_ATTEND_MANY 16
+typedef struct sp_attend_scratch {
+    sp_attend_buffer buffers[SP_ATTEND_MANY][SP_BUFFERS];
+} sp_attend_scratch;
 /* At least bytes bytes, old contents lost; NULL when out of memory. */
 void *sp_attend_reserve(sp_attend_buffer *buffer, size_t bytes);
 
@@ -215,9 +221,12 @@ typedef struct sp_attend_call {
      * NULL: each is read alone. */
     const uint32_t *chain;
     const void *
-        *packed;  /* (n_kv_heads, key tiles): K then V, packed for all tasks; NULL: each packs for itself */
-    float *sums;  /* softmax with groups: (rows of the window, n_heads, 2): max, sum; out holds the rest */
-    float *parts; /* softmax: states of split tasks */
+        *packed; /* (n_kv_heads, key tiles): K then V, packed for all tasks; NULL: each packs for itself */
+    /* Of several calls at once: one whose work is a single run of tasks leaves it to who runs them. */
+    bool may_leave;
+    sp_task_fn left; /* NULL: all is done */
+    float *sums;     /* softmax with groups: (rows of the window, n_heads, 2): max, sum; out holds the rest */
+    float *parts;    /* softmax: states of split tasks */
 
     /* Entmax: groups of each (list, row): members[member_begin[i]] .. , by round. NULL without groups. */
     uint32_t *member_begin;
@@ -311,6 +320,13 @@ bool sp_attend_score_joint(sp_attend_call *call);
 /* --- attend.c --- */
 /* Adds a task; false when out of memory. */
 bool sp_attend_push_task(sp_attend_call *call, const sp_attend_task *task);
+/* All of a call that has its first fields up to scratch, may_leave, begin and end: or all but the tasks of
+ * call->left. False when out of memory. */
+bool sp_attend_run_call(sp_attend_call *call);
+/* Adds what the workers counted to stats (or NULL) and to the supports asked for. */
+void sp_attend_report(const sp_attend_call *call, double seconds, sp_attend_stats *stats);
+/* The last run of a call's tasks: now, or left to who runs several calls. */
+void sp_attend_run_last(sp_attend_call *call, sp_task_fn task);
 /* Tasks of the window: one a (query tile, run), last query tiles first; or, split, one a span of it. Returns
  * false when out of memory. part_floats: 0, or floats of state a row for split tasks, laid out from 0; *parts
  * gets their sum. */

@@ -412,7 +412,7 @@ bool sp_attend_entmax(sp_attend_call *call)
     size_t unused;
     if (!call->row_tiles || call->row_lists) {
         if (!sp_attend_make_tasks(call, false, 0, &unused)) return false;
-        sp_threads_run(call->threads, call->n_tasks, local_task, call);
+        sp_attend_run_last(call, local_task);
         return true;
     }
     if (!lay_out_scores(call)) return false;

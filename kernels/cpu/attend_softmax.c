@@ -224,7 +224,10 @@ static bool run_tiles(sp_attend_call *call)
     size_t floats = 0;
     if (!sp_attend_should_split(call)) {
         if (!sp_attend_make_tasks(call, false, 0, &floats)) return false;
-        sp_threads_run(call->threads, call->n_tasks, tile_task, call);
+        if (call->plan->n_groups)
+            sp_threads_run(call->threads, call->n_tasks, tile_task, call);
+        else
+            sp_attend_run_last(call, tile_task);
         return true;
     }
     if (!sp_attend_make_tasks(call, true, call->value_dim + 2, &floats)) return false;

@@ -160,6 +160,8 @@ void sp_cpu_add_bias(sp_device *device, size_t rows, size_t n, const float *bias
 void sp_cpu_to_bf16(sp_device *device, size_t n, const float *x, uint16_t *y);
 sp_status sp_cpu_attend(sp_device *device, const sp_attend_args *args, sp_attend_stats *stats,
                         sp_error *error);
+sp_status sp_cpu_attend_many(sp_device *device, size_t n, const sp_attend_args *args, sp_attend_stats *stats,
+                             sp_error *error);
 size_t sp_cpu_row_weights(sp_device *device, const sp_kv_view *kv, uint32_t kv_head, const float *q,
                           float scale, sp_normalizer normalizer, const uint32_t *keys, size_t n,
                           float *weights);

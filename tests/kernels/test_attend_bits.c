@@ -1,5 +1,6 @@
 /* A row's attention has the same bits however it is computed: any number of threads, any split of the rows
- * into chunks, alone as a decode step over the keys so far, with little scratch, at every CPU level. */
+ * into chunks, alone as a decode step over the keys so far, with little scratch, beside other sequences, at
+ * every CPU level. */
 #include "tests/kernels/attend_scene.h"
 
 static const float alphas[] = {1, 1.5f, 2, 1.25f};
@@ -140,8 +141,68 @@ static void test_long(void **state)
     }
 }
 
+/* Sequences of one row, and some of several, at once: the bits and figures of one after another. Some are
+ * long enough that their spans are dealt out, so that they run before the others. */
+static void test_many(void **state)
+{
+    (void)state;
+    enum { N = 19 };
+    static scene s[N];
+    test_random random = {5};
+    sp_error error;
+    for (int i = 0; i < N; i++) {
+        uint32_t keys = i % 5 == 4 ? 1500 : 1 + (uint32_t)test_random_below(&random, 300);
+        s[i] = (scene){.heads = 6,
+                       .kv_heads = 2,
+                       .lists = 1,
+                       .rows = keys,
+                       .keys = keys,
+                       .head_dim = 32,
+                       .value_dim = i % 2 ? 32 : 48,
+                       .dtype = i % 3 ? SP_BF16 : SP_F32};
+        scene_open(&s[i], &random, (pattern)(i % PATTERNS), 1.5f);
+    }
+    for (int t = 0; t < 2 * SP_CPU_ISAS; t++) {
+        if (t / 2 > (int)sp_cpu_level()) break;
+        sp_device *device = open_level((sp_cpu_isa)(t / 2), t % 2 ? 3 : 2, 0);
+        sp_attend_args args[N];
+        sp_attend_stats stats[N] = {{0}};
+        sp_plan plans[N];
+        uint64_t support[2][N][6] = {{{0}}};
+        float *out[N], *alone = sp_alloc(3 * 6 * 48, sizeof *alone);
+        for (int i = 0; i < N; i++) {
+            uint32_t rows = i % 7 == 6 && s[i].rows > 2 ? 3 : 1;
+            out[i] = sp_alloc(rows * row_floats(&s[i]), sizeof *out[i]);
+            memset(out[i], 0xff, rows * row_floats(&s[i]) * sizeof *out[i]);
+            scene_plan(&s[i], &plans[i], s[i].rows - rows, rows, s[i].keys);
+            args[i] = scene_args(&s[i], &plans[i], alphas[i % 4], out[i]);
+            args[i].support = support[0][i];
+        }
+        assert_ok(device->ops->attend_many(device, N, args, stats, &error), error);
+        for (int i = 0; i < N; i++) {
+            sp_attend_args one = args[i];
+            sp_attend_stats counted = {0};
+            one.out = alone;
+            one.support = support[1][i];
+            assert_ok(device->ops->attend(device, &one, &counted, &error), error);
+            assert_memory_equal(out[i], alone, plans[i].shape.rows * row_floats(&s[i]) * sizeof *alone);
+            assert_int_equal(stats[i].rows_empty, counted.rows_empty);
+            assert_int_equal(stats[i].k_pages, counted.k_pages);
+            assert_int_equal(stats[i].v_pages, counted.v_pages);
+            assert_true(stats[i].seconds > 0);
+            assert_memory_equal(support[0][i], support[1][i], sizeof support[0][i]);
+            sp_plan_fini(&plans[i]);
+            sp_free(out[i]);
+        }
+        sp_free(alone);
+        sp_device_close(device);
+    }
+    for (int i = 0; i < N; i++) scene_close(&s[i]);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_short),
     cmocka_unit_test(test_long),
+    cmocka_unit_test(test_many),
 };
 TEST_MAIN(tests)
