@@ -82,12 +82,13 @@ def test_plain_request_is_cancelled(server):
 
 def test_waiting_ones(server):
     with harness.Server("--max-sequences", "1") as small:
-        first = small.open_stream(**LONG)
+        first = small.open_stream(**dict(LONG, n=8))  # one choice after another
         harness.read_some(first, 50)
         asking = Asking(small, "/v1/completions", dict(LONG, max_tokens=3))
-        two = until(lambda: [one for one in listed(small) if one["state"] == "waiting"])
-        assert len(two) == 1 and two[0]["tokens"] == 0 and len(listed(small)) == 2
-        assert small.request("DELETE", "/v1/requests/" + two[0]["id"]).status == 200
+        rows = until(lambda: [rows for rows in [listed(small)] if any(one["state"] == "waiting" for one in rows)])[0]
+        (waiting,) = [one for one in rows if one["state"] == "waiting"]
+        assert len(rows) == 2 and waiting["tokens"] == 0
+        assert small.request("DELETE", "/v1/requests/" + waiting["id"]).status == 200
         asking.join()
         assert asking.reply.status == 409
         first.close()
