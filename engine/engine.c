@@ -254,6 +254,7 @@ static sp_status open_captures(sp_engine *engine, sp_error *error)
     const sp_engine_options *options = &engine->options;
     sp_captures_options captures = {.model = engine->model,
                                     .model_ids = engine->info.model_ids,
+                                    .fingerprints = engine->info.fingerprints,
                                     .kv_type = options->kv_type,
                                     .page_bytes = engine->info.kv_bytes / engine->info.kv_pages,
                                     .max_bytes = options->capture_bytes,

@@ -46,6 +46,7 @@ static void write_provenance(sp_json_writer *out, const sp_graph_source *source)
     sp_json_open(out, '{');
     write_text(out, "model", source->model);
     write_text(out, "arch", source->arch);
+    write_text(out, "model_hash", source->hash[0] ? source->hash : NULL);
     write_text(out, "backend", source->backend);
     write_json(out, "params", source->params);
     write_json(out, "normalizer", source->normalizer);

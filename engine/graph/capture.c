@@ -135,6 +135,8 @@ static void fill_source(sp_capture *capture, uint32_t adapter)
                           .software = "sparsed " SPARSED_VERSION,
                           .block = "self",
                           .created = (int64_t)time(NULL)};
+    const char *hash = options->fingerprints ? options->fingerprints[adapter] : NULL;
+    capture->source.hash = hash ? hash : "";
     if (!capture->source.model) capture->source.model = "";
 }
 

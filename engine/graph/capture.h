@@ -29,7 +29,8 @@ struct sp_stream;
 
 typedef struct sp_captures_options {
     const sp_model *model;
-    const char *const *model_ids; /* as sp_engine_info */
+    const char *const *model_ids;    /* as sp_engine_info */
+    const char *const *fingerprints; /* the same; NULL, or entries NULL: not known */
     sp_dtype kv_type;
     size_t page_bytes;           /* of a KV page, its side included */
     size_t max_bytes;            /* of all captures and heads; --capture-bytes */

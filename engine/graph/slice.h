@@ -43,11 +43,12 @@ typedef struct sp_graph_token {
 /* Where a graph comes from: what a caption or a provenance field says. Texts, never NULL; "" where there is
  * nothing to say. */
 typedef struct sp_graph_source {
-    const char *capture;    /* id: "attn-..." */
-    const char *model;      /* the model's id, an adapter's as BASE:NAME */
-    const char *arch;       /* "llama" */
-    const char *backend;    /* "sparsefinder" */
-    const char *params;     /* all parameters, resolved, as a JSON object: {"window":33} */
+    const char *capture; /* id: "attn-..." */
+    const char *model;   /* the model's id, an adapter's as BASE:NAME */
+    const char *arch;    /* "llama" */
+    const char *hash;    /* hex SHA-256 of its query and key projections (engine/README.md); "": not known */
+    const char *backend; /* "sparsefinder" */
+    const char *params;  /* all parameters, resolved, as a JSON object: {"window":33} */
     const char *normalizer; /* JSON: "softmax" (with its quotes) or {"alpha":1.5}: over pred */
     const char *gold;       /* JSON: {"normalizer":{"alpha":1.5}} or {"normalizer":"softmax","mass":0.95} */
     const char *heads;      /* "merged", "interleaved" or "multihead" */
