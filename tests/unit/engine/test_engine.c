@@ -8,7 +8,9 @@
 
 #include "engine/engine.h"
 
-enum { PAGE_BYTES = 6 * 4 * 2 * 64 * 64 * 2 }; /* layers, heads, K and V, rows, head_dim, bf16 */
+/* layers, then K and V (heads, rows, head_dim) and beside them k' of the bundled fit (heads, rank, rows), all
+ * bf16 */
+enum { PAGE_BYTES = 6 * (4 * 2 * 64 * 64 * 2 + 4 * 8 * 64 * 2) };
 
 static sp_engine_options usual(void)
 {
