@@ -161,15 +161,18 @@ static bool watch(void *context, double fraction)
 
 static void say_point(sweep_run *run, const sp_sweep_point *p)
 {
-    char value[32] = "";
+    char value[32] = "", writing[48] = "no writing";
     sp_progress_clear(&run->progress);
     if (!isnan(p->value)) (void)snprintf(value, sizeof value, " %.6g", p->value);
-    fprintf(stderr,
-            "%3zu/%zu %s%s: sparsity %.3f, recall %.3f, mass %.3f, perplexity %.3f (%+.2f %%), reading %.2f, "
-            "writing %.2f of dense\n",
-            run->at + 1, run->n_items, p->grid, value, 1 - p->density, p->recall, p->mass, p->perplexity,
-            100 * (p->perplexity / p->perplexity_dense - 1), p->prefill_seconds / p->prefill_seconds_dense,
-            p->decode_seconds / p->decode_seconds_dense);
+    if (!isnan(p->decode_seconds))
+        (void)snprintf(writing, sizeof writing, "writing %.2f", p->decode_seconds / p->decode_seconds_dense);
+    fprintf(
+        stderr,
+        "%3zu/%zu %s%s: sparsity %.3f, recall %.3f, mass %.3f, perplexity %.3f (%+.2f %%), reading %.2f of "
+        "dense, %s\n",
+        run->at + 1, run->n_items, p->grid, value, 1 - p->density, p->recall, p->mass, p->perplexity,
+        100 * (p->perplexity / p->perplexity_dense - 1), p->prefill_seconds / p->prefill_seconds_dense,
+        writing);
 }
 
 /* One line a curve: what its first point was refused for. */
