@@ -6,7 +6,7 @@
  * Head h reads map g = h / (n_heads / n_maps). Positions >= n_keys are never read as edges.
  * q' stays float32 (rows, n_heads, rank); with bf16 keys q' is rounded to bf16 once a row, so that decoding
  * and prefill select alike. As everywhere, a row's result depends on that row and the keys alone. Tests:
- * tests/kernels/test_predict.c */
+ * tests/kernels/test_predict.c, tests/kernels/test_assign.c */
 #ifndef SPARSED_KERNELS_PREDICT_H
 #define SPARSED_KERNELS_PREDICT_H
 

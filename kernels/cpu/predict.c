@@ -1,6 +1,7 @@
 /* Drivers of the predictors' ops that have no scratch: projections, storing codes, nearest centroids. They
  * cut rows into pieces and deal them to the worker pool where there is enough work to pay for waking it.
- * Tests: tests/kernels/test_predict.c */
+ * Tests: tests/kernels/test_predict.c,
+ * test_assign.c */
 #include <assert.h>
 #include <stdatomic.h>
 
