@@ -24,7 +24,8 @@ sp_status sp_apply_predictor_open(sp_apply_predictor *self, sp_apply_case *input
         self->fit = self->own;
     }
     if (status == SP_OK && self->fit)
-        status = sp_fit_check(self->fit, "", self->fit->n_layers, input->n_heads, input->head_dim, error);
+        status = sp_fit_check(self->fit, "", self->fit->n_layers, input->n_heads, input->n_kv_heads,
+                              input->head_dim, error);
     if (status != SP_OK) return status;
     return sp_attention_resolve(&input->attention, self->fit, input->layer, input->layer + 1, input->kind,
                                 error);

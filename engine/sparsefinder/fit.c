@@ -38,8 +38,24 @@ static sp_status fail_count(sp_error *error, const char *key, const char *what, 
                          what, (unsigned)wants);
 }
 
+/* The file alone does not say how many KV heads the model has. */
+static sp_status check_key_maps(const sp_fit *fit, uint32_t n_kv_heads, sp_error *error)
+{
+    for (size_t i = 0; i < 2 * (size_t)fit->n_layers; i++)
+        for (size_t k = 0; k < fit->layers[i].n_sets; k++) {
+            uint32_t maps = fit->layers[i].sets[k].n_k_maps;
+            if (maps != fit->n_heads && maps != n_kv_heads)
+                return sp_fail_param(error, SP_DATA, "k_proj",
+                                     "the fit has %u maps of keys in layer %u; the model takes one a query "
+                                     "head (%u) or one a KV head (%u)",
+                                     (unsigned)maps, (unsigned)(i / 2), (unsigned)fit->n_heads,
+                                     (unsigned)n_kv_heads);
+        }
+    return SP_OK;
+}
+
 sp_status sp_fit_check(const sp_fit *fit, const char *fingerprint, uint32_t n_layers, uint32_t n_heads,
-                       uint32_t head_dim, sp_error *error)
+                       uint32_t n_kv_heads, uint32_t head_dim, sp_error *error)
 {
     if (fit->n_layers != n_layers) return fail_count(error, "layers", "layers", fit->n_layers, n_layers);
     if (fit->n_heads != n_heads) return fail_count(error, "heads", "query heads", fit->n_heads, n_heads);
@@ -50,7 +66,7 @@ sp_status sp_fit_check(const sp_fit *fit, const char *fingerprint, uint32_t n_la
     if (fingerprint[0] && strcmp(fit->model, fingerprint) != 0)
         return sp_fail_param(error, SP_DATA, "model", "the fit was made for the model %s, this one is %s",
                              fit->model, fingerprint);
-    return SP_OK;
+    return check_key_maps(fit, n_kv_heads, error);
 }
 
 const sp_fit_set *sp_fit_find(const sp_fit *fit, uint32_t layer, sp_attend_kind kind, sp_fit_type type,

@@ -69,9 +69,10 @@ void sp_fit_close(sp_fit *fit);
 /* Writes path anew (a temporary file, then rename). The same fit gives the same bytes. */
 sp_status sp_fit_write(const sp_fit *fit, const char *path, sp_error *error) SP_MUST_CHECK;
 
-/* SP_DATA naming both values where the fit was made for another model. fingerprint "": not compared. */
+/* SP_DATA naming both values where the fit was made for another model. fingerprint "": not compared. After
+ * SP_OK every set has n_heads or n_kv_heads maps of keys. */
 sp_status sp_fit_check(const sp_fit *fit, const char *fingerprint, uint32_t n_layers, uint32_t n_heads,
-                       uint32_t head_dim, sp_error *error) SP_MUST_CHECK;
+                       uint32_t n_kv_heads, uint32_t head_dim, sp_error *error) SP_MUST_CHECK;
 
 /* The set of a layer; NULL where absent. */
 const sp_fit_set *sp_fit_find(const sp_fit *fit, uint32_t layer, sp_attend_kind kind, sp_fit_type type,

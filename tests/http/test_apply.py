@@ -127,6 +127,20 @@ def test_refusals(server):
     assert apply(server, body).status == 200
 
 
+def test_refuses_a_fit_with_other_key_maps(server):
+    """A fit of four query heads with two key maps: right for two KV heads, for four it is refused, not read."""
+    maps = {"q_proj.weight": [4, 4, 2], "q_proj.bias": [4, 2], "k_proj.weight": [2, 4, 2], "k_proj.bias": [2, 2]}
+    fit = {"layers.0.self." + name: (shape, [0.5] * math.prod(shape)) for name, shape in maps.items()}
+    attention = {"backend": "sparsefinder", "params": {"grouping": "distance", "keep": 3}}
+    tensors, _ = case(attention, heads=4)
+    metadata = {"attention": json.dumps(attention), "causal": "true"}
+    reply = apply(server, pack({**tensors, **fit}, metadata))
+    assert reply.status == 400 and "2 maps of keys in layer 0" in reply.error()["message"], reply
+    for name in "kv":
+        tensors[name] = ([2, 13, 4], tensors[name][1][:2 * 13 * 4])
+    assert apply(server, pack({**tensors, **fit}, metadata)).status == 200
+
+
 def test_limit_and_company(server):
     _, large = case({"backend": "dense"}, heads=4, n=400, d=32)
     with harness.Server("--max-tensor-bytes", "300K") as small:

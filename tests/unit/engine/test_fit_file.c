@@ -266,20 +266,24 @@ static void test_check_names_both_values(void **state)
     sp_error error = {0};
     make(m);
     assert_int_equal(read_made(m, false, &fit, &error), SP_OK);
-    assert_int_equal(sp_fit_check(fit, DIGEST, 2, 4, 3, &error), SP_OK);
-    assert_int_equal(sp_fit_check(fit, "", 2, 4, 3, &error), SP_OK);
-    assert_int_equal(sp_fit_check(fit, DIGEST, 6, 4, 3, &error), SP_DATA);
+    assert_int_equal(sp_fit_check(fit, DIGEST, 2, 4, 2, 3, &error), SP_OK);
+    assert_int_equal(sp_fit_check(fit, "", 2, 4, 2, 3, &error), SP_OK);
+    assert_int_equal(sp_fit_check(fit, DIGEST, 6, 4, 2, 3, &error), SP_DATA);
     assert_true(strstr(error.message, "2 layers") && strstr(error.message, "6"));
-    assert_int_equal(sp_fit_check(fit, DIGEST, 2, 8, 3, &error), SP_DATA);
+    assert_int_equal(sp_fit_check(fit, DIGEST, 2, 8, 2, 3, &error), SP_DATA);
     assert_true(strstr(error.message, "4 query heads") && strstr(error.message, "8"));
-    assert_int_equal(sp_fit_check(fit, DIGEST, 2, 4, 64, &error), SP_DATA);
+    assert_int_equal(sp_fit_check(fit, DIGEST, 2, 4, 2, 64, &error), SP_DATA);
     assert_true(strstr(error.message, "64"));
     char other[65] = DIGEST;
     other[0] = 'f';
-    assert_int_equal(sp_fit_check(fit, other, 2, 4, 3, &error), SP_DATA);
+    assert_int_equal(sp_fit_check(fit, other, 2, 4, 2, 3, &error), SP_DATA);
     assert_true(strstr(error.message, DIGEST) && strstr(error.message, other));
+    /* The dot set has two maps of keys: no number of KV heads but 2 can read it. */
+    assert_int_equal(sp_fit_check(fit, DIGEST, 2, 4, 4, 3, &error), SP_DATA);
+    assert_true(strstr(error.message, "2 maps of keys in layer 1") && strstr(error.message, "(4)"));
+    assert_int_equal(sp_fit_check(fit, "", 2, 4, 1, 3, &error), SP_DATA);
     fit->model[0] = 0;
-    assert_int_equal(sp_fit_check(fit, DIGEST, 2, 4, 3, &error), SP_DATA);
+    assert_int_equal(sp_fit_check(fit, DIGEST, 2, 4, 2, 3, &error), SP_DATA);
     sp_fit_close(fit);
 }
 

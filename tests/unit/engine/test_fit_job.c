@@ -134,7 +134,7 @@ static void test_same_bytes(void **state)
     assert_memory_equal(a.figures, b.figures, 24 * sizeof *a.figures);
 
     assert_ok(sp_fit_open(whole, &read, &error), error);
-    assert_ok(sp_fit_check(read, two.model->fingerprint, 6, 4, 64, &error), error);
+    assert_ok(sp_fit_check(read, two.model->fingerprint, 6, 4, 4, 64, &error), error);
     assert_int_equal(read->length, LENGTH);
     assert_string_equal(read->corpus, two.text.sha256);
     assert_true(sp_fit_find(read, 5, SP_ATTEND_SELF, SP_FIT_CLUSTER, 6)->centroids[0].size == 6);
