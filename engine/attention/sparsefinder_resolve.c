@@ -139,6 +139,8 @@ static sp_status resolve_distance(const resolving *r)
     if (r->out->params[SP_FINDER_METRIC] == SP_METRIC_DOT && dot) set = dot;
     if (!set) return fail_absent(r, "attention.params.metric", "default maps", dot ? "a dot set" : "no set");
     if (given(r, SP_FINDER_KEEP) || given(r, SP_FINDER_THRESHOLD)) return SP_OK;
+    if (r->out->params[SP_FINDER_METRIC] == SP_METRIC_DOT && !dot) /* the thresholds there are of distances */
+        return fail_absent(r, "attention.params.metric", "dot set", "default maps: give threshold or keep");
     if (sp_finder_thresholds(r->out, set)) return SP_OK;
     list_sizes(set->thresholds, set->n_thresholds, present, sizeof present);
     if (given(r, SP_FINDER_RECALL)) {

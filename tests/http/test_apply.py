@@ -141,6 +141,20 @@ def test_refuses_a_fit_with_other_key_maps(server):
     assert apply(server, pack({**tensors, **fit}, metadata)).status == 200
 
 
+def test_dot_on_default_maps_needs_its_own_bound(server):
+    """Thresholds of the default maps are distances: the metric dot does not read them."""
+    fit = {"layers.0.self." + name: (shape, [0.5] * math.prod(shape))
+           for name, shape in {"q_proj.weight": [2, 4, 2], "q_proj.bias": [2, 2], "thresholds": [2]}.items()}
+    for params, status in (({}, 200), ({"metric": "dot"}, 400), ({"metric": "dot", "threshold": 1}, 200),
+                           ({"metric": "dot", "keep": 2}, 200)):
+        tensors, _ = case("dense")
+        attention = {"backend": "sparsefinder", "params": {"grouping": "distance", **params}}
+        reply = apply(server, pack({**tensors, **fit}, {"attention": json.dumps(attention), "causal": "true"}))
+        assert reply.status == status, (params, reply)
+        if status == 400:
+            assert reply.error()["param"] == "attention.params.metric" and "threshold or keep" in reply.error()["message"]
+
+
 def test_limit_and_company(server):
     _, large = case({"backend": "dense"}, heads=4, n=400, d=32)
     with harness.Server("--max-tensor-bytes", "300K") as small:
