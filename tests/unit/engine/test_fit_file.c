@@ -291,7 +291,7 @@ static void test_written_is_read_back(void **state)
 {
     (void)state;
     maker *m = &shared_maker;
-    sp_fit *fit, *again;
+    sp_fit *fit, *again, *none;
     sp_error error = {0};
     char paths[2][64], *bytes[2];
     size_t sizes[2];
@@ -321,7 +321,7 @@ static void test_written_is_read_back(void **state)
     assert_memory_equal(a->q_weight, b->q_weight, 24 * sizeof(float));
     sp_error absent;
     assert_int_equal(sp_fit_write(fit, "/tmp/no such folder/fit", &absent), SP_IO);
-    assert_int_equal(sp_fit_open("/tmp/no such folder/fit", &again, &absent), SP_NOT_FOUND);
+    assert_int_equal(sp_fit_open("/tmp/no such folder/fit", &none, &absent), SP_NOT_FOUND);
     for (size_t i = 0; i < 2; i++) {
         unlink(paths[i]);
         sp_free(bytes[i]);
