@@ -13,6 +13,7 @@
 #include "engine/sparsefinder/linalg.h"
 #include "engine/sparsefinder/maps.h"
 #include "engine/sparsefinder/fit_text.h"
+#include "engine/sparsefinder/train.h"
 #include "kernels/device.h"
 #include "models/model.h"
 
@@ -311,9 +312,36 @@ static void test_text(void **state)
     sp_model_close(model);
 }
 
+/* Case R13: two edges and the two keys left, one hinge around both sums; and a row that is beyond the margin.
+ */
+static void test_hinge(void **state)
+{
+    (void)state;
+    static const float query[] = {0, 0, 0, 0}, keys[] = {.5f, 0, 1, 0, 0, 1, 0, .5f}; /* (rank, length) */
+    static const uint32_t edges[] = {0, 1, 0, 3};
+    const size_t begins[] = {0, 2};
+    sp_random random = {0};
+    float dq[4] = {0}, dk[8] = {0};
+    uint8_t marks[4] = {0};
+    uint32_t others[4];
+    assert_near(sp_hinge_rows(&random, 2, 1, 4, query, keys, 4, begins, edges, dq, dk, marks, others), 1,
+                1e-12);
+    static const float by_q[] = {1, -1}, by_k[] = {1, 0, -2, 0, 0, 2, 0, -1};
+    assert_memory_equal(dq, by_q, sizeof by_q);
+    for (size_t i = 0; i < 8; i++) assert_near((double)dk[i], (double)by_k[i], 0);
+    static const uint8_t clear[4];
+    assert_memory_equal(marks, clear, sizeof clear);
+    static const float far[] = {0, 2, 2, 0, 0, 0, 0, 0};
+    memset(dq, 0, sizeof dq);
+    assert_near(sp_hinge_rows(&random, 2, 1, 4, query, far, 4, begins, edges + 2, dq, dk, marks, others), 0,
+                0);
+    assert_near((double)dq[0], 0, 0);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_eigen),  cmocka_unit_test(test_gold), cmocka_unit_test(test_kmeans),
     cmocka_unit_test(test_spaces), cmocka_unit_test(test_fold), cmocka_unit_test(test_text),
+    cmocka_unit_test(test_hinge),
 };
 
 int main(void)
