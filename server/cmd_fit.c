@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "engine/sparsefinder/fit_job.h"
 #include "models/adapter.h"
@@ -291,6 +292,10 @@ static sp_status train_fit(const sp_options *options, const sp_sample_options *s
     sp_fit_result result;
     sp_status status = read_options(options, &source->model->hparams, &fit_options, error);
     if (status != SP_OK) return status;
+    struct stat there;
+    if (stat(options->out, &there) == 0 && !S_ISREG(there.st_mode))
+        return sp_fail_param(error, SP_USAGE, "out", "--out: %s is no file; name the fit file to write",
+                             options->out);
     const sp_fit_progress progress = {show_sampling, show_trained, view};
     fprintf(stderr, "sparsed: %zu windows of %u tokens, rank %u, seed %lld\n", source->text->n_windows,
             (unsigned)source->text->length, (unsigned)fit_options.rank, (long long)fit_options.seed);

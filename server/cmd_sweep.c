@@ -5,7 +5,6 @@
  * and goes on with the points that sweep.json lacks. A sweep.json of another model or text in the folder is
  * refused rather than overwritten. Owner: run_sweep owns everything of its sweep_run. Tests:
  * tests/http/test_sweep.py */
-#include <errno.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -145,7 +144,9 @@ static sp_status prepare(sweep_run *run, sp_error *error)
     sp_sha256_end_hex(&state, head.text_sha256);
     status = read_ids(run, text, size, error);
     sp_free(text);
-    if (!status && mkdir(options->out, 0777) != 0 && errno != EEXIST)
+    struct stat there;
+    bool made = status || mkdir(options->out, 0777) == 0;
+    if (!made && (stat(options->out, &there) != 0 || !S_ISDIR(there.st_mode)))
         status = sp_fail_param(error, SP_USAGE, "out", "--out: %s cannot be made", options->out);
     return status ? status : read_earlier(run, &head, error);
 }

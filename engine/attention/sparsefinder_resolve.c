@@ -192,7 +192,7 @@ static sp_status check_centroids(const resolving *r, const sp_fit_set *set, sp_f
                  named ? r->out->params[SP_FINDER_CLUSTERS] : 0.0);
         return fail_absent(r, "attention.params.clusters", wanted, present);
     }
-    fill(r, SP_FINDER_TOP, 2);
+    fill(r, SP_FINDER_TOP, table->size < 2 ? table->size : 2);
     if (r->out->params[SP_FINDER_TOP] > table->size)
         return sp_fail_param(r->error, SP_INVALID, "attention.params.top",
                              "attention.params.top is %.0f, the fit has %u centroids",

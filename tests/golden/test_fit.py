@@ -79,4 +79,5 @@ with tempfile.TemporaryDirectory() as folder:
     assert "--text" in fit("--out", out[1], code=64) and "--out" in fit(*small[:2], code=64)
     assert "--rank" in fit(*small, "--rank", "65", "--out", out[1], code=64)
     assert "--clusters" in fit(*small, "--clusters", "8,4", "--out", out[1], code=64)
+    assert "no file" in fit(*small, "--out", os.path.dirname(out[1]), code=64)
     assert "2048" in fit(*small, "--length", "4096", "--out", out[1], code=64)

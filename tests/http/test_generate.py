@@ -72,6 +72,7 @@ class Terminal:
     def __init__(self, *options):
         self.process, self.fd = pty.fork()
         if self.process == 0:
+            os.environ["SPARSED_CPU"] = "reference"  # slow enough to be stopped
             os.execv(PROGRAM, [PROGRAM, "generate", "--model", harness.MODEL, *[str(o) for o in options]])
 
     def until(self, mark, seconds=60):
@@ -111,13 +112,13 @@ def test_terminal(server):
     talk.until(b"> ")
     os.write(talk.fd, b"Go on.\n")
     talk.until(b"Go on.")
-    time.sleep(0.3)
+    talk.until(b"omom")
     os.write(talk.fd, b"\x03")
     got = talk.until(b"> ")
     assert b"stopped" in got, got
     os.write(talk.fd, b"Again.\n")
     talk.until(b"Again.")
-    time.sleep(0.2)
+    talk.until(b"omom")
     os.write(talk.fd, b"\x03")
     assert b"stopped" in talk.until(b"> ")
     assert talk.end() == 0

@@ -157,6 +157,7 @@ class Sweep(unittest.TestCase):
         done = self.sweep("skips", "window=3", "--text", other, code=65)
         self.assertIn("is of another text", done.stderr)
         self.assertEqual(run("sweep", "--model", MODEL, "--text", self.text).returncode, 64)
+        self.assertEqual(run("sweep", "--model", MODEL, "--text", self.text, "--out", self.text).returncode, 64)
         self.assertEqual(run("sweep", "--model", MODEL, "--text", "absent", "--out", self.folder.name).returncode, 66)
 
 
