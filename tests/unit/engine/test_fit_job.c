@@ -152,6 +152,7 @@ static void test_same_bytes(void **state)
     remove(rest);
     close_rig(&two);
     free_result(&a);
+    free_result(&b);
     remove(whole);
     remove(stopped);
 }
