@@ -11,7 +11,6 @@
 #include "server/graph_wish.h"
 
 #define TEXT_MAX_BYTES ((size_t)64 << 20)
-#define FOREVER 1e9 /* seconds: nobody else waits */
 /* Nobody else needs the memory either: what a file may hold is bounded by what a slice can index. */
 #define MAX_EDGES 100000000
 #define MAX_VALUES 1000000000
@@ -181,22 +180,12 @@ static sp_status check_out(const sp_options *options, const sp_graph_wish *wish,
 static sp_status open_engine(const sp_options *options, sp_engine **out, sp_error *error)
 {
     sp_engine_options engine_options;
-    sp_progress progress;
-    sp_engine_options_init(&engine_options);
-    sp_status status = sp_options_engine(options, &engine_options, error);
+    sp_status status = sp_alone_options(options, &engine_options, error);
     if (status) return status;
-    engine_options.max_sequences = engine_options.max_queue = 1; /* memory for one context */
-    engine_options.request_timeout = engine_options.queue_timeout = FOREVER;
-    engine_options.step_seconds = SP_ALONE_STEP_SECONDS;
     engine_options.capture_max_bytes = CAPTURE_BYTES;
     engine_options.capture_bytes = CAPTURE_SHARE * CAPTURE_BYTES;
-    engine_options.capture_expiry = FOREVER;
-    sp_progress_init(&progress, "loading");
-    engine_options.progress = sp_progress_show;
-    engine_options.progress_context = &progress;
-    status = sp_engine_open(&engine_options, out, error);
-    sp_progress_clear(&progress);
-    return status;
+    engine_options.capture_expiry = SP_FOREVER;
+    return sp_alone_open(&engine_options, out, error);
 }
 
 int sp_command_graph(const sp_options *options)

@@ -12,7 +12,6 @@
 #include "server/command.h"
 
 #define TEXT_MAX_BYTES ((size_t)1 << 30)
-#define FOREVER 1e9 /* seconds: nobody else waits */
 
 static volatile sig_atomic_t interrupted;
 
@@ -107,20 +106,11 @@ int sp_command_score(const sp_options *options)
     sp_error error = {0};
     sp_engine *engine = NULL;
     sp_engine_options engine_options;
-    sp_engine_options_init(&engine_options);
-    if (sp_options_engine(options, &engine_options, &error)) return sp_command_fail(&error);
-    engine_options.max_sequences = engine_options.max_queue = 1; /* memory for one context */
-    engine_options.request_timeout = engine_options.queue_timeout = FOREVER;
-    engine_options.step_seconds = SP_ALONE_STEP_SECONDS;
+    if (sp_alone_options(options, &engine_options, &error)) return sp_command_fail(&error);
     sp_buffer text;
     sp_buffer_init(&text, TEXT_MAX_BYTES);
-    sp_progress progress;
-    sp_progress_init(&progress, "loading");
-    engine_options.progress = sp_progress_show;
-    engine_options.progress_context = &progress;
     sp_status status = sp_read_text(options->text, &text, &error);
-    if (!status) status = sp_engine_open(&engine_options, &engine, &error);
-    sp_progress_clear(&progress);
+    if (!status) status = sp_alone_open(&engine_options, &engine, &error);
     int code;
     if (status) {
         code = sp_command_fail(&error);

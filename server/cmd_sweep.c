@@ -18,7 +18,6 @@
 
 #define TEXT_MAX_BYTES ((size_t)1 << 30)
 #define FILE_MAX_BYTES ((size_t)64 << 20)
-#define FOREVER 1e9 /* seconds: nobody else waits */
 
 static volatile sig_atomic_t interrupted;
 
@@ -236,20 +235,10 @@ static int run_sweep(sweep_run *run)
 static sp_status open_engine(const sp_options *options, sp_engine **out, sp_error *error)
 {
     sp_engine_options wanted;
-    sp_progress progress;
-    sp_engine_options_init(&wanted);
-    sp_status status = sp_options_engine(options, &wanted, error);
+    sp_status status = sp_alone_options(options, &wanted, error);
     if (status) return status;
-    wanted.max_sequences = wanted.max_queue = 1; /* memory for one context */
-    wanted.request_timeout = wanted.queue_timeout = FOREVER;
-    wanted.step_seconds = SP_ALONE_STEP_SECONDS;
     wanted.fingerprint = true;
-    sp_progress_init(&progress, "loading");
-    wanted.progress = sp_progress_show;
-    wanted.progress_context = &progress;
-    status = sp_engine_open(&wanted, out, error);
-    sp_progress_clear(&progress);
-    return status;
+    return sp_alone_open(&wanted, out, error);
 }
 
 int sp_command_sweep(const sp_options *options)

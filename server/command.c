@@ -196,3 +196,25 @@ sp_status sp_write_result(const char *path, const sp_buffer *bytes, sp_error *er
     if (status) unlink(fresh);
     return status;
 }
+
+sp_status sp_alone_options(const sp_options *options, sp_engine_options *out, sp_error *error)
+{
+    sp_engine_options_init(out);
+    sp_status status = sp_options_engine(options, out, error);
+    out->max_sequences = out->max_queue = 1;
+    out->request_timeout = out->queue_timeout = SP_FOREVER;
+    out->step_seconds = SP_ALONE_STEP_SECONDS;
+    return status;
+}
+
+sp_status sp_alone_open(const sp_engine_options *options, sp_engine **out, sp_error *error)
+{
+    sp_engine_options wanted = *options;
+    sp_progress progress;
+    sp_progress_init(&progress, "loading");
+    wanted.progress = sp_progress_show;
+    wanted.progress_context = &progress;
+    sp_status status = sp_engine_open(&wanted, out, error);
+    sp_progress_clear(&progress);
+    return status;
+}

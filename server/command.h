@@ -57,6 +57,12 @@ void sp_progress_init(sp_progress *progress, const char *title);
 void sp_progress_show(void *context, double fraction);
 /* Wipes the bar. */
 void sp_progress_clear(sp_progress *progress);
+
+#define SP_FOREVER 1e9 /* seconds: nobody else waits */
+/* The engine's options for a command that runs one request at a time: memory for one context, no timeouts. */
+sp_status sp_alone_options(const sp_options *options, sp_engine_options *out, sp_error *error) SP_MUST_CHECK;
+/* sp_engine_open beneath a bar "loading". */
+sp_status sp_alone_open(const sp_engine_options *options, sp_engine **out, sp_error *error) SP_MUST_CHECK;
 /* Ten cells that show a share of 1: "######....". */
 void sp_share_bar(double share, char out[16]);
 
