@@ -115,8 +115,9 @@ static sp_status refuse_keys(const sp_model *model, sp_error *error)
     return SP_OK;
 }
 
-sp_status sp_llama_configure(sp_model *model, const sp_llama_family *family, sp_error *error)
+sp_status sp_llama_configure(sp_model *model, sp_error *error)
 {
+    const sp_llama_family *family = model->arch->family;
     sp_hparams *h = &model->hparams;
     double eps, usual = family->epsilon;
     sp_status status = read_sizes(model, error);
@@ -319,9 +320,10 @@ static sp_status load_ends(const sp_loader *l, sp_llama *llama)
     return sp_loader_table(l, embedding, keys, h->vocab, h->hidden, &llama->embed);
 }
 
-sp_status sp_llama_load(sp_model *model, const sp_llama_family *family, const sp_weights *weights,
-                        const sp_model_options *options, sp_error *error)
+sp_status sp_llama_load(sp_model *model, const sp_weights *weights, const sp_model_options *options,
+                        sp_error *error)
 {
+    const sp_llama_family *family = model->arch->family;
     const sp_hparams *h = &model->hparams;
     const sp_loader l = {.model = model,
                          .weights = weights,
@@ -388,24 +390,4 @@ void sp_llama_unload(sp_model *model)
 
 static const sp_llama_family family = {.epsilon = 1e-6};
 
-static sp_status configure(sp_model *model, sp_error *error)
-{
-    return sp_llama_configure(model, &family, error);
-}
-
-static sp_status load(sp_model *model, const sp_weights *weights, const sp_model_options *options,
-                      sp_error *error)
-{
-    return sp_llama_load(model, &family, weights, options, error);
-}
-
-static const char *const model_types[] = {"llama", NULL};
-
-const sp_arch sp_arch_llama = {.name = "llama",
-                               .model_types = model_types,
-                               .configure = configure,
-                               .load = load,
-                               .unload = sp_llama_unload,
-                               .modules = sp_llama_modules,
-                               .scratch = sp_llama_scratch,
-                               .forward = sp_llama_forward};
+const sp_arch sp_arch_llama = SP_LLAMA_ARCH("llama", &family);

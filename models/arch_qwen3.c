@@ -6,24 +6,4 @@
 
 static const sp_llama_family family = {.epsilon = 1e-6, .qk_norm = true, .window_is_opt_in = true};
 
-static sp_status configure(sp_model *model, sp_error *error)
-{
-    return sp_llama_configure(model, &family, error);
-}
-
-static sp_status load(sp_model *model, const sp_weights *weights, const sp_model_options *options,
-                      sp_error *error)
-{
-    return sp_llama_load(model, &family, weights, options, error);
-}
-
-static const char *const model_types[] = {"qwen3", NULL};
-
-const sp_arch sp_arch_qwen3 = {.name = "qwen3",
-                               .model_types = model_types,
-                               .configure = configure,
-                               .load = load,
-                               .unload = sp_llama_unload,
-                               .modules = sp_llama_modules,
-                               .scratch = sp_llama_scratch,
-                               .forward = sp_llama_forward};
+const sp_arch sp_arch_qwen3 = SP_LLAMA_ARCH("qwen3", &family);

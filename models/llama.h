@@ -38,13 +38,21 @@ typedef struct sp_llama {
 
 extern const sp_arch sp_arch_llama, sp_arch_qwen2, sp_arch_qwen3, sp_arch_mistral, sp_arch_phi3;
 
-sp_status sp_llama_configure(sp_model *model, const sp_llama_family *family, sp_error *error) SP_MUST_CHECK;
-sp_status sp_llama_load(sp_model *model, const sp_llama_family *family, const sp_weights *weights,
-                        const sp_model_options *options, sp_error *error) SP_MUST_CHECK;
+sp_status sp_llama_configure(sp_model *model, sp_error *error) SP_MUST_CHECK;
+sp_status sp_llama_load(sp_model *model, const sp_weights *weights, const sp_model_options *options,
+                        sp_error *error) SP_MUST_CHECK;
 void sp_llama_unload(sp_model *model);
 size_t sp_llama_modules(const sp_model *model, struct sp_adapter_module *out);
 bool sp_llama_scratch(const sp_model *model, size_t max_rows, size_t max_logits, size_t *bytes);
 sp_status sp_llama_forward(sp_model *model, const sp_batch *batch, sp_attend_fn attend, void *context,
                            void *scratch, float *logits, sp_error *error);
+
+/* The sp_arch of a family: its model_type, which is its name too, and an sp_llama_family. */
+#define SP_LLAMA_ARCH(type, of_family)                                                                       \
+    {                                                                                                        \
+        .name = type, .model_types = (const char *const[]){type, NULL}, .family = of_family,                 \
+        .configure = sp_llama_configure, .load = sp_llama_load, .unload = sp_llama_unload,                   \
+        .modules = sp_llama_modules, .scratch = sp_llama_scratch, .forward = sp_llama_forward,               \
+    }
 
 #endif

@@ -55,6 +55,7 @@ typedef struct sp_arch {
     const char *name;
     /* model_type of config.json this file serves, NULL terminated */
     const char *const *model_types;
+    const void *family; /* what tells it from others that share its functions; their own business, or NULL */
     /* Fills model->hparams from model->config and refuses what is not built, before anything large is read.
      */
     sp_status (*configure)(sp_model *model, sp_error *error);
