@@ -3,6 +3,7 @@
  * the edges of strided attention against their closed form; and the promise that a request gets the same bits
  * alone, in any company and with any number of threads. */
 #include "tests/support/test.h"
+#include "tests/support/golden_numbers.h"
 #include "tests/support/random.h"
 
 #include <math.h>
@@ -32,28 +33,6 @@ static sp_arena arena;
 
 /* --- golden.json --- */
 
-/* Numbers of an array of any depth, in order; null is NaN. The array's opening bracket was read. */
-static size_t read_numbers(sp_json *json, double *out, size_t max)
-{
-    size_t n = 0;
-    for (int depth = 1; depth > 0;) {
-        sp_json_type type = sp_json_next(json);
-        depth += (type == SP_JSON_ARRAY) - (type == SP_JSON_ARRAY_END);
-        if (type != SP_JSON_NUMBER && type != SP_JSON_NULL) continue;
-        assert_true(n < max);
-        out[n++] = type == SP_JSON_NULL ? (double)NAN : sp_json_double(json);
-    }
-    return n;
-}
-
-static size_t read_ids(sp_json *json, int32_t *out, size_t max)
-{
-    static double numbers[MAX_IDS];
-    size_t n = read_numbers(json, numbers, max);
-    for (size_t i = 0; i < n; i++) out[i] = (int32_t)numbers[i];
-    return n;
-}
-
 static void read_case(sp_json *json, golden *g)
 {
     while (sp_json_next(json) == SP_JSON_KEY) {
@@ -64,12 +43,12 @@ static void read_case(sp_json *json, golden *g)
         while (which < COUNT_OF(names) && !sp_json_is(json, names[which])) which++;
         sp_json_type type = sp_json_next(json);
         if (which == 0) g->text = sp_json_text(json, &arena, &g->n_text);
-        if (which == 1) g->n_ids = read_ids(json, g->ids, MAX_IDS);
-        if (which == 2) g->n_logprobs = read_numbers(json, g->logprobs, MAX_IDS);
-        if (which == 3) g->n_top = read_numbers(json, &g->top[0][0], 2 * TOP) / 2;
-        if (which == 4) g->n_greedy = read_ids(json, g->greedy, GREEDY);
-        if (which == 5) assert_int_equal(read_numbers(json, g->margins, GREEDY), GREEDY);
-        if (which == 6) assert_int_equal(read_numbers(json, g->edges, LAYERS * HEADS), LAYERS * HEADS);
+        if (which == 1) g->n_ids = golden_ids(json, g->ids, MAX_IDS);
+        if (which == 2) g->n_logprobs = golden_numbers(json, g->logprobs, MAX_IDS);
+        if (which == 3) g->n_top = golden_numbers(json, &g->top[0][0], 2 * TOP) / 2;
+        if (which == 4) g->n_greedy = golden_ids(json, g->greedy, GREEDY);
+        if (which == 5) assert_int_equal(golden_numbers(json, g->margins, GREEDY), GREEDY);
+        if (which == 6) assert_int_equal(golden_numbers(json, g->edges, LAYERS * HEADS), LAYERS * HEADS);
         if (which == COUNT_OF(names)) sp_json_skip(json, type);
     }
 }

@@ -7,6 +7,7 @@
  * Skipped with a notice where the model can't be fetched. */
 #include "tests/support/test.h"
 #include "tests/support/fetch.h"
+#include "tests/support/golden_numbers.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -14,7 +15,6 @@
 #include <string.h>
 
 #include "engine/engine.h"
-#include "kernels/json.h"
 
 #define GOLDEN SPARSED_ROOT "/tests/golden/smollm2/"
 
@@ -35,20 +35,6 @@ static sp_engine *engine;
 
 /* --- golden.json --- */
 
-/* Numbers of an array of any depth, in order; null is NaN. The array's opening bracket was read. */
-static size_t read_numbers(sp_json *json, double *out, size_t max)
-{
-    size_t n = 0;
-    for (int depth = 1; depth > 0;) {
-        sp_json_type type = sp_json_next(json);
-        depth += (type == SP_JSON_ARRAY) - (type == SP_JSON_ARRAY_END);
-        if (type != SP_JSON_NUMBER && type != SP_JSON_NULL) continue;
-        assert_true(n < max);
-        out[n++] = type == SP_JSON_NULL ? (double)NAN : sp_json_double(json);
-    }
-    return n;
-}
-
 static void read_case(sp_json *json, golden *g)
 {
     static const char *const names[] = {
@@ -58,11 +44,11 @@ static void read_case(sp_json *json, golden *g)
         while (which < COUNT_OF(names) && !sp_json_is(json, names[which])) which++;
         sp_json_type type = sp_json_next(json);
         if (which == 0) g->text = sp_json_text(json, &arena, &g->n_text);
-        if (which == 1) g->n_ids = read_numbers(json, g->ids, MAX_IDS);
-        if (which == 2) g->n_logprobs = read_numbers(json, g->logprobs, MAX_IDS);
-        if (which == 3) g->n_greedy = read_numbers(json, g->greedy, GREEDY);
-        if (which == 4) g->n_margins = read_numbers(json, g->margins, GREEDY);
-        if (which == 5) g->n_top = read_numbers(json, g->top, 2 * TOP) / 2;
+        if (which == 1) g->n_ids = golden_numbers(json, g->ids, MAX_IDS);
+        if (which == 2) g->n_logprobs = golden_numbers(json, g->logprobs, MAX_IDS);
+        if (which == 3) g->n_greedy = golden_numbers(json, g->greedy, GREEDY);
+        if (which == 4) g->n_margins = golden_numbers(json, g->margins, GREEDY);
+        if (which == 5) g->n_top = golden_numbers(json, g->top, 2 * TOP) / 2;
         if (which == COUNT_OF(names)) sp_json_skip(json, type);
     }
 }

@@ -6,6 +6,7 @@
  * fetched the test is skipped. */
 #include "tests/support/test.h"
 #include "tests/support/fetch.h"
+#include "tests/support/golden_numbers.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -27,28 +28,6 @@ static char base_path[4096];
 
 /* --- golden.json --- */
 
-/* Numbers of an array of any depth, in order; null is NaN. The array's opening bracket was read. */
-static size_t read_numbers(sp_json *json, double *out, size_t max)
-{
-    size_t n = 0;
-    for (int depth = 1; depth > 0;) {
-        sp_json_type type = sp_json_next(json);
-        depth += (type == SP_JSON_ARRAY) - (type == SP_JSON_ARRAY_END);
-        if (type != SP_JSON_NUMBER && type != SP_JSON_NULL) continue;
-        assert_true(n < max);
-        out[n++] = type == SP_JSON_NULL ? (double)NAN : sp_json_double(json);
-    }
-    return n;
-}
-
-static size_t read_ids(sp_json *json, int32_t *out, size_t max)
-{
-    static double numbers[MAX_IDS];
-    size_t n = read_numbers(json, numbers, max);
-    for (size_t i = 0; i < n; i++) out[i] = (int32_t)numbers[i];
-    return n;
-}
-
 static void read_case(sp_json *json, golden *g)
 {
     size_t seen = 0;
@@ -59,12 +38,12 @@ static void read_case(sp_json *json, golden *g)
         while (which < COUNT_OF(names) && !sp_json_is(json, names[which])) which++;
         sp_json_type type = sp_json_next(json);
         seen += which < COUNT_OF(names);
-        if (which == 0) g->n_ids = read_ids(json, g->ids, MAX_IDS);
-        if (which == 1) assert_int_equal(read_numbers(json, g->logprobs, MAX_IDS), g->n_ids);
-        if (which == 2) assert_int_equal(read_numbers(json, &g->top[0][0], 2 * TOP), 2 * TOP);
-        if (which == 3) assert_int_equal(read_ids(json, g->greedy, GREEDY), GREEDY);
-        if (which == 4) assert_int_equal(read_numbers(json, g->margins, GREEDY), GREEDY);
-        if (which == 5) assert_int_equal(read_numbers(json, g->edges, LAYERS * HEADS), LAYERS * HEADS);
+        if (which == 0) g->n_ids = golden_ids(json, g->ids, MAX_IDS);
+        if (which == 1) assert_int_equal(golden_numbers(json, g->logprobs, MAX_IDS), g->n_ids);
+        if (which == 2) assert_int_equal(golden_numbers(json, &g->top[0][0], 2 * TOP), 2 * TOP);
+        if (which == 3) assert_int_equal(golden_ids(json, g->greedy, GREEDY), GREEDY);
+        if (which == 4) assert_int_equal(golden_numbers(json, g->margins, GREEDY), GREEDY);
+        if (which == 5) assert_int_equal(golden_numbers(json, g->edges, LAYERS * HEADS), LAYERS * HEADS);
         if (which == COUNT_OF(names)) sp_json_skip(json, type);
     }
     assert_int_equal(seen, 6);

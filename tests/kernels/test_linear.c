@@ -2,6 +2,7 @@
  * level, and the same bits for any number of rows, at any place, on any number of threads. Inputs start off
  * alignment, outputs start as NaN with canaries round them. */
 #include "tests/support/test.h"
+#include "tests/support/guarded.h"
 #include "tests/support/random.h"
 
 #include <math.h>
@@ -9,39 +10,6 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
-
-#define CANARY 12345.678f
-#define MARGIN 19
-
-/* Unaligned floats between canaries. */
-typedef struct guarded {
-    float *all, *x;
-    size_t n;
-} guarded;
-
-static guarded guarded_new(size_t n)
-{
-    guarded g = {.all = malloc((n + 2 * MARGIN) * sizeof(float)), .n = n};
-    assert_non_null(g.all);
-    for (size_t i = 0; i < n + 2 * MARGIN; i++) g.all[i] = CANARY;
-    g.x = g.all + MARGIN;
-    for (size_t i = 0; i < n; i++) g.x[i] = NAN;
-    return g;
-}
-
-/* What lies round an input must not be read, or at least not count. */
-static void guarded_poison(const guarded *g)
-{
-    for (size_t i = 0; i < MARGIN; i++) g->all[i] = g->x[g->n + i] = NAN;
-}
-
-static void guarded_check(const guarded *g)
-{
-    for (size_t i = 0; i < MARGIN; i++) {
-        assert_true(g->all[i] == CANARY);
-        assert_true(g->x[g->n + i] == CANARY);
-    }
-}
 
 typedef enum layer_kind { F32, F16, BF16, BF16_ROUND, KINDS } layer_kind;
 

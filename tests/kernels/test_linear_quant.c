@@ -3,6 +3,7 @@
  * bit by bit; the same bits for any number of rows, at any place, on any number of threads. Inputs start off
  * alignment, outputs start as NaN between canaries. */
 #include "tests/support/test.h"
+#include "tests/support/guarded.h"
 #include "tests/support/random.h"
 
 #include <math.h>
@@ -10,32 +11,6 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
-
-#define CANARY 12345.678f
-#define MARGIN 19
-
-typedef struct guarded {
-    float *all, *x;
-    size_t n;
-} guarded;
-
-static guarded guarded_new(size_t n)
-{
-    guarded g = {.all = malloc((n + 2 * MARGIN) * sizeof(float)), .n = n};
-    assert_non_null(g.all);
-    for (size_t i = 0; i < n + 2 * MARGIN; i++) g.all[i] = CANARY;
-    g.x = g.all + MARGIN;
-    for (size_t i = 0; i < n; i++) g.x[i] = NAN;
-    return g;
-}
-
-static void guarded_check(const guarded *g)
-{
-    for (size_t i = 0; i < MARGIN; i++) {
-        assert_true(g->all[i] == CANARY);
-        assert_true(g->x[g->n + i] == CANARY);
-    }
-}
 
 typedef struct layer {
     size_t n_out, n_in;
