@@ -7,9 +7,10 @@
 #include <string.h>
 
 #include "engine/deadline.h"
+#include "engine/drain.h"
 #include "engine/graph/capture.h"
+#include "engine/rows.h"
 #include "engine/stats.h"
-#include "engine/step.h"
 
 #define DEFAULT_CHUNK 512u
 
@@ -31,13 +32,15 @@ struct sp_scheduler {
     sp_call *calls;
     uint32_t n_callers; /* threads inside sp_scheduler_call */
     sp_stats stats;
-    double service_seconds; /* of an admitted request, smoothed */
+    uint32_t n_left; /* the queue since the last step */
+    sp_drain drain;
     /* the engine thread's */
     sp_kv kv;
     sp_step step;
     sp_sequence **running; /* (max_admitted) in order of admission */
     uint32_t n_running, max_admitted;
-    double decode_seconds, prefill_row_seconds; /* smoothed: a step without prefill; a row of prefill */
+    sp_pace pace;
+    bool part_first; /* of what runs between steps: whose turn it is */
 };
 
 /* --- opening --- */
@@ -89,7 +92,8 @@ sp_status sp_scheduler_open(const sp_scheduler_options *options, sp_scheduler **
     if (!s) return sp_fail(error, SP_NO_MEMORY, "no memory for the scheduler");
     s->options = *options;
     if (!s->options.clock) s->options.clock = sp_now;
-    s->service_seconds = 1;
+    s->pace.step_seconds = s->options.step_seconds;
+    sp_drain_init(&s->drain);
     sp_stats_init(&s->stats);
     open_locks(s);
     sp_status status = open_parts(s, error);
@@ -143,7 +147,6 @@ static void book_end(sp_scheduler *s, sp_sequence *sequence, sp_status status, s
     if (ran) {
         s->stats.running = s->n_running;
         s->stats.kv_pages_used = used_pages(s);
-        s->service_seconds += 0.2 * (now - sequence->admitted - s->service_seconds);
         if (s->n_active > 0) s->n_active--;
     }
     sp_stats_finish(&s->stats, &(sp_stats_end){.usage = usage,
@@ -252,7 +255,7 @@ void sp_scheduler_stats(sp_scheduler *s, sp_stats *out)
 {
     pthread_mutex_lock(&s->lock);
     *out = s->stats;
-    out->drain_seconds = s->service_seconds / (s->n_active > 0 ? s->n_active : 1);
+    out->drain_seconds = sp_drain_seconds(&s->drain, s->options.clock());
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -282,6 +285,7 @@ static sp_sequence *take_expired(sp_scheduler *s, double now)
         sequence->next = expired;
         expired = sequence;
         s->stats.waiting = --s->n_waiting;
+        s->n_left++;
     }
     pthread_mutex_unlock(&s->lock);
     return expired;
@@ -303,11 +307,14 @@ static void admit(sp_scheduler *s, double now)
         sequence->usage.queue_seconds = now - sequence->submitted;
         s->running[s->n_running++] = sequence;
         s->n_active++;
+        s->n_left++;
         s->stats.waiting = --s->n_waiting;
         s->stats.running = s->n_running;
         s->stats.kv_pages_used = used_pages(s);
         sp_histogram_add(&s->stats.queue_time, sequence->usage.queue_seconds);
     }
+    sp_drain_note(&s->drain, now, s->n_left, s->queue != NULL);
+    s->n_left = 0;
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -324,71 +331,16 @@ static void end_expired(sp_scheduler *s, double now)
 
 /* --- one step --- */
 
-/* Prefill rows that fit into what a step's time leaves. */
-static uint32_t row_budget(const sp_scheduler *s, bool decodes)
-{
-    uint32_t most = s->step.options.max_chunk, least = most < SP_TILE ? most : SP_TILE;
-    if (!(s->prefill_row_seconds > 0)) return least;
-    double rows = (s->options.step_seconds - (decodes ? s->decode_seconds : 0)) / s->prefill_row_seconds;
-    return rows <= least ? least : rows >= most ? most : (uint32_t)rows;
-}
-
-/* Rows of the next chunk of a prompt: ends at a multiple of 64 where it does not end the prompt. */
-static uint32_t chunk_rows(const sp_scheduler *s, const sp_sequence *sequence, uint32_t budget, bool first)
-{
-    uint32_t left = sequence->n_prompt - sequence->position, room = sp_step_room(&s->step, sequence);
-    uint32_t rows = budget < room ? budget : room;
-    if (rows >= left) return left;
-    uint32_t end = (sequence->position + rows) / SP_TILE * SP_TILE;
-    if (end > sequence->position) return end - sequence->position;
-    return first ? rows : 0;
-}
-
 /* Fills the step; returns the number of prefill rows. */
 static uint32_t fill_step(sp_scheduler *s)
 {
-    uint32_t n_active = 0, n_prefill = 0;
+    sp_rows rows;
     sp_step_begin(&s->step);
-    for (uint32_t i = 0; i < s->n_running && n_active < s->options.max_sequences; i++) {
-        sp_sequence *sequence = s->running[i];
-        bool prefills = sp_sequence_prefills(sequence);
-        if (!prefills && !sequence->completing && !sp_stream_has_room(sequence->stream)) continue;
-        n_active++;
-        if (!prefills) sp_step_add(&s->step, sequence, 1);
-    }
-    uint32_t places = n_active - (uint32_t)s->step.n_entries;
-    uint32_t budget = row_budget(s, s->step.n_entries > 0);
-    for (uint32_t i = 0; i < s->n_running && places > 0 && n_prefill < budget; i++) {
-        sp_sequence *sequence = s->running[i];
-        if (!sp_sequence_prefills(sequence)) continue;
-        places--;
-        if (sequence->whole) continue; /* run_part */
-        uint32_t rows = chunk_rows(s, sequence, budget - n_prefill, n_prefill == 0);
-        if (rows == 0) break;
-        sp_step_add(&s->step, sequence, rows);
-        n_prefill += rows;
-    }
+    sp_rows_fill(&s->pace, &s->step, s->running, s->n_running, &rows);
     pthread_mutex_lock(&s->lock);
-    s->n_active = n_active;
+    s->n_active = rows.n_active;
     pthread_mutex_unlock(&s->lock);
-    return n_prefill;
-}
-
-static void smooth(double *mean, double value)
-{
-    *mean = *mean > 0 ? *mean + 0.3 * (value - *mean) : value;
-}
-
-static void learn(sp_scheduler *s, double seconds, uint32_t n_prefill)
-{
-    if (n_prefill == 0) {
-        smooth(&s->decode_seconds, seconds);
-        return;
-    }
-    bool decodes = s->step.n_rows > n_prefill;
-    double prefill = seconds - (decodes ? s->decode_seconds : 0);
-    if (prefill < 0.25 * seconds) prefill = 0.25 * seconds;
-    smooth(&s->prefill_row_seconds, prefill / n_prefill);
+    return rows.n_prefill;
 }
 
 /* Hands the sampled token on. */
@@ -464,13 +416,13 @@ static bool run_part(sp_scheduler *s)
         if (s->running[i]->whole && sp_sequence_prefills(s->running[i])) sequence = s->running[i];
     if (!sequence) return false;
     sp_step_begin(&s->step);
-    uint32_t rows = sequence->n_prompt - sequence->position, most = s->step.options.max_chunk;
-    bool ends = sequence->whole_attends && sequence->whole_layer + 1 == s->options.model->hparams.n_layers;
-    if (ends && sp_step_room(&s->step, sequence) < most) most = sp_step_room(&s->step, sequence);
-    if (rows > most) rows = most < SP_TILE ? most : most / SP_TILE * SP_TILE;
+    uint32_t rows = sp_rows_part(&s->pace, &s->step, sequence);
+    bool attends = sequence->whole_attends;
+    double start = s->options.clock();
     sp_error error;
     sp_status status = sp_step_add_part(&s->step, sequence, rows, &error);
     if (status == SP_OK) status = sp_step_run(&s->step, &error);
+    sp_rows_learn_part(&s->pace, attends, rows, s->options.clock() - start);
     sp_attend_job *job = &s->step.jobs[0];
     if (status != SP_OK) {
         job->failed = true;
@@ -501,20 +453,29 @@ static bool run_call(sp_scheduler *s)
     return true;
 }
 
+/* One piece of what runs between steps, a call's or a prompt's that is run layer by layer, in turns where
+ * there are both: so decoding waits for one of them at most. */
+static bool run_between(sp_scheduler *s)
+{
+    bool parts = s->part_first;
+    s->part_first = !parts;
+    if (parts) return run_part(s) || run_call(s);
+    return run_call(s) || run_part(s);
+}
+
 bool sp_scheduler_step(sp_scheduler *s)
 {
     double now = s->options.clock();
     if (s->options.captures) sp_captures_tidy(s->options.captures, &s->kv);
     end_expired(s, now);
     admit(s, now);
-    bool worked = run_call(s);
     uint32_t n_prefill = fill_step(s);
-    if (s->step.n_entries == 0) return run_part(s) || worked;
+    if (s->step.n_entries == 0) return run_between(s);
 
     sp_error error;
-    double start = sp_now();
+    double start = s->options.clock();
     sp_status status = sp_step_run(&s->step, &error);
-    learn(s, sp_now() - start, n_prefill);
+    sp_rows_learn(&s->pace, &s->step, n_prefill, s->options.clock() - start);
     pthread_mutex_lock(&s->lock);
     sp_stats_step(&s->stats, (uint32_t)s->step.n_rows);
     pthread_mutex_unlock(&s->lock);
@@ -527,7 +488,7 @@ bool sp_scheduler_step(sp_scheduler *s)
         }
         deliver(s, &s->step.entries[i], job, now);
     }
-    (void)run_part(s);
+    (void)run_between(s);
     return true;
 }
 

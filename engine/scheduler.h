@@ -2,9 +2,9 @@
  *
  * A request's pages, ceil((prompt + max_tokens) / 64), are reserved when it is admitted, first come first
  * served; so a running sequence never lacks memory. A step takes the rows of all decoding sequences, then
- * prefill chunks, oldest first, of as many rows as fit into step_seconds at the measured rate (at least one
- * tile). Chunks end at multiples of 64 where they can; bits do not depend on them. A sequence whose reader
- * lags (stream without room) keeps its pages and leaves the batch. Owner and threads: queue, counters and
+ * chunks of prompts (rows.h); between two steps runs one piece of a call, or of a prompt that is run layer by
+ * layer. A sequence whose reader lags (stream without room) keeps its pages and leaves the batch. What a
+ * client is told when the queue is full is in drain.h. Owner and threads: queue, counters and
  * calls are guarded by one mutex; all else belongs to whoever calls step(): the engine thread. Streams are
  * never touched with the mutex held. Tests: tests/unit/engine/test_scheduler.c, tests/golden/test_austen.c */
 #ifndef SPARSED_ENGINE_SCHEDULER_H

@@ -9,6 +9,7 @@ enum { LAYERS = 2, HEADS = 2, KV_HEADS = 1, DIM = 8, WIDTH = HEADS * DIM, KV_WID
 
 typedef struct fake_state {
     bool fail_once;
+    void (*spend)(size_t n_rows);
     float embed[FAKE_VOCAB][WIDTH], head[FAKE_VOCAB][WIDTH];
     float q[LAYERS][WIDTH][WIDTH], k[LAYERS][KV_WIDTH][WIDTH], v[LAYERS][KV_WIDTH][WIDTH];
 } fake_state;
@@ -70,6 +71,7 @@ static sp_status forward(sp_model *model, const sp_batch *batch, sp_attend_fn at
         state->fail_once = false;
         return sp_fail(error, SP_NO_MEMORY, "asked to fail");
     }
+    if (state->spend) state->spend(batch->n_rows);
     for (size_t r = 0; r < batch->n_rows; r++)
         memcpy(x + r * WIDTH, state->embed[batch->tokens[r]], sizeof state->embed[0]);
     for (uint32_t layer = 0; layer < LAYERS; layer++) {
@@ -143,4 +145,9 @@ void fake_model_close(sp_model *model)
 void fake_model_fail_once(sp_model *model)
 {
     ((fake_state *)model->state)->fail_once = true;
+}
+
+void fake_model_spend(sp_model *model, void (*spend)(size_t n_rows))
+{
+    ((fake_state *)model->state)->spend = spend;
 }

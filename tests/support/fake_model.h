@@ -14,5 +14,7 @@ sp_status fake_model_open(const char *tokenizer, size_t n_threads, sp_model *mod
 void fake_model_close(sp_model *model);
 /* The next forward pass fails with SP_NO_MEMORY. */
 void fake_model_fail_once(sp_model *model);
+/* spend(rows) is called in every forward pass: to let a clock of the test's pass. */
+void fake_model_spend(sp_model *model, void (*spend)(size_t n_rows));
 
 #endif
