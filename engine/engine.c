@@ -252,11 +252,14 @@ static void wake_engine(void *context)
 static sp_status open_captures(sp_engine *engine, sp_error *error)
 {
     const sp_engine_options *options = &engine->options;
+    const sp_hparams *hparams = &engine->model->hparams;
     sp_captures_options captures = {.model = engine->model,
                                     .model_ids = engine->info.model_ids,
                                     .fingerprints = engine->info.fingerprints,
                                     .kv_type = options->kv_type,
                                     .page_bytes = engine->info.kv_bytes / engine->info.kv_pages,
+                                    .side_bytes = sp_codes_page_bytes(engine->fits.of, engine->fits.n,
+                                                                      hparams->n_heads, options->kv_type),
                                     .max_bytes = options->capture_bytes,
                                     .max_capture_bytes = options->capture_max_bytes,
                                     .expiry = options->capture_expiry,

@@ -184,10 +184,6 @@ static sp_status resolve_attention(sp_sequence *s, const sp_request *request,
         return sp_fail_param(error, SP_INVALID, "attention.capture",
                              "attention.capture is for generated text; POST /v1/attention/captures takes an "
                              "input without generating");
-    bool captures = s->attention.capture || request->capture;
-    if (captures && !sp_attention_same_codes(&s->attention, &s->decoding, wanted.fit, SP_ATTEND_SELF))
-        return sp_fail_param(error, SP_INVALID, "attention.decode",
-                             "a capture needs prompt and generated tokens to use one set of the fit");
     s->adapter = request->adapter;
     s->trained = is_trained(s, adapted);
     if (host->note) add_note(&s->attention, host->note);
@@ -264,8 +260,8 @@ static sp_status open_capture(sp_sequence *s, const sp_request *request, sp_erro
         spec.heads = heads;
         spec.n_heads = list_bits(s->attention.heads_kept, hparams->n_heads, heads);
     }
-    return sp_capture_open(s->host->captures, &spec, &s->attention, s->adapter, s->tokens, s->n_prompt,
-                           s->n_prompt + s->max_tokens, &s->capture, error);
+    return sp_capture_open(s->host->captures, &spec, &s->attention, fit_of(s, s->adapter), s->adapter,
+                           s->tokens, s->n_prompt, s->n_prompt + s->max_tokens, &s->capture, error);
 }
 
 static void note_length(sp_sequence *s)

@@ -49,6 +49,10 @@ static void write_provenance(sp_json_writer *out, const sp_graph_source *source)
     write_text(out, "model_hash", source->hash[0] ? source->hash : NULL);
     write_text(out, "backend", source->backend);
     write_json(out, "params", source->params);
+    write_text(out, "decode_backend", source->decode_backend[0] ? source->decode_backend : NULL);
+    write_json(out, "decode_params", source->decode_params);
+    sp_json_key(out, "selection_sees_later_tokens");
+    sp_json_bool(out, source->sees_later);
     write_json(out, "normalizer", source->normalizer);
     write_text(out, "heads", source->heads);
     write_json(out, "gold", source->gold);

@@ -37,7 +37,9 @@ def numbers():
 def schemas():
     normalizer = {"oneOf": [{"const": "softmax"}, record(alpha={"type": "number", "exclusiveMinimum": 1, "maximum": 2})]}
     gold = record(("mass", "top_k", "min_weight"), normalizer=normalizer, mass=NUMBER, top_k=WHOLE, min_weight=NUMBER)
-    provenance = record(model=TEXT, arch=TEXT, model_hash=MAYBE_TEXT, backend=TEXT, params={"type": "object"}, normalizer=normalizer, heads=TEXT,
+    provenance = record(model=TEXT, arch=TEXT, model_hash=MAYBE_TEXT, backend=TEXT, params={"type": "object"},
+                        decode_backend=MAYBE_TEXT, decode_params={"type": ["object", "null"]}, selection_sees_later_tokens=TRUTH,
+                        normalizer=normalizer, heads=TEXT,
                         gold=gold, dtype=TEXT, software=TEXT, created=WHOLE)  # fmt: skip
     cached = record(layer=WHOLE, head=WHOLE, bytes=WHOLE, seconds=NUMBER, progress=NUMBER)
     capture = record(id=TEXT, object={"const": "attention.capture"}, state=STATE, progress=NUMBER, error=MAYBE_TEXT,

@@ -227,8 +227,12 @@ static void collect(sp_attender *attender, const sp_attend_job *job, const sp_at
     sp_whole *whole = job->whole;
     double start = sp_now();
     memcpy(whole->q + job->position * q_row, q, job->rows * q_row * sizeof *q);
-    if (whole->codes && sp_codes_select(whole->codes, job->attention, job->fit, call->layer, call->kind))
+    if (whole->codes && sp_codes_select(whole->codes, job->attention, job->fit, call->layer, call->kind)) {
         sp_codes_append(whole->codes, job->position, job->rows, k);
+        uint32_t end = job->position + job->rows;
+        for (uint32_t t = job->position / SP_TILE; job->capture && t * SP_TILE < end; t++)
+            sp_capture_side(job->capture, call->layer, t, sp_codes_page(whole->codes, t));
+    }
     job->phase->predict_seconds += sp_now() - start;
 }
 

@@ -151,6 +151,11 @@ void sp_codes_place(sp_codes *codes, uint32_t tile, uint8_t *page)
     codes->pages[tile] = page;
 }
 
+const uint8_t *sp_codes_page(const sp_codes *codes, uint32_t tile)
+{
+    return codes->pages[tile];
+}
+
 /* Nearest centroids of n rows (at most BLOCK) of projected keys, every run, into the pages. */
 static void store_ids(sp_codes *codes, uint32_t position, uint32_t n)
 {

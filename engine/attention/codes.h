@@ -45,6 +45,8 @@ bool sp_codes_select(sp_codes *codes, const sp_attention *attention, const sp_fi
                      sp_attend_kind kind);
 /* Without own pages: where key tile t of the selected layer lies. */
 void sp_codes_place(sp_codes *codes, uint32_t tile, uint8_t *page);
+/* Where it lies. */
+const uint8_t *sp_codes_page(const sp_codes *codes, uint32_t tile);
 /* Projects and stores the keys of positions position .. position + rows - 1. k: (rows, n_kv_heads, head_dim)
  */
 void sp_codes_append(sp_codes *codes, uint32_t position, uint32_t rows, const float *k);

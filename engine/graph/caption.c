@@ -144,6 +144,9 @@ void sp_caption_provenance(const sp_graph_source *source, sp_buffer *out)
     }
     put_fact("attention", source->backend, out);
     put_params(source->params, out);
+    if (source->sees_later) sp_buffer_text(out, " (chosen among later tokens too)");
+    put_fact("generated tokens:", source->decode_backend, out);
+    if (*source->decode_backend) put_params(source->decode_params, out);
     put_fact("normalizer", source->normalizer, out);
     put_fact("gold", source->gold, out);
     put_fact("heads", source->heads, out);

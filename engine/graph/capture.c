@@ -74,13 +74,13 @@ static const char *finish_json(sp_capture *capture, sp_buffer *text)
     return copy ? copy : "";
 }
 
-static const char *params_json(sp_capture *capture)
+static const char *params_json(sp_capture *capture, const sp_attention *attention)
 {
     sp_buffer text;
     sp_json_writer writer;
     sp_buffer_init(&text, 4096);
     sp_json_writer_init(&writer, &text);
-    sp_attention_write_params(&capture->attention, &writer);
+    sp_attention_write_params(attention, &writer);
     return finish_json(capture, &text);
 }
 
@@ -122,12 +122,16 @@ static void fill_source(sp_capture *capture, uint32_t adapter)
 {
     static const char *const heads[] = {"merged", "interleaved", "multihead"};
     const sp_captures_options *options = &capture->store->options;
+    bool decodes = capture->attention.decode_backend != NULL;
     capture->source =
         (sp_graph_source){.capture = capture->id,
                           .model = options->model_ids ? options->model_ids[adapter] : options->model->name,
                           .arch = options->model->arch ? options->model->arch->name : "",
                           .backend = capture->attention.backend->name,
-                          .params = params_json(capture),
+                          .params = params_json(capture, &capture->attention),
+                          .decode_backend = decodes ? capture->decoding.backend->name : "",
+                          .decode_params = decodes ? params_json(capture, &capture->decoding) : "",
+                          .sees_later = !sp_attention_streams(&capture->attention),
                           .normalizer = normalizer_json(capture),
                           .gold = gold_json(capture),
                           .heads = heads[capture->attention.heads],
@@ -175,21 +179,35 @@ static sp_status check_labels(const sp_capture_spec *spec, uint32_t n_prompt, sp
     return SP_OK;
 }
 
-/* Bytes of queries of one layer, and of everything else. */
-static void count_bytes(const sp_captures *store, uint32_t capacity, size_t *layer, size_t *rest)
+/* Whether the pages' sides keep something else of keys than what the prompt's attention reads: the fallback
+ * of an attention that needs the whole prompt may use another set of the fit. */
+static bool keeps_prompt_sides(const sp_captures *store, const sp_attention *attention, const sp_fit *fit)
+{
+    const sp_attention decoding = sp_attention_decoding(attention);
+    return store->options.side_bytes && !sp_attention_same_codes(attention, &decoding, fit, SP_ATTEND_SELF);
+}
+
+static size_t prompt_side_bytes(const sp_captures *store, uint32_t n_prompt)
+{
+    return ((size_t)n_prompt + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS * store->options.side_bytes;
+}
+
+/* Bytes of queries of one layer, with `sides` more of it, and of everything else. */
+static void count_bytes(const sp_captures *store, uint32_t capacity, size_t sides, size_t *layer,
+                        size_t *rest)
 {
     const sp_hparams *hparams = &store->options.model->hparams;
     size_t pages = ((size_t)capacity + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
-    *layer = (size_t)capacity * hparams->n_heads * hparams->head_dim * sizeof(float);
+    *layer = (size_t)capacity * hparams->n_heads * hparams->head_dim * sizeof(float) + sides;
     *rest = pages * (store->options.page_bytes + sizeof(uint32_t)) + (size_t)capacity * sizeof(int32_t) +
             sizeof(sp_capture);
 }
 
-static sp_status check_size(const sp_captures *store, uint32_t capacity, uint32_t n_layers, size_t extra,
-                            size_t *bytes, sp_error *error)
+static sp_status check_size(const sp_captures *store, uint32_t capacity, uint32_t n_layers, size_t sides,
+                            size_t extra, size_t *bytes, sp_error *error)
 {
     size_t layer, rest, most = store->options.max_capture_bytes;
-    count_bytes(store, capacity, &layer, &rest);
+    count_bytes(store, capacity, sides, &layer, &rest);
     rest += extra;
     *bytes = rest + n_layers * layer;
     if (*bytes <= most) return SP_OK;
@@ -205,7 +223,7 @@ static sp_status check_size(const sp_captures *store, uint32_t capacity, uint32_
         n_layers, capacity, *bytes, most, (most - rest) / layer);
 }
 
-static bool allocate(sp_capture *capture, uint32_t capacity)
+static bool allocate(sp_capture *capture, uint32_t capacity, size_t sides)
 {
     const sp_hparams *hparams = &capture->store->options.model->hparams;
     const sp_capture_info *info = &capture->info;
@@ -220,7 +238,13 @@ static bool allocate(sp_capture *capture, uint32_t capacity)
         capture->q[i] = sp_alloc(capacity, row * sizeof(float));
         if (!capture->q[i]) return false;
     }
-    return true;
+    if (sides == 0) return true;
+    capture->prompt_sides = sp_alloc_zero(info->n_layers, sizeof *capture->prompt_sides);
+    for (uint32_t i = 0; capture->prompt_sides && i < info->n_layers; i++) {
+        capture->prompt_sides[i] = sp_alloc_zero(sides, 1);
+        if (!capture->prompt_sides[i]) return false;
+    }
+    return capture->prompt_sides != NULL;
 }
 
 /* Into the table, counted in the budget. */
@@ -247,16 +271,17 @@ static sp_status enlist(sp_captures *store, sp_capture *capture, sp_error *error
 }
 
 sp_status sp_capture_open(sp_captures *store, const sp_capture_spec *spec, const sp_attention *attention,
-                          uint32_t adapter, const int32_t *tokens, uint32_t n_prompt, uint32_t capacity,
-                          sp_capture **out, sp_error *error)
+                          const sp_fit *fit, uint32_t adapter, const int32_t *tokens, uint32_t n_prompt,
+                          uint32_t capacity, sp_capture **out, sp_error *error)
 {
     const sp_hparams *hparams = &store->options.model->hparams;
     size_t bytes = 0;
+    size_t sides = keeps_prompt_sides(store, attention, fit) ? prompt_side_bytes(store, n_prompt) : 0;
     uint32_t n_layers = spec->layers ? spec->n_layers : hparams->n_layers;
     sp_gold gold;
     sp_status status = choose_gold(spec, attention, &gold, error);
     if (status == SP_OK) status = check_labels(spec, n_prompt, error);
-    if (status == SP_OK) status = check_size(store, capacity, n_layers, 0, &bytes, error);
+    if (status == SP_OK) status = check_size(store, capacity, n_layers, sides, 0, &bytes, error);
     if (status != SP_OK) return status;
     sp_capture *capture = sp_alloc_zero(1, sizeof *capture);
     if (!capture) return sp_fail(error, SP_NO_MEMORY, "no memory for a capture");
@@ -264,6 +289,9 @@ sp_status sp_capture_open(sp_captures *store, const sp_capture_spec *spec, const
     capture->owner = spec->owner;
     capture->alone = spec->alone;
     capture->attention = *attention;
+    capture->decoding = sp_attention_decoding(attention);
+    capture->n_prompt = n_prompt;
+    capture->fit = fit;
     capture->head_dim = hparams->head_dim;
     capture->info = (sp_capture_info){.id = capture->id,
                                       .model_layers = hparams->n_layers,
@@ -278,10 +306,10 @@ sp_status sp_capture_open(sp_captures *store, const sp_capture_spec *spec, const
     sp_arena_init(&capture->arena, ARENA_BYTES);
     bool copied = copy_lists(capture, spec, hparams) && copy_labels(capture, spec);
     fill_source(capture, adapter);
-    status = copied ? check_size(store, capacity, n_layers, capture->arena.used, &bytes, error)
+    status = copied ? check_size(store, capacity, n_layers, sides, capture->arena.used, &bytes, error)
                     : sp_fail(error, SP_NO_MEMORY, "no memory for the lists and labels of a capture");
     capture->fixed_bytes = bytes;
-    if (status == SP_OK && !allocate(capture, capacity))
+    if (status == SP_OK && !allocate(capture, capacity, sides))
         status = sp_fail(error, SP_NO_MEMORY, "no memory for a capture of %u tokens", capacity);
     if (status == SP_OK) {
         capture->info.tokens = capture->tokens;
@@ -306,6 +334,10 @@ void sp_capture_free_parts(sp_capture *capture)
         for (int g = 0; g < SP_N_GRAPHS; g++) sp_free(capture->slots[i].thumbnails[g]);
     }
     for (uint32_t i = 0; capture->q && i < capture->info.n_layers; i++) sp_free(capture->q[i]);
+    for (uint32_t i = 0; capture->prompt_sides && i < capture->info.n_layers; i++)
+        sp_free(capture->prompt_sides[i]);
+    sp_free(capture->prompt_sides);
+    capture->prompt_sides = NULL;
     if (capture->view_texts) sp_arena_fini(capture->view_texts);
     sp_free(capture->view_texts);
     sp_free(capture->views);
@@ -336,6 +368,14 @@ void sp_capture_rows(sp_capture *capture, uint32_t layer, uint32_t position, uin
     capture->fit = fit;
     if (slot == SP_NO_HEAD || position + rows > capture->info.capacity) return;
     memcpy(capture->q[slot] + position * row, q, rows * row * sizeof *q);
+}
+
+void sp_capture_side(sp_capture *capture, uint32_t layer, uint32_t tile, const uint8_t *side)
+{
+    uint32_t slot = capture->slot_of[layer];
+    size_t bytes = capture->store->options.side_bytes;
+    if (slot == SP_NO_HEAD || !capture->prompt_sides || tile * SP_PAGE_TOKENS >= capture->n_prompt) return;
+    memcpy(capture->prompt_sides[slot] + tile * bytes, side, bytes);
 }
 
 void sp_capture_grow(sp_capture *capture, const int32_t *tokens, uint32_t n)

@@ -33,6 +33,7 @@ typedef struct sp_captures_options {
     const char *const *fingerprints; /* the same; NULL, or entries NULL: not known */
     sp_dtype kv_type;
     size_t page_bytes;           /* of a KV page, its side included */
+    size_t side_bytes;           /* of one layer's part of that side; 0: none */
     size_t max_bytes;            /* of all captures and heads; --capture-bytes */
     size_t max_capture_bytes;    /* of one capture without its heads; --capture-max-bytes */
     double expiry;               /* seconds without use; --capture-expiry */
@@ -104,15 +105,19 @@ void sp_captures_drop_streams(sp_captures *store);
 
 /* --- the engine's side --- */
 /* A running capture for a sequence of at most `capacity` tokens, held once. SP_INVALID: layers, heads, gold;
- * SP_TOO_LARGE (param "layers"): over max_capture_bytes; SP_BUSY: the budget is held by captures in use. */
+ * SP_TOO_LARGE (param "layers"): over max_capture_bytes; SP_BUSY: the budget is held by captures in use.
+ * fit: what the run's backend reads; NULL: none. */
 sp_status sp_capture_open(sp_captures *store, const sp_capture_spec *spec, const sp_attention *attention,
-                          uint32_t adapter, const int32_t *tokens, uint32_t n_prompt, uint32_t capacity,
-                          sp_capture **out, sp_error *error) SP_MUST_CHECK;
+                          const sp_fit *fit, uint32_t adapter, const int32_t *tokens, uint32_t n_prompt,
+                          uint32_t capacity, sp_capture **out, sp_error *error) SP_MUST_CHECK;
 const char *sp_capture_id(const sp_capture *capture);
 /* Rows position .. position + rows of one layer: q (rows, n_heads, head_dim). fit: what the run's backend
  * reads; NULL: none. */
 void sp_capture_rows(sp_capture *capture, uint32_t layer, uint32_t position, uint32_t rows, const float *q,
                      float scale, const sp_fit *fit);
+/* What a prompt that is run layer by layer keeps of one key tile (side_bytes; engine/attention/codes.h), or
+ * of the first part of it. */
+void sp_capture_side(sp_capture *capture, uint32_t layer, uint32_t tile, const uint8_t *side);
 /* n tokens have been run; tokens (n). */
 void sp_capture_grow(sp_capture *capture, const int32_t *tokens, uint32_t n);
 /* The sequence is over: takes the first pages of its table, and returns how many (0: the capture is gone);

@@ -24,16 +24,58 @@ void sp_slot_drop(sp_capture *capture, sp_capture_slot *slot)
     slot->progress = 0;
 }
 
-/* What a head is made from; pages and sides (ceil(n / 64)) are filled and must outlive the source. */
+/* Tables of a head's source, (ceil(n / 64)) each; they must outlive it. */
+typedef struct tables {
+    const uint8_t **pages;
+    uint8_t **sides, **prompt_sides;
+} tables;
+
+static void close_tables(tables *t)
+{
+    sp_free((void *)t->pages);
+    sp_free(t->sides);
+    sp_free(t->prompt_sides);
+}
+
+static sp_status open_tables(uint32_t n_tokens, tables *t, sp_error *error)
+{
+    size_t n = (n_tokens + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
+    *t = (tables){.pages = sp_alloc(n, sizeof *t->pages),
+                  .sides = sp_alloc(n, sizeof *t->sides),
+                  .prompt_sides = sp_alloc(n, sizeof *t->prompt_sides)};
+    if (t->pages && t->sides && t->prompt_sides) return SP_OK;
+    close_tables(t);
+    *t = (tables){0};
+    return sp_fail(error, SP_NO_MEMORY, "no memory for a graph job");
+}
+
+/* What the run kept of keys, for the prompt's attention and for that of generated positions. Sides hold what
+ * decoding reads, where it reads anything (step.c). */
+static void fill_sides(sp_capture *capture, const sp_kv *kv, uint32_t layer, tables *t, sp_head_source *out)
+{
+    size_t n_pages = (capture->n_tokens + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
+    if (!kv->side) return;
+    for (size_t i = 0; i < n_pages; i++) t->sides[i] = sp_kv_side(kv, capture->pages[i], layer);
+    out->sides = out->decoding_sides = t->sides;
+    if (!capture->prompt_sides) return;
+    for (size_t i = 0; i * SP_PAGE_TOKENS < capture->n_prompt; i++)
+        t->prompt_sides[i] =
+            capture->prompt_sides[capture->slot_of[layer]] + i * capture->store->options.side_bytes;
+    out->sides = t->prompt_sides;
+}
+
+/* What a head is made from. */
 static void fill_source(sp_capture *capture, const sp_graph_runner *runner, uint32_t layer, uint32_t head,
-                        const uint8_t **pages, uint8_t **sides, sp_head_source *out)
+                        tables *t, sp_head_source *out)
 {
     const sp_capture_info *info = &capture->info;
     uint32_t n = capture->n_tokens;
     *out = (sp_head_source){.device = runner->device,
                             .attention = &capture->attention,
+                            .decoding = capture->attention.decode_backend ? &capture->decoding : NULL,
+                            .n_prompt = capture->n_prompt,
                             .gold = info->gold,
-                            .kv = sp_kv_layer(runner->kv, capture->pages, layer, n, pages),
+                            .kv = sp_kv_layer(runner->kv, capture->pages, layer, n, t->pages),
                             .q = capture->q[capture->slot_of[layer]],
                             .scale = capture->scale,
                             .layer = layer,
@@ -47,10 +89,7 @@ static void fill_source(sp_capture *capture, const sp_graph_runner *runner, uint
                             .causal = info->causal,
                             .fit = capture->fit,
                             .tokens = capture->tokens};
-    size_t n_pages = (n + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
-    if (!runner->kv->side) return;
-    for (size_t t = 0; t < n_pages; t++) sides[t] = sp_kv_side(runner->kv, capture->pages[t], layer);
-    out->sides = sides;
+    fill_sides(capture, runner->kv, layer, t, out);
 }
 
 /* --- making --- */
@@ -152,17 +191,12 @@ static sp_status build(sp_capture *capture, sp_capture_slot *slot, uint32_t laye
 {
     sp_captures *store = capture->store;
     sp_head_source source;
-    size_t n_pages = (capture->n_tokens + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
-    const uint8_t **pages = sp_alloc(n_pages, sizeof *pages);
-    uint8_t **sides = sp_alloc(n_pages, sizeof *sides);
-    if (!pages || !sides) {
-        sp_free((void *)pages);
-        sp_free(sides);
-        return sp_fail(error, SP_NO_MEMORY, "no memory for a graph job");
-    }
-    fill_source(capture, runner, layer, head, pages, sides, &source);
+    tables t;
+    sp_status status = open_tables(capture->n_tokens, &t, error);
+    if (status != SP_OK) return status;
+    fill_source(capture, runner, layer, head, &t, &source);
     slot->building = true;
-    sp_status status = begin_head(capture, slot, &source, error);
+    status = begin_head(capture, slot, &source, error);
     pthread_mutex_unlock(&store->lock);
     if (status == SP_OK) status = make_head(capture, &source, slot, runner, error);
     pthread_mutex_lock(&store->lock);
@@ -178,8 +212,7 @@ static sp_status build(sp_capture *capture, sp_capture_slot *slot, uint32_t laye
         sp_slot_drop(capture, slot);
     }
     pthread_cond_broadcast(&store->changed);
-    sp_free((void *)pages);
-    sp_free(sides);
+    close_tables(&t);
     return status;
 }
 
@@ -254,17 +287,16 @@ sp_status sp_capture_measure(sp_capture *capture, uint32_t layer, uint32_t head,
                              const sp_attention *attention, const sp_graph_runner *runner,
                              sp_head_record *out, sp_error *error)
 {
-    size_t n_pages = (capture->n_tokens + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
-    const uint8_t **pages = sp_alloc(n_pages, sizeof *pages);
-    uint8_t **sides = sp_alloc(n_pages, sizeof *sides);
+    tables t;
     const sp_head_options options = {.given = gold, .record_only = true};
     head_call call = {.seconds = runner->step_seconds};
     sp_head_source source;
     sp_head *made = NULL;
-    sp_status status = pages && sides ? SP_OK : sp_fail(error, SP_NO_MEMORY, "no memory for a graph job");
+    sp_status status = open_tables(capture->n_tokens, &t, error);
     if (status == SP_OK) {
-        fill_source(capture, runner, layer, head, pages, sides, &source);
+        fill_source(capture, runner, layer, head, &t, &source);
         source.attention = attention;
+        source.decoding = NULL;
         source.sides = NULL; /* those are of the run's own attention */
         source.gold.cut = SP_CUT_NONE;
         status = sp_head_open(&source, &made, error);
@@ -274,8 +306,7 @@ sp_status sp_capture_measure(sp_capture *capture, uint32_t layer, uint32_t head,
     if (status == SP_OK) *out = made->record;
     sp_head_builder_close(call.builder);
     sp_head_close(made);
-    sp_free((void *)pages);
-    sp_free(sides);
+    close_tables(&t);
     return status;
 }
 

@@ -30,14 +30,19 @@ struct sp_capture {
     uint64_t owner;
     sp_capture_info info;
     sp_attention attention;
+    sp_attention decoding; /* of generated positions; the same without a pattern of their own */
+    uint32_t n_prompt;
     sp_graph_source source;
     sp_arena arena;     /* lists, labels, texts */
     uint32_t *slot_of;  /* (model layers) index among the kept layers, or SP_NO_HEAD */
     uint8_t *head_kept; /* (model heads) */
     size_t head_dim;
     float scale;
-    const sp_fit *fit;      /* the engine's */
-    float **q;              /* (kept layers) each (capacity, model heads, head_dim) */
+    const sp_fit *fit; /* the engine's */
+    float **q;         /* (kept layers) each (capacity, model heads, head_dim) */
+    /* (kept layers) each (key tiles of the prompt, side_bytes): what its attention read of keys, where the
+     * pages' sides keep something else for generated positions; NULL: the sides have it */
+    uint8_t **prompt_sides;
     int32_t *tokens;        /* (capacity) */
     uint32_t *pages;        /* (ceil(capacity / 64)) */
     size_t fixed_bytes;     /* queries, pages, tokens, labels */

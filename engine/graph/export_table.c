@@ -97,7 +97,7 @@ sp_status sp_export_npz(const sp_slice *slice, sp_buffer *out, sp_error *error)
 
 /* --- safetensors --- */
 
-#define MAX_METADATA 24
+#define MAX_METADATA 32
 
 typedef struct metadata {
     sp_metadata_entry entries[MAX_METADATA];
@@ -145,6 +145,11 @@ static void describe(const sp_slice *slice, bool f32, const char *next, metadata
     put_text(m, "model", source->model);
     put_text(m, "backend", source->backend);
     put_text(m, "params", source->params);
+    if (*source->decode_backend) {
+        put_text(m, "decode_backend", source->decode_backend);
+        put_text(m, "decode_params", source->decode_params);
+    }
+    if (source->sees_later) put_text(m, "selection_sees_later_tokens", "true");
     put_text(m, "normalizer", source->normalizer);
     put_text(m, "gold", source->gold);
     put_text(m, "heads", source->heads);

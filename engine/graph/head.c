@@ -27,8 +27,10 @@ struct sp_head_builder {
     sp_scratch scratch; /* of predictions */
     sp_plan plan;
     sp_head_codes *codes;         /* NULL: the backend reads none */
+    sp_head_codes *decode_codes;  /* the same of decoding */
     bool ready;                   /* all keys are projected */
-    bool streams, planned;        /* streams: a plan a step; else one for all rows, made once */
+    bool streams, planned;        /* streams: a plan a step; else one for all of its rows, made once */
+    uint32_t own_rows;            /* valid rows of the attention; those behind are decoding's */
     uint32_t first, staged, rows; /* the block's first row; rows of it that are made; rows of this step */
     double row_seconds;
     float *gold;       /* (block_rows, n_key) */
@@ -120,6 +122,11 @@ static void close_csr(sp_csr *csr, uint32_t n_blocks)
     sp_free(csr->weights);
 }
 
+static bool is_dense(const sp_attention *attention)
+{
+    return strcmp(attention->backend->name, "dense") == 0;
+}
+
 sp_status sp_head_open(const sp_head_source *source, sp_head **out, sp_error *error)
 {
     sp_head *head = sp_alloc_zero(1, sizeof *head);
@@ -130,7 +137,7 @@ sp_status sp_head_open(const sp_head_source *source, sp_head **out, sp_error *er
     head->causal = source->causal;
     head->block_rows = block_rows_of(source->n_key);
     head->n_blocks = (source->n_query + head->block_rows - 1) / head->block_rows;
-    head->full = strcmp(source->attention->backend->name, "dense") == 0;
+    head->full = is_dense(source->attention) && (!source->decoding || is_dense(source->decoding));
     head->like_gold = head->full && source->gold.cut == SP_CUT_NONE && own == source->gold.normalizer.alpha;
     head->sums = sp_alloc_zero(1, sizeof *head->sums);
     if (source->gold.cut != SP_CUT_NONE) head->cut = sp_alloc_zero(source->n_query, sizeof *head->cut);
@@ -173,6 +180,8 @@ sp_status sp_head_builder_open(const sp_head_source *source, sp_head *head, cons
     b->options = *options;
     b->first = head->rows_done;
     b->streams = !sp_attention_needs_whole(source->attention);
+    b->own_rows = source->n_valid_query;
+    if (source->decoding && source->n_prompt < b->own_rows) b->own_rows = source->n_prompt;
     sp_plan_init(&b->plan, 0);
     b->gold = sp_alloc(cells, sizeof *b->gold);
     b->weights = sp_alloc(cells, sizeof *b->weights);
@@ -181,8 +190,10 @@ sp_status sp_head_builder_open(const sp_head_source *source, sp_head *head, cons
     b->states = sp_alloc_zero(head->block_rows, sizeof *b->states);
     sp_status status =
         b->gold && b->weights && b->keys && b->order && b->states
-            ? sp_head_codes_open(source, &b->codes, error)
+            ? sp_head_codes_open(source, false, &b->codes, error)
             : sp_fail(error, SP_NO_MEMORY, "no memory for a graph job over %u keys", head->n_key);
+    if (status == SP_OK && source->decoding)
+        status = sp_head_codes_open(source, true, &b->decode_codes, error);
     if (status == SP_OK)
         *out = b;
     else
@@ -195,6 +206,7 @@ void sp_head_builder_close(sp_head_builder *b)
     if (!b) return;
     sp_plan_fini(&b->plan);
     sp_head_codes_close(b->codes);
+    sp_head_codes_close(b->decode_codes);
     sp_scratch_fini(&b->scratch);
     sp_free(b->gold);
     sp_free(b->weights);
@@ -401,24 +413,26 @@ static sp_status end_block(sp_head_builder *b, uint32_t rows, sp_error *error)
 static sp_status make_plan(sp_head_builder *b, uint32_t row, uint32_t rows, sp_error *error)
 {
     const sp_head_source *s = b->source;
+    bool decodes = row >= b->own_rows, streams = b->streams || decodes;
     uint32_t last = row + rows < s->kv.n_keys ? row + rows : s->kv.n_keys;
-    sp_plan_request request = {.attention = s->attention,
+    uint32_t whole_keys = s->decoding ? b->own_rows : s->kv.n_keys;
+    sp_plan_request request = {.attention = decodes ? s->decoding : s->attention,
                                .layer = s->layer,
                                .kind = s->kind,
                                .causal = s->causal,
                                .position = row,
                                .rows = rows,
-                               .n_keys = s->causal && b->streams ? last : s->kv.n_keys,
+                               .n_keys = s->causal && streams ? last : whole_keys,
                                .n_heads = s->n_heads,
                                .n_kv_heads = s->n_kv_heads,
                                .device = s->device,
                                .q = s->q + (size_t)row * s->n_heads * s->kv.head_dim,
                                .kv = &s->kv,
                                .whole_q = s->q,
-                               .whole_rows = s->n_valid_query,
+                               .whole_rows = b->own_rows,
                                .scratch = &b->scratch,
                                .fit = s->fit};
-    sp_head_codes_attach(b->codes, &request);
+    sp_head_codes_attach(decodes ? b->decode_codes : b->codes, &request);
     return sp_attention_plan(&request, &b->plan, error);
 }
 
@@ -436,21 +450,21 @@ sp_status sp_head_step(sp_head_builder *b, double seconds, sp_error *error)
     sp_head *head = b->head;
     if (head->done) return SP_OK;
     if (!b->ready) {
-        b->ready = sp_head_codes_step(b->codes);
+        b->ready = sp_head_codes_step(b->codes) && sp_head_codes_step(b->decode_codes);
         if (!b->ready) return SP_OK;
     }
     uint32_t rows = head->n_query - b->first < head->block_rows ? head->n_query - b->first : head->block_rows;
     double start = sp_now();
     sp_status status = SP_OK;
     uint32_t valid = head->n_valid_query;
+    uint32_t row = b->first + b->staged;
     b->rows = step_rows(b, rows - b->staged, seconds);
-    uint32_t row = b->first + b->staged, planned = row + b->rows < valid ? b->rows
-                                                   : row < valid         ? valid - row
-                                                                         : 0;
-    if (!head->full && planned && b->streams) {
+    if (row < b->own_rows && b->own_rows < valid && b->rows > b->own_rows - row) b->rows = b->own_rows - row;
+    uint32_t planned = row + b->rows < valid ? b->rows : row < valid ? valid - row : 0;
+    if (!head->full && planned && (b->streams || row >= b->own_rows)) {
         status = make_plan(b, row, planned, error);
     } else if (!head->full && planned && !b->planned) {
-        status = make_plan(b, 0, valid, error);
+        status = make_plan(b, 0, b->own_rows, error);
         b->planned = true;
     }
     if (status != SP_OK) return status;

@@ -33,6 +33,10 @@ double sp_gold_apply(const sp_gold *gold, float *weights, size_t n, uint64_t *or
 typedef struct sp_head_source {
     sp_device *device;
     const sp_attention *attention; /* of pred */
+    /* Of rows n_prompt and behind, which see no later key; NULL: all rows have the same attention. The others
+     * are then chosen among themselves, as when they were run. */
+    const sp_attention *decoding;
+    uint32_t n_prompt;
     sp_gold gold;
     sp_kv_view kv;  /* K of the layer; n_keys valid keys */
     const float *q; /* (n_query, n_heads, head_dim) */
@@ -41,8 +45,10 @@ typedef struct sp_head_source {
     uint32_t n_valid_query; /* the rows behind them are padding: no edges */
     sp_attend_kind kind;
     bool causal;
-    const sp_fit *fit;     /* what the backend predicts with; NULL: none */
-    uint8_t *const *sides; /* (key tiles) what the run kept of keys for this attention; NULL: nothing */
+    const sp_fit *fit; /* what the backend predicts with; NULL: none */
+    /* (key tiles) what the run kept of keys for the attention, and for decoding; NULL: nothing, it is made
+     * anew where it is needed */
+    uint8_t *const *sides, *const *decoding_sides;
     const int32_t *tokens; /* (n_key) for duplicate and induction; NULL: those shares are 0 */
 } sp_head_source;
 

@@ -8,29 +8,33 @@
 struct sp_head_codes {
     const sp_head_source *source;
     sp_codes *codes;
-    uint32_t done; /* keys that are there */
-    float *k;      /* (KEYS_A_STEP, n_kv_heads, head_dim); NULL: the run's own are read */
+    uint32_t n_keys, done; /* keys that are wanted, and those that are there */
+    float *k;              /* (KEYS_A_STEP, n_kv_heads, head_dim); NULL: the run's own are read */
 };
 
-sp_status sp_head_codes_open(const sp_head_source *source, sp_head_codes **out, sp_error *error)
+sp_status sp_head_codes_open(const sp_head_source *source, bool decoding, sp_head_codes **out,
+                             sp_error *error)
 {
-    const sp_attention *attention = source->attention;
+    const sp_attention *attention = decoding ? source->decoding : source->attention;
+    uint8_t *const *sides = decoding ? source->decoding_sides : source->sides;
+    bool chosen_whole = source->decoding && !decoding;
     *out = NULL;
     if (!source->fit || !attention->backend->codes) return SP_OK;
     sp_head_codes *codes = sp_alloc_zero(1, sizeof *codes);
     if (!codes) return sp_fail(error, SP_NO_MEMORY, "no memory for projected keys");
     codes->source = source;
+    codes->n_keys = chosen_whole ? source->n_prompt : source->kv.n_keys;
     const sp_codes_options options = {.device = source->device,
                                       .n_heads = source->n_heads,
                                       .n_kv_heads = source->n_kv_heads,
                                       .head_dim = source->kv.head_dim,
                                       .dtype = source->kv.dtype,
-                                      .max_keys = source->kv.n_keys,
+                                      .max_keys = codes->n_keys,
                                       .fits = &source->fit,
                                       .n_fits = 1,
-                                      .own_pages = !source->sides};
+                                      .own_pages = !sides};
     sp_status status = sp_codes_open(&options, &codes->codes, error);
-    if (status == SP_OK && !source->sides) {
+    if (status == SP_OK && !sides) {
         codes->k = sp_alloc((size_t)KEYS_A_STEP * source->n_kv_heads, source->kv.head_dim * sizeof(float));
         if (!codes->k) status = sp_fail(error, SP_NO_MEMORY, "no memory for projected keys");
     }
@@ -39,8 +43,7 @@ sp_status sp_head_codes_open(const sp_head_source *source, sp_head_codes **out, 
         sp_head_codes_close(codes);
         return status;
     }
-    for (uint32_t t = 0; source->sides && t * SP_TILE < source->kv.n_keys; t++)
-        sp_codes_place(codes->codes, t, source->sides[t]);
+    for (uint32_t t = 0; sides && t * SP_TILE < codes->n_keys; t++) sp_codes_place(codes->codes, t, sides[t]);
     *out = codes;
     return SP_OK;
 }
@@ -57,7 +60,7 @@ bool sp_head_codes_step(sp_head_codes *codes)
 {
     if (!codes || !codes->k) return true;
     const sp_kv_view *kv = &codes->source->kv;
-    uint32_t n = kv->n_keys - codes->done < KEYS_A_STEP ? kv->n_keys - codes->done : KEYS_A_STEP;
+    uint32_t n = codes->n_keys - codes->done < KEYS_A_STEP ? codes->n_keys - codes->done : KEYS_A_STEP;
     size_t row = kv->head_dim * sp_dtype_size(kv->dtype);
     for (uint32_t i = 0; i < n; i++) {
         uint32_t at = codes->done + i;
@@ -68,7 +71,7 @@ bool sp_head_codes_step(sp_head_codes *codes)
     }
     if (n > 0) sp_codes_append(codes->codes, codes->done, n, codes->k);
     codes->done += n;
-    return codes->done == kv->n_keys;
+    return codes->done == codes->n_keys;
 }
 
 void sp_head_codes_attach(sp_head_codes *codes, sp_plan_request *request)

@@ -9,8 +9,8 @@
 
 typedef struct sp_head_codes sp_head_codes;
 
-/* *out NULL: the backend reads none. SP_NO_MEMORY. */
-sp_status sp_head_codes_open(const sp_head_source *source, sp_head_codes **out,
+/* Of the attention, or of decoding. *out NULL: the backend reads none. SP_NO_MEMORY. */
+sp_status sp_head_codes_open(const sp_head_source *source, bool decoding, sp_head_codes **out,
                              sp_error *error) SP_MUST_CHECK;
 void sp_head_codes_close(sp_head_codes *codes);
 /* A part of the work; true when all keys are there. NULL is fine. */

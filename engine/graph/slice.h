@@ -49,6 +49,9 @@ typedef struct sp_graph_source {
     const char *hash;    /* hex SHA-256 of its query and key projections (engine/README.md); "": not known */
     const char *backend; /* "sparsefinder" */
     const char *params;  /* all parameters, resolved, as a JSON object: {"window":33} */
+    const char *decode_backend; /* of generated positions where they have a pattern of their own; "": none */
+    const char *decode_params;
+    bool sees_later;        /* the backend chose among all positions of the prompt, later ones too */
     const char *normalizer; /* JSON: "softmax" (with its quotes) or {"alpha":1.5}: over pred */
     const char *gold;       /* JSON: {"normalizer":{"alpha":1.5}} or {"normalizer":"softmax","mass":0.95} */
     const char *heads;      /* "merged", "interleaved" or "multihead" */

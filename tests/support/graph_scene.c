@@ -33,6 +33,8 @@ void sp_graph_scene_init(sp_graph_scene *scene, uint32_t n, uint32_t m, bool hos
                                          .arch = "llama",
                                          .backend = "window",
                                          .params = "{\"window\":3}",
+                                         .decode_backend = "",
+                                         .decode_params = "",
                                          .normalizer = "{\"alpha\":1.5}",
                                          .gold = "{\"normalizer\":{\"alpha\":1.5}}",
                                          .heads = "merged",

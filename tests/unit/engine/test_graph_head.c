@@ -20,7 +20,8 @@ typedef struct scene {
     uint8_t *page_bytes;
     const uint8_t **pages;
     int32_t *tokens;
-    sp_attention attention;
+    sp_attention attention, decoding;
+    uint32_t n_prompt; /* rows behind it are decoding's; 0: there is none */
     sp_head_source source;
 } scene;
 
@@ -128,7 +129,8 @@ static void oracle_gold(const scene *s, uint32_t head, uint32_t row, double *wei
 /* Is (row, key) predicted, by the backends these tests use. */
 static bool oracle_pred(const scene *s, uint32_t row, uint32_t key)
 {
-    const char *name = s->attention.backend->name;
+    bool decodes = s->n_prompt && row >= s->n_prompt;
+    const char *name = decodes ? s->decoding.backend->name : s->attention.backend->name;
     if (row >= s->valid_q || key >= s->valid || (s->causal && key > row)) return false;
     if (strcmp(name, "dense") == 0) return true;
     uint32_t distance = row > key ? row - key : key - row;
@@ -225,6 +227,26 @@ static void check(uint32_t n, uint32_t m, uint32_t padding, bool causal, const c
     close_scene(&s);
 }
 
+/* Generated rows follow a pattern of their own, whatever the steps are. */
+static void check_decoding(const char *attention, const char *decoding, uint32_t n, uint32_t n_prompt,
+                           sp_gold gold)
+{
+    const sp_attention_host host = {.n_heads = HEADS, .model_normalizer = {.alpha = 1.5f}};
+    sp_error error;
+    scene s = {.valid = n, .valid_q = n, .n_prompt = n_prompt};
+    open_scene(&s, n, n, true, attention, gold);
+    assert_ok(sp_attention_parse(decoding, strlen(decoding), &host, &s.decoding, &error), error);
+    s.source.decoding = &s.decoding;
+    s.source.n_prompt = n_prompt;
+    for (uint32_t h = 0; h < HEADS; h++) {
+        s.source.head = h;
+        sp_head *head = make_head(&s.source, h % 2 ? 1e-9 : 1);
+        check_head(&s, head, h);
+        sp_head_close(head);
+    }
+    close_scene(&s);
+}
+
 static const sp_gold entmax = {.normalizer = {.alpha = 1.5f}};
 static const sp_gold sparsemax = {.normalizer = {.alpha = 2.0f}};
 static const sp_gold softmax95 = {.normalizer = {.alpha = 1.0f}, .cut = SP_CUT_MASS, .mass = 0.95};
@@ -258,6 +280,16 @@ static void test_softmax(void **state)
     check(90, 90, 0, true, "\"dense\"", softmax95);
     check(90, 90, 0, true, "{\"backend\":\"dense\",\"normalizer\":\"softmax\"}", top);
     check(70, 70, 0, true, WINDOW, least);
+}
+
+static void test_decoding(void **state)
+{
+    (void)state;
+    check_decoding(WINDOW, "\"dense\"", 150, 37, entmax);
+    check_decoding("\"dense\"", WINDOW, 150, 64, entmax);
+    check_decoding("\"dense\"", "\"dense\"", 70, 69, softmax95);
+    check_decoding(WINDOW, "\"dense\"", 130, 1, entmax);
+    check_decoding(WINDOW, "\"dense\"", 66, 66, softmax95);
 }
 
 /* An empty prediction has no precision; a full one loses nothing, and after is gold. */
@@ -390,7 +422,8 @@ static int close_device(void **state)
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_causal),   cmocka_unit_test(test_not_causal), cmocka_unit_test(test_softmax),
-    cmocka_unit_test(test_extremes), cmocka_unit_test(test_reserve),    cmocka_unit_test(test_given),
+    cmocka_unit_test(test_decoding), cmocka_unit_test(test_extremes),   cmocka_unit_test(test_reserve),
+    cmocka_unit_test(test_given),
 };
 
 int main(void)

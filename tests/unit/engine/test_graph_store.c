@@ -59,7 +59,7 @@ static sp_status begin(sp_capture **out, sp_error *error)
     int32_t tokens[TOKENS];
     for (int i = 0; i < TOKENS; i++) tokens[i] = i % 50;
     assert_ok(sp_attention_parse("\"window\"", 8, &host, &attention, error), *error);
-    return sp_capture_open(store, &spec, &attention, 0, tokens, TOKENS, TOKENS, out, error);
+    return sp_capture_open(store, &spec, &attention, NULL, 0, tokens, TOKENS, TOKENS, out, error);
 }
 
 /* A finished capture with random queries and keys; *pages are taken from the pool. Not held. */

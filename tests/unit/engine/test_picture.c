@@ -158,6 +158,8 @@ static void test_provenance(void **state)
                                     .arch = "llama",
                                     .backend = "sparsefinder",
                                     .params = "{\"grouping\":\"bucket\",\"keep\":null,\"window\":33}",
+                                    .decode_backend = "",
+                                    .decode_params = "",
                                     .normalizer = "{\"alpha\":1.5}",
                                     .gold = "",
                                     .heads = "merged",
