@@ -177,6 +177,7 @@ static sp_status open_attention(sp_engine *engine, sp_error *error)
     sp_sequence_host *host = &engine->host;
     sp_attention parsed;
     sp_error why;
+    host->share_prefixes = options->share_prefixes;
     host->attention_host = (sp_attention_host){.n_heads = model->hparams.n_heads,
                                                .n_layers = model->hparams.n_layers,
                                                .model_normalizer = model->hparams.normalizer,

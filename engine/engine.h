@@ -29,6 +29,7 @@ typedef struct sp_engine_options {
     const char *attention; /* JSON: the default of requests without one; NULL: the model's attention_pattern,
                               else dense */
     const char *chat_template; /* a family's name; NULL: as the model's own template says */
+    bool share_prefixes;       /* --share-prefixes: between owners too */
     bool override_normalizer;  /* --normalizer: what "model" resolves to; noted in every report */
     sp_normalizer normalizer;
     sp_dtype kv_type;       /* SP_BF16 (default) or SP_F32; SP_F32 means float32 arithmetic throughout */
@@ -143,7 +144,11 @@ typedef struct sp_request {
     size_t attention_size;
     bool may_capture;                      /* `attention` may hold capture: the reply tells attention_id */
     const struct sp_capture_spec *capture; /* capture the run as engine/graph/capture.h says; or NULL */
-    uint64_t owner;                        /* of captures: who may ask for them */
+    uint64_t owner;         /* of captures and pages: who may ask for them, who may reuse them */
+    bool share_pages;       /* what is computed may be kept for later requests of the same owner and salt */
+    bool fresh;             /* takes nothing that was kept: for measuring times */
+    const char *cache_salt; /* (cache_salt_size) pages are shared among requests with the same; or NULL */
+    size_t cache_salt_size;
 } sp_request;
 void sp_request_init(sp_request *request); /* max_tokens 16, temperature 1, top_p 1 */
 

@@ -1,4 +1,5 @@
-/* See kv.h. The free list is a stack in an array of its own, so that pages hold nothing but rows. */
+/* See kv.h. The free list is a stack, the list of cached pages is doubly linked; both lie in an array of
+ * their own, so that pages hold nothing but rows. */
 #include "engine/kv.h"
 
 #include <assert.h>
@@ -49,9 +50,8 @@ sp_status sp_kv_open(const sp_kv_options *options, sp_kv *out, sp_error *error)
     out->head_bytes = out->layer_bytes / options->n_kv_heads;
     out->memory = sp_alloc(options->n_pages, page_bytes);
     if (options->side_bytes) out->side = sp_alloc(options->n_pages, whole - page_bytes);
-    out->next = sp_alloc(options->n_pages, sizeof *out->next);
-    out->owned = sp_alloc_zero(options->n_pages, sizeof *out->owned);
-    if (!out->memory || !out->next || !out->owned || (options->side_bytes && !out->side)) {
+    out->pages = sp_alloc_zero(options->n_pages, sizeof *out->pages);
+    if (!out->memory || !out->pages || (options->side_bytes && !out->side)) {
         sp_kv_close(out);
         return sp_fail(error, SP_NO_MEMORY,
                        "no memory for %u KV pages (%zu bytes); lower --kv-bytes or --ctx", options->n_pages,
@@ -62,8 +62,9 @@ sp_status sp_kv_open(const sp_kv_options *options, sp_kv *out, sp_error *error)
     else
         for (uint32_t i = 0; i < options->n_pages; i++) touch_page(out, i, 0);
     for (uint32_t i = 0; i < options->n_pages; i++)
-        out->next[i] = i + 1 < options->n_pages ? i + 1 : SP_NO_PAGE;
+        out->pages[i].next = i + 1 < options->n_pages ? i + 1 : SP_NO_PAGE;
     out->n_free = options->n_pages;
+    out->oldest = out->newest = SP_NO_PAGE;
     return SP_OK;
 }
 
@@ -71,42 +72,135 @@ void sp_kv_close(sp_kv *kv)
 {
     sp_free(kv->memory);
     sp_free(kv->side);
-    sp_free(kv->next);
-    sp_free(kv->owned);
+    sp_free(kv->pages);
     memset(kv, 0, sizeof *kv);
+}
+
+/* --- who holds what --- */
+
+static void free_page(sp_kv *kv, uint32_t page)
+{
+    if (kv->options.poison) fill_page(kv, page);
+    kv->pages[page].next = kv->first_free;
+    kv->first_free = page;
+    kv->n_free++;
+}
+
+/* The newest of the cached pages. */
+static void cache_page(sp_kv *kv, uint32_t page)
+{
+    kv->pages[page].next = SP_NO_PAGE;
+    kv->pages[page].previous = kv->newest;
+    if (kv->newest != SP_NO_PAGE)
+        kv->pages[kv->newest].next = page;
+    else
+        kv->oldest = page;
+    kv->newest = page;
+    kv->n_cached++;
+}
+
+static void uncache_page(sp_kv *kv, uint32_t page)
+{
+    const sp_kv_page *one = &kv->pages[page];
+    if (one->previous != SP_NO_PAGE)
+        kv->pages[one->previous].next = one->next;
+    else
+        kv->oldest = one->next;
+    if (one->next != SP_NO_PAGE)
+        kv->pages[one->next].previous = one->previous;
+    else
+        kv->newest = one->previous;
+    kv->n_cached--;
+}
+
+/* Makes the page free that is cached for longest. */
+static void drop_oldest(sp_kv *kv)
+{
+    uint32_t page = kv->oldest;
+    uncache_page(kv, page);
+    kv->drop(kv->index, page);
+    kv->pages[page].kept = false;
+    free_page(kv, page);
+}
+
+/* Nobody holds the page. */
+static void release_page(sp_kv *kv, uint32_t page)
+{
+    if (kv->pages[page].kept)
+        cache_page(kv, page);
+    else
+        free_page(kv, page);
 }
 
 bool sp_kv_take(sp_kv *kv, uint32_t n, uint32_t *pages)
 {
-    if (n > kv->n_free) return false;
+    if (n > sp_kv_available(kv)) return false;
+    while (kv->n_free < n) drop_oldest(kv);
     for (uint32_t i = 0; i < n; i++) {
         uint32_t page = kv->first_free;
-        assert(page < kv->options.n_pages && !kv->owned[page]);
-        kv->first_free = kv->next[page];
-        kv->owned[page] = true;
+        assert(page < kv->options.n_pages && kv->pages[page].refs == 0 && kv->pages[page].pins == 0);
+        kv->first_free = kv->pages[page].next;
+        kv->pages[page].refs = 1;
         pages[i] = page;
     }
     kv->n_free -= n;
+    kv->n_used += n;
     return true;
+}
+
+void sp_kv_hold(sp_kv *kv, uint32_t page)
+{
+    sp_kv_page *one = &kv->pages[page];
+    assert(page < kv->options.n_pages && one->kept);
+    if (one->refs == 0 && one->pins == 0) uncache_page(kv, page);
+    if (one->refs++ == 0) kv->n_used++;
 }
 
 void sp_kv_give(sp_kv *kv, uint32_t n, const uint32_t *pages)
 {
     for (uint32_t i = n; i-- > 0;) { /* backwards: the next taker gets them in the same order */
-        uint32_t page = pages[i];
-        assert(page < kv->options.n_pages && kv->owned[page]);
-        if (kv->options.poison) fill_page(kv, page);
-        kv->owned[page] = false;
-        kv->next[page] = kv->first_free;
-        kv->first_free = page;
+        sp_kv_page *one = &kv->pages[pages[i]];
+        assert(pages[i] < kv->options.n_pages && one->refs > 0);
+        if (--one->refs > 0) continue;
+        kv->n_used--;
+        if (one->pins == 0) release_page(kv, pages[i]);
     }
-    kv->n_free += n;
+}
+
+void sp_kv_pin(sp_kv *kv, uint32_t n, const uint32_t *pages)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        assert(pages[i] < kv->options.n_pages && kv->pages[pages[i]].refs > 0);
+        kv->pages[pages[i]].pins++;
+    }
+}
+
+void sp_kv_unpin(sp_kv *kv, uint32_t n, const uint32_t *pages)
+{
+    for (uint32_t i = n; i-- > 0;) {
+        sp_kv_page *one = &kv->pages[pages[i]];
+        assert(pages[i] < kv->options.n_pages && one->pins > 0);
+        if (--one->pins == 0 && one->refs == 0) release_page(kv, pages[i]);
+    }
+}
+
+void sp_kv_keep(sp_kv *kv, uint32_t page)
+{
+    assert(page < kv->options.n_pages && kv->pages[page].refs > 0 && !kv->pages[page].kept);
+    kv->pages[page].kept = true;
 }
 
 uint32_t sp_kv_used(const sp_kv *kv)
 {
-    return kv->options.n_pages - kv->n_free;
+    return kv->n_used;
 }
+
+uint32_t sp_kv_available(const sp_kv *kv)
+{
+    return kv->n_free + kv->n_cached;
+}
+
+/* --- rows --- */
 
 /* One row of one head, from float32 to the KV type. */
 static void put_row(const sp_kv *kv, sp_device *device, const float *from, uint8_t *to)

@@ -9,6 +9,7 @@
 #include "engine/deadline.h"
 #include "engine/drain.h"
 #include "engine/graph/capture.h"
+#include "engine/pages.h"
 #include "engine/rows.h"
 #include "engine/stats.h"
 
@@ -36,6 +37,7 @@ struct sp_scheduler {
     sp_drain drain;
     /* the engine thread's */
     sp_kv kv;
+    sp_prefix *prefix;
     sp_step step;
     sp_sequence **running; /* (max_admitted) in order of admission */
     uint32_t n_running, max_admitted;
@@ -72,6 +74,7 @@ static sp_status open_parts(sp_scheduler *s, sp_error *error)
                         .poison = o->poison,
                         .threads = o->model->device->threads};
     sp_status status = sp_kv_open(&kv, &s->kv, error);
+    if (status == SP_OK) status = sp_prefix_open(&s->kv, UINT64_MAX, &s->prefix, error);
     if (status != SP_OK) return status;
     uint32_t whole = (o->context + SP_TILE - 1) / SP_TILE * SP_TILE;
     uint32_t chunk = o->max_chunk > 0 ? o->max_chunk : DEFAULT_CHUNK;
@@ -106,7 +109,7 @@ sp_status sp_scheduler_open(const sp_scheduler_options *options, sp_scheduler **
 
 size_t sp_scheduler_scratch_bytes(const sp_scheduler *s)
 {
-    return s->step.scratch_bytes;
+    return s->step.scratch_bytes + sp_prefix_bytes(s->options.n_pages);
 }
 
 const sp_kv *sp_scheduler_kv(const sp_scheduler *s)
@@ -114,11 +117,11 @@ const sp_kv *sp_scheduler_kv(const sp_scheduler *s)
     return &s->kv;
 }
 
-/* Pages owned by running requests. */
-static uint32_t used_pages(const sp_scheduler *s)
+/* Under the lock: pages of running requests, and those kept for later ones. */
+static void note_pages(sp_scheduler *s)
 {
-    uint32_t pinned = s->options.captures ? sp_captures_pinned(s->options.captures) : 0;
-    return sp_kv_used(&s->kv) - pinned;
+    s->stats.kv_pages_used = sp_kv_used(&s->kv);
+    s->stats.kv_pages_cached = s->kv.n_cached;
 }
 
 /* --- ends --- */
@@ -134,9 +137,7 @@ static void book_end(sp_scheduler *s, sp_sequence *sequence, sp_status status, s
     if (ran) {
         memmove(s->running + at, s->running + at + 1, (s->n_running - at - 1) * sizeof *s->running);
         s->n_running--;
-        bool keeps = status == SP_OK && sequence->capture;
-        uint32_t n_kept = keeps ? sp_capture_adopt(sequence->capture, sequence->pages) : 0;
-        sp_kv_give(&s->kv, sequence->n_pages - n_kept, sequence->pages + n_kept);
+        sp_pages_release(&s->kv, sequence, status == SP_OK && sequence->capture);
     }
     sp_usage *usage = &sequence->usage;
     usage->prompt_tokens = sequence->n_prompt;
@@ -146,7 +147,7 @@ static void book_end(sp_scheduler *s, sp_sequence *sequence, sp_status status, s
     pthread_mutex_lock(&s->lock);
     if (ran) {
         s->stats.running = s->n_running;
-        s->stats.kv_pages_used = used_pages(s);
+        note_pages(s);
         if (s->n_active > 0) s->n_active--;
     }
     sp_stats_finish(&s->stats, &(sp_stats_end){.usage = usage,
@@ -297,9 +298,7 @@ static void admit(sp_scheduler *s, double now)
     s->short_of_pages = false;
     while (s->queue && s->n_active < s->options.max_sequences && s->n_running < s->max_admitted) {
         sp_sequence *sequence = s->queue;
-        if (s->options.captures && s->kv.n_free < sequence->n_pages)
-            sp_captures_reclaim(s->options.captures, &s->kv, sequence->n_pages);
-        s->short_of_pages = !sp_kv_take(&s->kv, sequence->n_pages, sequence->pages);
+        s->short_of_pages = !sp_pages_admit(&s->kv, s->prefix, s->options.captures, sequence);
         if (s->short_of_pages) break;
         s->queue = sequence->next;
         sequence->next = NULL;
@@ -310,7 +309,7 @@ static void admit(sp_scheduler *s, double now)
         s->n_left++;
         s->stats.waiting = --s->n_waiting;
         s->stats.running = s->n_running;
-        s->stats.kv_pages_used = used_pages(s);
+        note_pages(s);
         sp_histogram_add(&s->stats.queue_time, sequence->usage.queue_seconds);
     }
     sp_drain_note(&s->drain, now, s->n_left, s->queue != NULL);
@@ -370,6 +369,7 @@ static void deliver(sp_scheduler *s, sp_step_entry *entry, sp_attend_job *job, d
     bool prefilled = sp_sequence_prefills(sequence), finished = false;
     sp_finish finish = SP_FINISH_LENGTH;
     sequence->position += entry->rows;
+    if (!job->failed) sp_pages_publish(&s->kv, s->prefix, sequence);
     if (sequence->capture && !job->failed)
         sp_capture_grow(sequence->capture, sequence->tokens, sequence->position);
     if (sequence->completing) {
@@ -463,12 +463,22 @@ static bool run_between(sp_scheduler *s)
     return run_call(s) || run_part(s);
 }
 
+/* What others published since the last step. */
+static void share_pages(sp_scheduler *s)
+{
+    for (uint32_t i = 0; i < s->n_running; i++) sp_pages_share(&s->kv, s->prefix, s->running[i]);
+    pthread_mutex_lock(&s->lock);
+    note_pages(s);
+    pthread_mutex_unlock(&s->lock);
+}
+
 bool sp_scheduler_step(sp_scheduler *s)
 {
     double now = s->options.clock();
     if (s->options.captures) sp_captures_tidy(s->options.captures, &s->kv);
     end_expired(s, now);
     admit(s, now);
+    share_pages(s);
     uint32_t n_prefill = fill_step(s);
     if (s->step.n_entries == 0) return run_between(s);
 
@@ -535,6 +545,7 @@ void sp_scheduler_close(sp_scheduler *s)
     }
     while (s->n_running > 0) end_badly(s, s->running[s->n_running - 1], &error);
     sp_step_close(&s->step);
+    sp_prefix_close(s->prefix);
     sp_kv_close(&s->kv);
     sp_free(s->running);
     pthread_cond_destroy(&s->woken);

@@ -2,6 +2,7 @@
 #include "engine/sequence.h"
 
 #include "engine/graph/capture.h"
+#include "engine/pages.h"
 #include "models/adapter.h"
 
 #include <math.h>
@@ -336,6 +337,7 @@ static sp_status fill(sp_sequence *s, const sp_request *request, void (*notify)(
     if (status == SP_OK) status = allocate(s, request, ids, n_ids, error);
     if (status == SP_OK) status = open_adjust(s, request, ids, n_ids, error);
     if (status == SP_OK) note_length(s);
+    if (status == SP_OK) sp_pages_describe(s, request);
     if (status == SP_OK) status = open_capture(s, request, error);
     if (status == SP_OK) status = open_output(s, request, notify, context, error);
     sp_free(ids);

@@ -13,6 +13,7 @@
 #include "engine/sampler.h"
 #include "engine/stops.h"
 #include "engine/stream.h"
+#include "kernels/sha256.h"
 
 /* What the engine means to every sequence; constant after open. */
 typedef struct sp_sequence_host {
@@ -28,6 +29,7 @@ typedef struct sp_sequence_host {
     size_t n_fits;
     uint32_t max_whole;           /* longest prompt that may be run layer by layer; 0: none */
     bool override_normalizer;     /* attention_host's holds for adapters too */
+    bool share_prefixes;          /* between owners too */
     const char *note;             /* for every report; or NULL */
     struct sp_captures *captures; /* where captures go; NULL: none are taken */
     void (*wake)(void *context);
@@ -45,6 +47,9 @@ typedef struct sp_sequence {
     uint32_t position; /* tokens whose keys and values are in the pages */
     uint32_t *pages;   /* (n_pages) page table; filled at admission */
     uint32_t n_pages;
+    bool shares, takes; /* pages.h: full pages may be published; pages of others taken */
+    uint8_t prefix_key[SP_SHA256_BYTES];
+    uint32_t n_published; /* of the table: its first pages are in the index */
 
     sp_sampling sampling;
     sp_adjust adjust; /* entries NULL: nothing to adjust */

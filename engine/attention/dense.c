@@ -17,6 +17,6 @@ static sp_status dense_plan(const sp_plan_request *request, sp_plan *out, sp_err
 const sp_backend sp_backend_dense = {
     .name = "dense",
     .summary = "every allowed key",
-    .caps = SP_CAP_STATIC | SP_CAP_STREAMING | SP_CAP_BIDIRECTIONAL | SP_CAP_CROSS,
+    .caps = SP_CAP_STATIC | SP_CAP_STREAMING | SP_CAP_BIDIRECTIONAL | SP_CAP_CROSS | SP_CAP_PREFIX,
     .plan = dense_plan,
 };

@@ -224,8 +224,8 @@ void sp_attention_report_add(sp_attention_report *sum, sp_head_measure *measures
 
 static void write_caps(unsigned caps, sp_json_writer *out)
 {
-    static const char *const names[] = {"static",    "needs_qk",      "needs_fit",
-                                        "streaming", "bidirectional", "cross"};
+    static const char *const names[] = {"static",        "needs_qk", "needs_fit", "streaming",
+                                        "bidirectional", "cross",    "prefix"};
     sp_json_key(out, "caps");
     sp_json_open(out, '[');
     for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {

@@ -222,7 +222,8 @@ static const sp_param params[SP_FINDER_PARAMS] = {
 const sp_backend sp_backend_sparsefinder = {
     .name = "sparsefinder",
     .summary = "the graph predicted from projected queries and keys, a window and global tokens",
-    .caps = SP_CAP_NEEDS_QK | SP_CAP_NEEDS_FIT | SP_CAP_STREAMING | SP_CAP_BIDIRECTIONAL | SP_CAP_CROSS,
+    .caps = SP_CAP_NEEDS_QK | SP_CAP_NEEDS_FIT | SP_CAP_STREAMING | SP_CAP_BIDIRECTIONAL | SP_CAP_CROSS |
+            SP_CAP_PREFIX,
     .params = params,
     .n_params = SP_FINDER_PARAMS,
     .check = finder_check,

@@ -396,7 +396,6 @@ uint32_t sp_capture_adopt(sp_capture *capture, const uint32_t *pages)
         kept = (capture->n_tokens + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
         memcpy(capture->pages, pages, kept * sizeof *pages);
         capture->n_pages = kept;
-        store->pinned += kept;
         sp_store_return(store, capture, (all - kept) * store->options.page_bytes);
         capture->state = SP_CAPTURE_READY;
         capture->last_used = sp_store_now(store);

@@ -121,15 +121,14 @@ void sp_capture_side(sp_capture *capture, uint32_t layer, uint32_t tile, const u
 /* n tokens have been run; tokens (n). */
 void sp_capture_grow(sp_capture *capture, const int32_t *tokens, uint32_t n);
 /* The sequence is over: takes the first pages of its table, and returns how many (0: the capture is gone);
- * those stay with the capture until sp_captures_tidy gives them back. */
+ * the caller pins those, sp_captures_tidy lets them go. */
 uint32_t sp_capture_adopt(sp_capture *capture, const uint32_t *pages);
 void sp_capture_fail(sp_capture *capture, const sp_error *error);
 /* Engine thread: pages of captures that are gone go back to the pool. */
 void sp_captures_tidy(sp_captures *store, sp_kv *kv);
-/* Engine thread: drops idle captures, least recently used first, until the pool has n free pages or none is
- * left. */
+/* Engine thread: drops idle captures, least recently used first, until n pages of the pool can be taken or
+ * none is left. */
 void sp_captures_reclaim(sp_captures *store, sp_kv *kv, uint32_t n);
-uint32_t sp_captures_pinned(sp_captures *store); /* pages that captures hold */
 /* The sequence is closed: drops its hold; what was not adopted leaves the table unless it is a request of its
  * own. */
 void sp_capture_leave(sp_capture *capture);

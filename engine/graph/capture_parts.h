@@ -78,7 +78,6 @@ struct sp_captures {
     sp_capture *all;          /* (L) */
     sp_capture *dead;         /* to be tidied (L) */
     size_t used, count;       /* (L) */
-    uint32_t pinned;          /* pages (L) */
     sp_tombstone *tombstones; /* (SP_TOMBSTONES) ring (L) */
     uint32_t n_tombstones, next_tombstone;
 };

@@ -179,11 +179,10 @@ void sp_captures_tidy(sp_captures *store, sp_kv *kv)
     pthread_mutex_lock(&store->lock);
     sp_capture *dead = store->dead;
     store->dead = NULL;
-    for (sp_capture *capture = dead; capture; capture = capture->next) store->pinned -= capture->n_pages;
     pthread_mutex_unlock(&store->lock);
     for (sp_capture *next; dead; dead = next) {
         next = dead->next;
-        if (dead->n_pages) sp_kv_give(kv, dead->n_pages, dead->pages);
+        if (dead->n_pages) sp_kv_unpin(kv, dead->n_pages, dead->pages);
         if (dead->stream) sp_stream_free(dead->stream);
         sp_free(dead->pages);
         sp_free(dead);
@@ -194,8 +193,7 @@ void sp_captures_tidy(sp_captures *store, sp_kv *kv)
 static void give_pages(sp_captures *store, sp_kv *kv)
 {
     for (sp_capture *capture = store->dead; capture; capture = capture->next) {
-        if (capture->n_pages) sp_kv_give(kv, capture->n_pages, capture->pages);
-        store->pinned -= capture->n_pages;
+        if (capture->n_pages) sp_kv_unpin(kv, capture->n_pages, capture->pages);
         capture->n_pages = 0;
     }
 }
@@ -204,21 +202,13 @@ void sp_captures_reclaim(sp_captures *store, sp_kv *kv, uint32_t n)
 {
     pthread_mutex_lock(&store->lock);
     give_pages(store, kv);
-    while (kv->n_free < n) {
+    while (sp_kv_available(kv) < n) {
         sp_capture *capture = oldest_capture(store, NULL);
         if (!capture) break;
         sp_store_unlist(store, capture, true);
         give_pages(store, kv);
     }
     pthread_mutex_unlock(&store->lock);
-}
-
-uint32_t sp_captures_pinned(sp_captures *store)
-{
-    pthread_mutex_lock(&store->lock);
-    uint32_t pinned = store->pinned;
-    pthread_mutex_unlock(&store->lock);
-    return pinned;
 }
 
 /* --- readers --- */
