@@ -69,7 +69,7 @@ static sp_status read_numbers(const sp_body *body, const char *name, uint32_t n,
 
 static sp_status read_alpha(sp_item *object, sp_normalizer *out, sp_error *error)
 {
-    sp_item *first = sp_item_first(object);
+    sp_item *first = object && sp_item_is_object(object) ? sp_item_first(object) : NULL;
     double alpha;
     if (first && !sp_item_next(first) && strcmp(sp_item_name(first), "alpha") == 0 &&
         sp_item_is_between(first, 1, 2, &alpha) && alpha > 1) {
@@ -95,8 +95,7 @@ static sp_status read_normalizer(const sp_body *body, sp_item *item, sp_normaliz
         out->alpha = known[i].alpha;
         return SP_OK;
     }
-    if (item && sp_item_is_object(item)) return read_alpha(item, out, error);
-    return read_alpha(NULL, out, error);
+    return read_alpha(item, out, error);
 }
 
 /* At most one of mass, top_k, min_weight. */

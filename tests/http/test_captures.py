@@ -97,6 +97,8 @@ def test_bodies():
         refused(server, "gold.top_k", gold={"normalizer": "softmax", "top_k": 0})
         refused(server, "gold.min_weight", gold={"normalizer": "softmax", "min_weight": 2})
         refused(server, "gold.normalizer", gold={"normalizer": {"alpha": 3}})
+        for bad in ("nothing", 5, [], {}, {"alpha": "2"}, {"alpha": 1.5, "beta": 1}):
+            refused(server, "gold.normalizer", gold={"normalizer": bad})
         refused(server, "labels", labels=["a"])
         refused(server, "labels.pos", labels={"pos": ["X"]})
         refused(server, "labels.pos", labels={"pos": [1] * 5})
