@@ -10,10 +10,7 @@ import time
 
 sys.path.insert(0, os.path.join(sys.argv[1], "tests", "support"))
 import harness
-
-SECOND = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
-JSON = b"Content-Type: application/json\r\n"
-POST = b"POST /v1/completions HTTP/1.1\r\n"
+from head_rows import HOST, JSON, POST, SECOND, SMUGGLED
 
 
 def expect_one(server, row, data, status, closed=True):
@@ -26,33 +23,12 @@ def expect_one(server, row, data, status, closed=True):
 
 
 def test_smuggling():
-    host = b"Host: localhost\r\n"
-    tail = b"\r\n5\r\nhello\r\n0\r\n\r\n" + SECOND
-    rows = {
-        "length and chunked": POST + host + JSON + b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n" + tail,
-        "chunked and length": POST + host + JSON + b"Transfer-Encoding: chunked\r\nContent-Length: 6\r\n" + tail,
-        "identity": POST + host + JSON + b"Transfer-Encoding: identity\r\n" + tail,
-        "xchunked": POST + host + JSON + b"Transfer-Encoding: xchunked\r\n" + tail,
-        "gzip, chunked": POST + host + JSON + b"Transfer-Encoding: gzip, chunked\r\n" + tail,
-        "two codings": POST + host + JSON + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n" + tail,
-        "two lengths": POST + host + JSON + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}" + SECOND,
-        "two equal lengths": POST + host + JSON + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}" + SECOND,
-        "space before colon": POST + host + JSON + b"Content-Length : 5\r\n\r\nhello" + SECOND,
-        "no host": POST + JSON + b"Content-Length: 2\r\n\r\n{}" + SECOND,
-        "two hosts": POST + host + host + JSON + b"Content-Length: 2\r\n\r\n{}" + SECOND,
-        "control in value": POST + host + b"X-A: a\x01b\r\nContent-Length: 0\r\n\r\n" + SECOND,
-        "delete in value": POST + host + b"X-A: a\x7fb\r\nContent-Length: 0\r\n\r\n" + SECOND,
-        "name no token": POST + host + b"X(A): b\r\nContent-Length: 0\r\n\r\n" + SECOND,
-        "get with xchunked": b"GET /health HTTP/1.1\r\n" + host + b"Transfer-Encoding: xchunked\r\n" + tail,
-        "get without host": b"GET /health HTTP/1.1\r\n\r\n" + SECOND,
-        "coding on 1.0": POST.replace(b"1.1", b"1.0") + host + JSON + b"Transfer-Encoding: chunked\r\n" + tail,
-    }
     with harness.Server() as server:
-        for row, data in rows.items():
+        for row, data in SMUGGLED.items():
             expect_one(server, row, data, 400)
         # Raised by the library before our first look: its own page or a close, but never a second response served.
         for value in (b"-1", b"+2", b"0x2", b"2 2", b"18446744073709551615", b"99999999999999999999999", b""):
-            data = POST + host + JSON + b"Content-Length: " + value + b"\r\n\r\n{}" + SECOND
+            data = POST + HOST + JSON + b"Content-Length: " + value + b"\r\n\r\n{}" + SECOND
             replies, _ = server.raw(data, timeout=1.0)
             assert all(r.status in (0, 400, 413) for r in replies), (value, replies)
         assert server.get("/health").status == 200
