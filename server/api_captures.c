@@ -183,7 +183,10 @@ static void poll_capture(sp_exchange *exchange)
     waiting *w = sp_exchange_state(exchange);
     sp_event event = {.type = SP_EVENT_PROGRESS};
     sp_error error;
-    while (event.type == SP_EVENT_PROGRESS || event.type == SP_EVENT_TOKEN) sp_stream_read(w->stream, &event);
+    while (event.type == SP_EVENT_PROGRESS || event.type == SP_EVENT_TOKEN) {
+        sp_stream_read(w->stream, &event);
+        if (event.type == SP_EVENT_PROGRESS) sp_exchange_progress(exchange, "prefill", event.done);
+    }
     if (event.type == SP_EVENT_DONE)
         finish_waiting(exchange, w->stream);
     else if (event.type == SP_EVENT_ERROR)
@@ -236,6 +239,7 @@ static void start_waited(sp_exchange *exchange, const sp_request *request)
         sp_free(w);
     } else {
         sp_exchange_set_state(exchange, w, free_waiting);
+        sp_exchange_track(exchange, sp_stream_attention_id(w->stream));
         sp_exchange_wait(exchange, poll_capture);
     }
 }

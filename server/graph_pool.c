@@ -246,6 +246,7 @@ void sp_graph_start(sp_exchange *exchange, sp_graph_call *call)
     }
     job->exchange = exchange;
     sp_exchange_set_state(exchange, job, detach);
+    sp_exchange_track(exchange, NULL);
     sp_exchange_wait(exchange, poll_job);
     pthread_mutex_lock(&pool->lock);
     push(pool, job);
@@ -345,6 +346,7 @@ static sp_graph_job *next_job(sp_graph_pool *pool)
     pool->background += job->background;
     pool->running++;
     job->running = true;
+    if (job->exchange) sp_exchange_progress(job->exchange, "running", 0);
     return job;
 }
 

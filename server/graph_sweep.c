@@ -68,6 +68,7 @@ sp_status sp_graph_sweeps_add(sp_graph_sweeps *sweeps, sp_graph_sweep_job *sweep
     bool place = make_place(sweeps);
     if (place) {
         sweep->holds = 1;
+        sweep->started = sp_now();
         sweep->next = sweeps->all;
         sweeps->all = sweep;
         sweeps->count++;
@@ -119,9 +120,34 @@ void sp_graph_sweep_end(sp_graph_sweeps *sweeps, sp_graph_sweep_job *sweep, sp_s
 bool sp_graph_sweep_dropped(sp_graph_sweeps *sweeps, const sp_graph_sweep_job *sweep)
 {
     pthread_mutex_lock(&sweeps->lock);
-    bool dropped = sweep->dropped;
+    bool dropped = sweep->dropped || sweep->cancelled;
     pthread_mutex_unlock(&sweeps->lock);
     return dropped;
+}
+
+size_t sp_graph_sweeps_running(sp_graph_sweeps *sweeps, uint64_t owner, sp_graph_sweep_running *out,
+                               size_t max)
+{
+    size_t n = 0;
+    pthread_mutex_lock(&sweeps->lock);
+    for (const sp_graph_sweep_job *sweep = sweeps->all; sweep && n < max; sweep = sweep->next) {
+        if (sweep->owner != owner || sweep->state != SP_GRAPH_SWEEP_RUNNING || sweep->cancelled) continue;
+        out[n].started = sweep->started;
+        memcpy(out[n++].id, sweep->id, sizeof sweep->id);
+    }
+    pthread_mutex_unlock(&sweeps->lock);
+    return n;
+}
+
+bool sp_graph_sweeps_cancel(sp_graph_sweeps *sweeps, uint64_t owner, const char *id)
+{
+    pthread_mutex_lock(&sweeps->lock);
+    sp_graph_sweep_job *sweep = sweeps->all;
+    while (sweep && (strcmp(sweep->id, id) != 0 || sweep->owner != owner)) sweep = sweep->next;
+    bool found = sweep && sweep->state == SP_GRAPH_SWEEP_RUNNING && !sweep->cancelled;
+    if (found) sweep->cancelled = true;
+    pthread_mutex_unlock(&sweeps->lock);
+    return found;
 }
 
 /* --- the body --- */

@@ -38,6 +38,8 @@ struct sp_graph_sweep_job {
     sp_error error;
     unsigned holds;
     bool dropped; /* out of the table: its job stops */
+    bool cancelled;
+    double started; /* as sp_now */
 };
 
 typedef struct sp_graph_sweeps sp_graph_sweeps;
@@ -58,7 +60,17 @@ void sp_graph_sweep_note(sp_graph_sweeps *sweeps, sp_graph_sweep_job *sweep,
                          const sp_graph_sweep_point *point);
 void sp_graph_sweep_end(sp_graph_sweeps *sweeps, sp_graph_sweep_job *sweep, sp_status status,
                         const sp_error *error);
+/* Whether it is to stop. */
 bool sp_graph_sweep_dropped(sp_graph_sweeps *sweeps, const sp_graph_sweep_job *sweep);
+/* Up to max that run, of this owner; returns their number. */
+typedef struct sp_graph_sweep_running {
+    char id[32];
+    double started;
+} sp_graph_sweep_running;
+size_t sp_graph_sweeps_running(sp_graph_sweeps *sweeps, uint64_t owner, sp_graph_sweep_running *out,
+                               size_t max);
+/* Ends one that runs; false: there is none. */
+bool sp_graph_sweeps_cancel(sp_graph_sweeps *sweeps, uint64_t owner, const char *id);
 /* The answer of GET. */
 void sp_graph_sweep_write(sp_graph_sweeps *sweeps, const sp_graph_sweep_job *sweep, sp_json_writer *out);
 

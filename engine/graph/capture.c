@@ -288,6 +288,7 @@ sp_status sp_capture_open(sp_captures *store, const sp_capture_spec *spec, const
     capture->store = store;
     capture->owner = spec->owner;
     capture->alone = spec->alone;
+    capture->started = sp_now();
     capture->attention = *attention;
     capture->decoding = sp_attention_decoding(attention);
     capture->n_prompt = n_prompt;
@@ -450,6 +451,7 @@ void sp_capture_get_status(sp_capture *capture, sp_capture_status *out)
     pthread_mutex_lock(&store->lock);
     double left = store->options.expiry - (sp_store_now(store) - capture->last_used);
     *out = (sp_capture_status){.state = capture->state,
+                               .alone = capture->alone,
                                .error = capture->error,
                                .n_tokens = capture->n_tokens,
                                .n_planned = capture->info.capacity,

@@ -90,6 +90,7 @@ typedef struct sp_head_status {
 
 typedef struct sp_capture_status {
     sp_capture_state state;
+    bool alone;                   /* a request of its own */
     sp_error error;               /* of a failed one */
     uint32_t n_tokens, n_planned; /* positions that are there; that will be, at most */
     size_t bytes;                 /* with its heads */
@@ -150,6 +151,13 @@ void sp_capture_get_status(sp_capture *capture, sp_capture_status *out);
 /* Up to max cached or growing heads; returns their number. */
 size_t sp_capture_list_heads(sp_capture *capture, sp_head_status *out, size_t max);
 size_t sp_captures_used(sp_captures *store);
+/* Running captures that are requests of their own, of this owner; up to max, returns their number. */
+typedef struct sp_capture_running {
+    char id[SP_CAPTURE_ID];
+    uint32_t n_tokens;
+    double started; /* as sp_now */
+} sp_capture_running;
+size_t sp_captures_running(sp_captures *store, uint64_t owner, sp_capture_running *out, size_t max);
 /* Number of captures in the table. */
 size_t sp_captures_count(sp_captures *store);
 /* All positions as tokens, made at the first call; lives as long as the capture is held. */

@@ -59,6 +59,7 @@ struct sp_capture {
     sp_graph_token *views;  /* (n_tokens) or NULL (L) */
     sp_arena *view_texts;
     bool alone;
+    double started;
     struct sp_stream *stream; /* of its own request, or NULL (L) */
 };
 

@@ -283,6 +283,20 @@ size_t sp_captures_used(sp_captures *store)
     return used;
 }
 
+size_t sp_captures_running(sp_captures *store, uint64_t owner, sp_capture_running *out, size_t max)
+{
+    size_t n = 0;
+    pthread_mutex_lock(&store->lock);
+    for (const sp_capture *capture = store->all; capture && n < max; capture = capture->next) {
+        if (!capture->alone || capture->owner != owner || capture->state != SP_CAPTURE_RUNNING) continue;
+        out[n].n_tokens = capture->n_tokens;
+        out[n].started = capture->started;
+        memcpy(out[n++].id, capture->id, sizeof capture->id);
+    }
+    pthread_mutex_unlock(&store->lock);
+    return n;
+}
+
 size_t sp_captures_count(sp_captures *store)
 {
     pthread_mutex_lock(&store->lock);

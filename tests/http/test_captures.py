@@ -341,6 +341,70 @@ def test_long():
         get(server, running, status=404)
 
 
+def listed(server, **more):
+    return server.get("/v1/requests", **more).json()["data"]
+
+
+def until(condition, seconds=30):
+    deadline = time.time() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.time() < deadline, "it does not come"
+        time.sleep(0.005)
+
+
+def asking(server, path):
+    """A query that nobody reads yet."""
+    link = server.connect()
+    link.sendall(("GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % path).encode())
+    return link
+
+
+def test_requests():
+    """Captures, graph queries and sweeps are listed while they run, end by DELETE, and when their client leaves."""
+    with harness.Server("--threads", "2", "--graph-jobs", "1", "--step-ms", "10", model=TINY) as server:
+        ids = [1 + (i * i) % 250 for i in range(9000)]
+        assert listed(server) == []
+        one = capture(server, input=ids)
+        (running,) = until(lambda: listed(server))
+        assert set(running) == {"id", "route", "state", "tokens", "seconds"} and running["id"] == one["id"], running
+        assert running["route"] == PATH and running["state"] in ("waiting", "prefill") and running["seconds"] >= 0
+        assert server.request("DELETE", "/v1/requests/" + one["id"]).json()["cancelled"] is True
+        get(server, one, status=404)
+        server.until_idle()
+        assert listed(server) == []
+
+        one = capture(server, input=ids)
+        ready(server, one)
+        assert listed(server) == []
+        path = PATH + "/" + one["id"] + "/heads/1/1/edges?limit=10&min_weight=0.123"
+        links = [asking(server, path), asking(server, path.replace("heads/1/1", "heads/0/1"))]
+        both = until(lambda: len(listed(server)) == 2 and listed(server))
+        assert {r["state"] for r in both} == {"running", "waiting"} and all(r["id"].startswith("req-") for r in both), both
+        assert all(r["route"].startswith(PATH + "/{") and "0.123" not in json.dumps(r) for r in both), both
+        first = next(r for r in both if r["state"] == "running")
+        assert server.request("DELETE", "/v1/requests/" + first["id"]).status == 200
+        reply = harness.parse_replies(harness.read_all(links[0]))[0]
+        assert reply.status == 409 and reply.error()["type"] == "conflict_error", reply
+        until(lambda: [r["state"] for r in listed(server)] == ["running"])  # a thread is free for the other
+        links[1].setsockopt(1, 13, struct.pack("ii", 1, 0))
+        links[1].close()
+        until(lambda: listed(server) == [])
+        until(lambda: server.gauge("sparsed_graph_jobs_running") == 0, 2)
+
+        reply = server.post(PATH + "/" + one["id"] + "/sweep", {"attention": "window", "grid": {"window": [9, 33]}})
+        assert reply.status == 202, reply
+        (sweep,) = until(lambda: listed(server))
+        assert sweep["id"] == reply.json()["id"] and sweep["state"] == "running" and sweep["route"].endswith("/sweep")
+        assert server.request("DELETE", "/v1/requests/" + sweep["id"]).status == 200
+        until(lambda: get(server, one, "/sweeps/" + sweep["id"])["state"] == "failed")
+        assert listed(server) == [] and get(server, one)["state"] == "ready"
+        assert server.request("DELETE", "/v1/requests/" + sweep["id"]).status == 404
+        assert server.request("DELETE", "/v1/requests/" + one["id"]).status == 404  # nothing runs there
+
+
 if __name__ == "__main__":
     try:
         harness.main(globals())
