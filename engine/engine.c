@@ -73,23 +73,21 @@ static sp_status open_model(sp_engine *engine, sp_error *error)
                                 .openblas = options->openblas};
     sp_status status = sp_device_open("cpu", &device, &engine->device, error);
     if (status != SP_OK) return status;
-    sp_model_options model = {
-        .weights = options->weights,
-        .weights_as = options->weights_as,
-        .exact = options->kv_type == SP_F32,
-        .fingerprint =
-            options->fingerprint ||
-            sp_fits_wanted(options->model_path, options->fit, options->adapters, options->n_adapters) ||
-            sp_sweeps_wanted(options->model_path, options->adapters, options->n_adapters),
-        .adapters = options->adapters,
-        .n_adapters = options->n_adapters,
-        .progress = options->progress,
-        .progress_context = options->progress_context};
+    bool beside = sp_fits_wanted(options->model_path, options->fit, options->adapters, options->n_adapters) ||
+                  sp_sweeps_wanted(options->model_path, options->adapters, options->n_adapters);
+    sp_model_options model = {.weights = options->weights,
+                              .weights_as = options->weights_as,
+                              .exact = options->kv_type == SP_F32,
+                              .fingerprint = options->fingerprint || beside,
+                              .adapters = options->adapters,
+                              .n_adapters = options->n_adapters,
+                              .progress = options->progress,
+                              .progress_context = options->progress_context};
     status = sp_model_open(options->model_path, engine->device, &model, &engine->model, error);
-    if (status == SP_OK && model.fingerprint)
+    if (status == SP_OK && beside)
         status = sp_fits_open(engine->model, options->model_path, options->fit, options->adapters,
                               options->n_adapters, &engine->fits, error);
-    if (status == SP_OK && model.fingerprint)
+    if (status == SP_OK && beside)
         status = sp_sweeps_open(engine->model, options->model_path, options->adapters, options->n_adapters,
                                 &engine->sweeps, error);
     engine->host.sweeps = engine->sweeps.of;

@@ -8,6 +8,7 @@
 #include "models/adapter.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -178,14 +179,41 @@ static sp_status read_template(sp_model *model, const char *path, sp_error *erro
     return model->chat_template ? SP_OK : sp_fail(error, SP_NO_MEMORY, "%s: out of memory", path);
 }
 
-static sp_status take_fingerprint(sp_model *model, const sp_weights *weights, sp_error *error)
+/* The fingerprint is taken on a thread of its own, while the weights are packed: both only read the file. */
+typedef struct fingerprinting {
+    sp_model *model;
+    const sp_weights *weights;
+    pthread_t thread;
+    bool wanted, apart; /* apart: on that thread */
+    sp_status status;
+    sp_error error;
+} fingerprinting;
+
+static void *take_fingerprint(void *context)
 {
+    fingerprinting *f = context;
+    sp_model *model = f->model;
     sp_sha256_begin(&model->hashed);
-    sp_status status =
-        sp_fingerprint_weights(&model->hashed, weights, model->gguf, model->hparams.n_layers, error);
+    f->status =
+        sp_fingerprint_weights(&model->hashed, f->weights, model->gguf, model->hparams.n_layers, &f->error);
     sp_sha256_state end = model->hashed;
-    if (status == SP_OK) sp_sha256_end_hex(&end, model->fingerprint);
-    return status;
+    if (f->status == SP_OK) sp_sha256_end_hex(&end, model->fingerprint);
+    return NULL;
+}
+
+static void begin_fingerprint(fingerprinting *f)
+{
+    f->apart = f->wanted && pthread_create(&f->thread, NULL, take_fingerprint, f) == 0;
+}
+
+static sp_status end_fingerprint(fingerprinting *f, sp_error *error)
+{
+    if (f->apart)
+        pthread_join(f->thread, NULL);
+    else if (f->wanted)
+        (void)take_fingerprint(f);
+    if (f->status != SP_OK && error) *error = f->error;
+    return f->status;
 }
 
 static sp_status load_weights(sp_model *model, const char *path, const sp_model_options *options,
@@ -196,8 +224,12 @@ static sp_status load_weights(sp_model *model, const char *path, const sp_model_
     sp_status status = model->gguf ? sp_weights_from_gguf(model->gguf, &options->weights, &weights, error)
                                    : sp_weights_open(path, &options->weights, &weights, error);
     if (status != SP_OK) return status;
+    fingerprinting fingerprint = {.model = model, .weights = weights, .wanted = options->fingerprint};
+    sp_error unheard = {0};
+    begin_fingerprint(&fingerprint);
     status = model->arch->load(model, weights, options, error);
-    if (status == SP_OK && options->fingerprint) status = take_fingerprint(model, weights, error);
+    sp_status taken = end_fingerprint(&fingerprint, status == SP_OK ? error : &unheard);
+    if (status == SP_OK) status = taken;
     sp_weights_close(weights);
     if (status == SP_OK && options->progress) options->progress(options->progress_context, 1.0);
     return status;

@@ -182,6 +182,7 @@ static sp_status open_engine(const sp_options *options, sp_engine **out, sp_erro
     sp_engine_options engine_options;
     sp_status status = sp_alone_options(options, &engine_options, error);
     if (status) return status;
+    engine_options.fingerprint = true;
     engine_options.capture_max_bytes = CAPTURE_BYTES;
     engine_options.capture_bytes = CAPTURE_SHARE * CAPTURE_BYTES;
     engine_options.capture_expiry = SP_FOREVER;

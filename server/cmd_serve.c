@@ -46,6 +46,7 @@ static sp_status load_engine(const sp_options *options, sp_engine **engine, sp_e
     if (status) return status;
     sp_progress progress;
     sp_progress_init(&progress, "loading");
+    engine_options.fingerprint = true; /* captures state it */
     engine_options.progress = sp_progress_show;
     engine_options.progress_context = &progress;
     double begin = sp_now();

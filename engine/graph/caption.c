@@ -142,6 +142,7 @@ void sp_caption_provenance(const sp_graph_source *source, sp_buffer *out)
         put_clean(source->arch, out);
         sp_buffer_text(out, ")");
     }
+    if (*source->hash) sp_buffer_format(out, " \xc2\xb7 weights %.12s", source->hash);
     put_fact("attention", source->backend, out);
     put_params(source->params, out);
     if (source->sees_later) sp_buffer_text(out, " (chosen among later tokens too)");

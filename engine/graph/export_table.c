@@ -143,6 +143,7 @@ static void describe(const sp_slice *slice, bool f32, const char *next, metadata
     put_text(m, "truncated", slice->truncated ? "true" : "false");
     put_text(m, "next", next);
     put_text(m, "model", source->model);
+    put_text(m, "model_hash", source->hash);
     put_text(m, "backend", source->backend);
     put_text(m, "params", source->params);
     if (*source->decode_backend) {

@@ -1,6 +1,7 @@
 """Captures over HTTP: what a body may ask, tokens and labels, captured generation, the byte budget and who leaves first,
 expiry, owners, clients that leave while a head is computed."""
 import base64
+import hashlib
 import json
 import os
 import shutil
@@ -118,6 +119,20 @@ def test_bodies():
         assert used(server) > 0
         assert server.request("DELETE", PATH + "/" + some["id"]).status == 200
         assert get(server, some, status=404)["error"]["param"] == "id"
+
+
+def test_model_hash():
+    """A capture says which weights it ran on, though no fit is loaded: SHA-256 of the stored query and key projections."""
+    digest, stored = hashlib.sha256(), tiny_model.tensors()
+    for layer in range(2):
+        for name in "qk":
+            digest.update(stored["model.layers.%d.self_attn.%s_proj.weight" % (layer, name)].tobytes())
+    with harness.Server(model=TINY) as server:
+        one = capture(server)
+        assert one["provenance"]["model_hash"] == digest.hexdigest(), one
+        for name in ("svg", "safetensors"):
+            shown = server.get(PATH + "/%s/export?layer=0&head=0&format=%s" % (one["id"], name)).body
+            assert (b"weights " + digest.hexdigest()[:12].encode() if name == "svg" else digest.hexdigest().encode()) in shown
 
 
 def test_tokens():

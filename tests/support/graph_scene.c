@@ -31,6 +31,7 @@ void sp_graph_scene_init(sp_graph_scene *scene, uint32_t n, uint32_t m, bool hos
                               .source = {.capture = "attn-0123456789abcdef",
                                          .model = "austen",
                                          .arch = "llama",
+                                         .hash = "",
                                          .backend = "window",
                                          .params = "{\"window\":3}",
                                          .decode_backend = "",

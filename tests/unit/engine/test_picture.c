@@ -156,6 +156,7 @@ static void test_provenance(void **state)
                                     .model = "a\xff"
                                              "b",
                                     .arch = "llama",
+                                    .hash = "0123456789abcdef0123",
                                     .backend = "sparsefinder",
                                     .params = "{\"grouping\":\"bucket\",\"keep\":null,\"window\":33}",
                                     .decode_backend = "",
@@ -173,7 +174,7 @@ static void test_provenance(void **state)
     sp_buffer_append(&out, "", 1);
     assert_string_equal(
         out.data, "sparsed 0.1.0 \xc2\xb7 model a\xef\xbf\xbd"
-                  "b (llama) \xc2\xb7 attention sparsefinder \xc2\xb7 "
+                  "b (llama) \xc2\xb7 weights 0123456789ab \xc2\xb7 attention sparsefinder \xc2\xb7 "
                   "grouping bucket, window 33 \xc2\xb7 normalizer {\"alpha\":1.5} \xc2\xb7 heads merged "
                   "\xc2\xb7 type f32 \xc2\xb7 capture attn-1 \xc2\xb7 2026-11-22 21:10 UTC");
     sp_buffer_fini(&out);
