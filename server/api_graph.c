@@ -85,10 +85,14 @@ static sp_status run_tile(sp_graph_call *call, sp_error *error)
     bool empty = true;
     sp_status status = sp_graph_head(call, call->capture, call->layer, call->head, &head, error);
     if (status != SP_OK || !head) return status;
+    sp_graph graph = call->stat == SP_TILE_DIFF ? SP_GRAPH_EXTRA : call->graph;
+    if (sp_graph_later(call, head, graph)) {
+        sp_capture_release_head(call->capture, call->layer, call->head);
+        return SP_OK;
+    }
     size_t size = sp_tile_bytes(call->stat);
     uint8_t *tile = sp_alloc(size, 1);
-    status = tile ? sp_head_check(head, call->stat == SP_TILE_DIFF ? SP_GRAPH_EXTRA : call->graph, error)
-                  : sp_fail(error, SP_NO_MEMORY, "no memory for a tile");
+    status = tile ? sp_head_check(head, graph, error) : sp_fail(error, SP_NO_MEMORY, "no memory for a tile");
     if (status == SP_OK)
         status =
             sp_tile_make(head, call->graph, call->stat, call->z, call->ty, call->tx, tile, &empty, error);

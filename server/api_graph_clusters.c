@@ -138,7 +138,7 @@ static sp_status reply_members(sp_graph_call *call, const sp_token_clusters *mad
     uint32_t c = question->cluster, end = call->first;
     uint64_t held = 0;
     sp_json_writer out;
-    char cursor[32];
+    char cursor[SP_CURSOR_SIZE];
     if (c >= made->n_clusters)
         return sp_fail_param(error, SP_NOT_FOUND, "cluster", "there is no cluster %u: there are %u", c,
                              made->n_clusters);
@@ -149,7 +149,7 @@ static sp_status reply_members(sp_graph_call *call, const sp_token_clusters *mad
         held = more;
         end++;
     }
-    (void)snprintf(cursor, sizeof cursor, "%08x%016llx", end, (unsigned long long)call->hash);
+    sp_graph_write_cursor(call, end, cursor);
     sp_graph_json(call, 200, &out);
     sp_json_open(&out, '{');
     sp_json_key(&out, "cluster");
@@ -219,6 +219,7 @@ bool sp_graph_clusters(sp_exchange *exchange, sp_graph_call *call, const char *c
         sp_exchange_refuse(exchange, 404, "cluster", "a cluster is a number");
         return false;
     }
+    call->text = cluster; /* its cursors are its own */
     if (!sp_exchange_only(exchange, members) || !sp_graph_ask_filter(exchange, call)) return false;
     return sp_graph_ask_page(exchange, call);
 }

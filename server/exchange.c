@@ -180,13 +180,17 @@ bool sp_exchange_only(sp_exchange *exchange, const char *const *names)
 {
     const char *query = exchange->query, *key, *value;
     size_t key_size, size;
+    uint64_t seen = 0; /* bit i: names[i] was given */
     while (query && next_pair(&query, &key, &key_size, &value, &size)) {
-        const char *const *known = names;
-        while (known && *known && (strlen(*known) != key_size || memcmp(*known, key, key_size) != 0)) known++;
-        if (known && *known) continue;
+        size_t i = 0;
+        while (names && names[i] && (strlen(names[i]) != key_size || memcmp(names[i], key, key_size) != 0))
+            i++;
+        bool known = names && names[i], again = known && i < 64 && seen >> i & 1;
+        if (known && i < 64) seen |= (uint64_t)1 << i;
+        if (known && !again) continue;
         char name[65];
         snprintf(name, sizeof name, "%.*s", (int)(key_size < 64 ? key_size : 64), key);
-        sp_exchange_refuse(exchange, 400, name, "unknown query parameter");
+        sp_exchange_refuse(exchange, 400, name, again ? "given twice" : "unknown query parameter");
         return false;
     }
     return true;

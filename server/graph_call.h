@@ -40,7 +40,7 @@ struct sp_graph_call {
     uint32_t z, ty, tx;
     sp_tile_stat stat;
     uint32_t from, to;
-    const char *text; /* q, op, by, sort, set */
+    const char *text; /* q, op, by, sort, set, cluster */
     const char *set;
     bool falling;
     const uint32_t *layers, *heads; /* lists: (n_layers), (n_heads) */
@@ -55,6 +55,7 @@ struct sp_graph_call {
     /* while it runs */
     sp_graph_runner runner;
     bool blocking; /* may compute */
+    double until;  /* of a run on the HTTP thread; 0: none */
     bool pending;  /* a head is not done */
     double progress;
 
@@ -68,7 +69,7 @@ struct sp_graph_call {
 /* A call without a capture; NULL: no memory (refused). */
 sp_graph_call *sp_graph_call_new(sp_exchange *exchange);
 void sp_graph_call_free(sp_graph_call *call);
-/* The capture of this id, held, counted as use. False: refused (404, 410). */
+/* The capture of this id, held; an answer counts as its use. False: refused (404, 410). */
 bool sp_graph_call_hold(sp_exchange *exchange, sp_graph_call *call, const char *id, sp_capture **out);
 /* Takes the call over: answers now or later. */
 void sp_graph_start(sp_exchange *exchange, sp_graph_call *call);
@@ -77,7 +78,12 @@ void sp_graph_start(sp_exchange *exchange, sp_graph_call *call);
 /* The head, or NULL and SP_OK: then the call is pending and run must return. Release it. */
 sp_status sp_graph_head(sp_graph_call *call, sp_capture *capture, uint32_t layer, uint32_t head,
                         const sp_head **out, sp_error *error) SP_MUST_CHECK;
-bool sp_graph_stopped(void *call); /* for loops: the asker has left */
+/* For loops: the asker has left, or it has run for long enough on the HTTP thread; SP_CANCELLED then takes it
+ * to a graph thread. */
+bool sp_graph_stopped(void *call);
+/* The graph has an edge a pair, too many to read on the HTTP thread: then the call is pending, run must
+ * return. */
+bool sp_graph_later(sp_graph_call *call, const sp_head *head, sp_graph graph);
 void sp_graph_json(sp_graph_call *call, unsigned status, sp_json_writer *writer);
 void sp_graph_binary(sp_graph_call *call, const char *content_type);
 /* The same while something goes on that nobody waits for: 202. */
@@ -89,6 +95,9 @@ bool sp_graph_ask_graph(sp_exchange *exchange, sp_graph_call *call);
 bool sp_graph_ask_filter(sp_exchange *exchange, sp_graph_call *call);
 /* format, weights, limit, cursor; after the filter. formats: "json,safetensors". */
 bool sp_graph_ask_page(sp_exchange *exchange, sp_graph_call *call);
+/* What `next` is where the next page of this question begins at a row. */
+#define SP_CURSOR_SIZE 32
+void sp_graph_write_cursor(const sp_graph_call *call, uint32_t row, char cursor[SP_CURSOR_SIZE]);
 /* format and Accept: binary where they say safetensors or octet-stream. */
 bool sp_graph_ask_format(sp_exchange *exchange, sp_graph_call *call, const char *binary_name);
 /* layer and head of the path or the query; text NULL: absent. */

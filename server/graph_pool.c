@@ -13,6 +13,8 @@
 #define MAX_THREADS 64
 #define CALL_BYTES ((size_t)8 << 20)
 #define QUERY_WAIT 10.0
+#define LIGHT_SECONDS 0.005 /* on the thread that serves connections */
+#define LIGHT_PAIRS ((uint64_t)2 << 20)
 
 typedef struct sp_graph_job {
     sp_graph_pool *pool;
@@ -74,7 +76,7 @@ bool sp_graph_call_hold(sp_exchange *exchange, sp_graph_call *call, const char *
     bool gone;
     sp_error error;
     sp_captures *store = sp_engine_captures(call->engine);
-    if (sp_captures_hold(store, id, sp_exchange_owner(exchange), true, out, &gone, &error) == SP_OK)
+    if (sp_captures_hold(store, id, sp_exchange_owner(exchange), false, out, &gone, &error) == SP_OK)
         return true;
     sp_exchange_refuse(exchange, gone ? 410 : 404, error.param, "%s", error.message);
     return false;
@@ -142,6 +144,8 @@ static void answer(sp_exchange *exchange, sp_graph_call *call, sp_status status,
         sp_exchange_fail(exchange, &copy);
         return;
     }
+    if (call->capture) sp_capture_use(call->capture);
+    if (call->other) sp_capture_use(call->other);
     if (call->pending) sp_graph_write_pending(call);
     sp_buffer old = reply->body;
     *reply = call->reply;
@@ -224,8 +228,9 @@ void sp_graph_start(sp_exchange *exchange, sp_graph_call *call)
     sp_graph_pool *pool = sp_exchange_server(exchange)->graphs;
     sp_error error = {0};
     if (!call->heavy) {
+        call->until = sp_now() + LIGHT_SECONDS;
         sp_status status = call->run(call, &error);
-        if (status != SP_OK || !call->pending) {
+        if (status != SP_CANCELLED && (status != SP_OK || !call->pending)) {
             answer(exchange, call, status, &error);
             sp_graph_call_free(call);
             return;
@@ -306,7 +311,16 @@ static bool is_over(const sp_graph_job *job)
 bool sp_graph_stopped(void *context)
 {
     const sp_graph_call *call = context;
-    return call->job && is_over(call->job);
+    if (call->job) return is_over(call->job);
+    return call->until > 0 && sp_now() > call->until;
+}
+
+bool sp_graph_later(sp_graph_call *call, const sp_head *head, sp_graph graph)
+{
+    bool of_gold = graph == SP_GRAPH_GOLD || graph == SP_GRAPH_BOTH || graph == SP_GRAPH_MISSED;
+    bool later = !call->blocking && head->full && !of_gold && head->record.pairs_valid > LIGHT_PAIRS;
+    if (later) call->pending = true;
+    return later;
 }
 
 /* Of the making of heads: also when the time for it is up. */

@@ -184,9 +184,10 @@ bool sp_graph_ask_format(sp_exchange *exchange, sp_graph_call *call, const char 
 /* Everything that a cursor's page depends on but its place. */
 static uint64_t hash_question(sp_exchange *exchange, const sp_graph_call *call)
 {
-    static const char *const names[] = {"graph", "rows", "cols",   "top_k", "min_weight",
-                                        "mass",  "op",   "layers", "heads"};
-    uint64_t hash = sp_hash_bytes(call->info->id, strlen(call->info->id));
+    static const char *const names[] = {"graph",      "rows", "cols",   "top_k",
+                                        "min_weight", "mass", "layers", "heads"};
+    const char *what = call->text ? call->text : "edges";
+    uint64_t hash = sp_hash_bytes(call->info->id, strlen(call->info->id)) ^ sp_hash_bytes(what, strlen(what));
     char text[64];
     (void)snprintf(text, sizeof text, "%u/%u", call->layer, call->head);
     hash = hash * 1099511628211u ^ sp_hash_bytes(text, strlen(text));
@@ -197,16 +198,21 @@ static uint64_t hash_question(sp_exchange *exchange, const sp_graph_call *call)
     return hash;
 }
 
-/* A cursor: the row where the page begins, and the hash of the question, in hex. */
-static bool read_cursor(const char *cursor, uint64_t hash, const sp_filter *filter, uint32_t *row)
+/* The row where the page begins, and a hash of it and the question, in hex. */
+void sp_graph_write_cursor(const sp_graph_call *call, uint32_t row, char cursor[SP_CURSOR_SIZE])
 {
+    uint64_t hash = (call->hash ^ row) * 1099511628211u;
+    (void)snprintf(cursor, SP_CURSOR_SIZE, "%08x%016llx", row, (unsigned long long)(hash ^ hash >> 32));
+}
+
+static bool read_cursor(const char *cursor, sp_graph_call *call)
+{
+    char own[SP_CURSOR_SIZE];
     unsigned first = 0;
-    unsigned long long seen = 0;
-    int used = 0;
-    if (strlen(cursor) != 24 || strspn(cursor, "0123456789abcdef") != 24) return false;
-    if (sscanf(cursor, "%8x%16llx%n", &first, &seen, &used) != 2 || used != 24) return false;
-    *row = first;
-    return seen == hash && first >= filter->row_begin && first < filter->row_end;
+    if (sscanf(cursor, "%8x", &first) != 1) return false;
+    sp_graph_write_cursor(call, first, own);
+    call->first = first;
+    return strcmp(cursor, own) == 0 && first >= call->filter.row_begin && first < call->filter.row_end;
 }
 
 bool sp_graph_ask_page(sp_exchange *exchange, sp_graph_call *call)
@@ -231,7 +237,7 @@ bool sp_graph_ask_page(sp_exchange *exchange, sp_graph_call *call)
     if (limit && asked < call->limit) call->limit = asked;
     call->first = call->filter.row_begin;
     call->hash = hash_question(exchange, call);
-    if (!cursor || read_cursor(cursor, call->hash, &call->filter, &call->first)) return true;
+    if (!cursor || read_cursor(cursor, call)) return true;
     sp_exchange_refuse(exchange, 400, "cursor",
                        "cursor must be the next of an answer to the same parameters of the same capture");
     return false;

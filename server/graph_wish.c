@@ -222,6 +222,10 @@ sp_status sp_graph_thumbnail(sp_graph_call *call, uint32_t layer, uint32_t head,
     uint8_t fresh[SP_OVERVIEW_SIDE * SP_OVERVIEW_SIDE];
     *cells = sp_capture_thumbnail(call->capture, layer, head, call->graph);
     if (*cells || call->pending) return SP_OK;
+    if (!call->blocking) { /* every edge is read: on a graph thread */
+        call->pending = true;
+        return SP_OK;
+    }
     sp_status status = sp_graph_head(call, call->capture, layer, head, &made, error);
     if (status != SP_OK || !made) return status;
     status = sp_head_check(made, call->graph, error);

@@ -134,18 +134,13 @@ static void write_pair(sp_json_writer *out, const char *key, uint32_t a, uint32_
     sp_json_close(out, ']');
 }
 
-static void next_cursor(const sp_graph_call *call, const sp_slice *slice, char *cursor, size_t size)
-{
-    (void)snprintf(cursor, size, "%08x%016llx", slice->row_end, (unsigned long long)call->hash);
-}
-
 /* --- a slice --- */
 
 static void reply_json(sp_graph_call *call, const sp_slice *slice)
 {
     sp_json_writer out;
     uint32_t rows = sp_slice_rows(slice), edges = sp_slice_edges(slice);
-    char cursor[32];
+    char cursor[SP_CURSOR_SIZE];
     sp_graph_json(call, 200, &out);
     sp_json_open(&out, '{');
     sp_json_key(&out, "graph");
@@ -170,7 +165,7 @@ static void reply_json(sp_graph_call *call, const sp_slice *slice)
     sp_json_key(&out, "truncated");
     sp_json_bool(&out, slice->truncated);
     sp_json_key(&out, "next");
-    next_cursor(call, slice, cursor, sizeof cursor);
+    sp_graph_write_cursor(call, slice->row_end, cursor);
     sp_json_cstring(&out, slice->truncated ? cursor : NULL);
     sp_json_key(&out, "metrics");
     write_counts(&out, slice->metrics);
@@ -179,8 +174,8 @@ static void reply_json(sp_graph_call *call, const sp_slice *slice)
 
 static sp_status reply_safetensors(sp_graph_call *call, const sp_slice *slice, sp_error *error)
 {
-    char cursor[32];
-    next_cursor(call, slice, cursor, sizeof cursor);
+    char cursor[SP_CURSOR_SIZE];
+    sp_graph_write_cursor(call, slice->row_end, cursor);
     sp_graph_binary(call, "application/octet-stream");
     return sp_export_safetensors(slice, call->f32, slice->truncated ? cursor : NULL, &call->reply.body,
                                  error);

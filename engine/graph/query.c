@@ -158,7 +158,7 @@ static sp_status fill(const sp_rows *rows, const sp_filter *filter, uint32_t fir
     bool open = true;
     for (uint32_t i = filter->row_begin; i < filter->row_end; i++) {
         sp_row row;
-        if (i % 256 == 0 && stop && stop(stop_context))
+        if (i % 16 == 0 && stop && stop(stop_context))
             return sp_fail(error, SP_CANCELLED, "the request was cancelled");
         filtered_row(rows, filter, i, room, &row);
         out->edges_total += row.n;
