@@ -3,6 +3,7 @@
 #ifndef SPARSED_ENGINE_DEADLINE_H
 #define SPARSED_ENGINE_DEADLINE_H
 
+#include <pthread.h>
 #include <time.h>
 
 /* Now plus so many seconds: 0 .. 1e9, what is outside is clipped. */
@@ -19,6 +20,16 @@ static inline struct timespec sp_deadline_after(double seconds)
         at.tv_nsec -= 1000000000L;
     }
     return at;
+}
+
+/* A condition whose waits end at such times. */
+static inline void sp_deadline_condition(pthread_cond_t *condition)
+{
+    pthread_condattr_t clock;
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_cond_init(condition, &clock);
+    pthread_condattr_destroy(&clock);
 }
 
 #endif

@@ -139,6 +139,7 @@ typedef struct sp_request {
     bool prompt_logits;   /* the last prompt row's logits, for tests and tools */
     bool follows; /* goes on with what an accepted request began: takes a place in the queue even if it is
                      full. One at a time and request */
+    double spent; /* seconds since the request that it follows began: they count against request_timeout */
     uint32_t logprobs;     /* top N logprobs of generated tokens (at most 20); 0: only the chosen one's */
     const char *attention; /* JSON value of `attention`; NULL: the engine's default */
     size_t attention_size;

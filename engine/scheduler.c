@@ -47,17 +47,6 @@ struct sp_scheduler {
 
 /* --- opening --- */
 
-static void open_locks(sp_scheduler *s)
-{
-    pthread_condattr_t clock;
-    pthread_mutex_init(&s->lock, NULL);
-    pthread_condattr_init(&clock);
-    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
-    pthread_cond_init(&s->woken, &clock);
-    pthread_cond_init(&s->called, &clock);
-    pthread_condattr_destroy(&clock);
-}
-
 static sp_status open_parts(sp_scheduler *s, sp_error *error)
 {
     const sp_scheduler_options *o = &s->options;
@@ -98,7 +87,9 @@ sp_status sp_scheduler_open(const sp_scheduler_options *options, sp_scheduler **
     s->pace.step_seconds = s->options.step_seconds;
     sp_drain_init(&s->drain);
     sp_stats_init(&s->stats);
-    open_locks(s);
+    pthread_mutex_init(&s->lock, NULL);
+    sp_deadline_condition(&s->woken);
+    sp_deadline_condition(&s->called);
     sp_status status = open_parts(s, error);
     if (status == SP_OK)
         *out = s;
@@ -189,7 +180,7 @@ static sp_status check_time(const sp_scheduler *s, const sp_sequence *sequence, 
     double age = now - sequence->submitted;
     if (sp_stream_is_cancelled(sequence->stream))
         return sp_fail(error, SP_CANCELLED, "the request was cancelled");
-    if (age > o->request_timeout)
+    if (age + sequence->spent > o->request_timeout)
         return sp_fail_param(error, SP_UNAVAILABLE, "request_timeout",
                              "the request took longer than %g seconds", o->request_timeout);
     if (waiting && age > o->queue_timeout)

@@ -329,6 +329,7 @@ static sp_status fill(sp_sequence *s, const sp_request *request, void (*notify)(
     s->min_tokens = request->min_tokens;
     s->pooling = request->pooling;
     s->follows = request->follows;
+    s->spent = request->spent;
     sp_attention_host attention_host;
     sp_status status = parse_attention(s, request, &attention_host, error);
     if (status == SP_OK) status = sp_sequence_encode(s->host, request, &ids, &n_ids, error);

@@ -83,6 +83,7 @@ typedef struct sp_sequence {
     sp_attention_report *figures; /* what it says */
 
     double submitted, admitted, first_token, last_token; /* clock of the scheduler */
+    double spent;                                        /* of its request_timeout before it was submitted */
     sp_usage usage;
 } sp_sequence;
 

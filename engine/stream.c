@@ -83,11 +83,7 @@ sp_stream *sp_stream_open(const sp_stream_options *options)
     if (options->attention_id)
         (void)snprintf(stream->attention_id, sizeof stream->attention_id, "%s", options->attention_id);
     pthread_mutex_init(&stream->lock, NULL);
-    pthread_condattr_t clock;
-    pthread_condattr_init(&clock);
-    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
-    pthread_cond_init(&stream->change, &clock);
-    pthread_condattr_destroy(&clock);
+    sp_deadline_condition(&stream->change);
 
     size_t n_events = stream->options.n_events, n_top = options->n_top, piece = options->max_piece + 1;
     stream->text_capacity = text_bytes(options);

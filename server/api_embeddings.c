@@ -29,6 +29,7 @@ typedef struct embeddings {
     const char *model;
     embedding *items; /* (asked.n_prompts) */
     size_t n_started, n_done, hidden;
+    double begun;
     uint64_t tokens;
     sp_buffer report; /* the first input's */
 } embeddings;
@@ -181,6 +182,7 @@ static sp_request request_of(const embeddings *e, size_t i)
     request.ids = e->asked.prompts[i].ids;
     request.n_ids = e->asked.prompts[i].n_ids;
     request.follows = i > 0;
+    request.spent = sp_now() - e->begun;
     return request;
 }
 
@@ -303,6 +305,7 @@ void sp_api_embeddings(sp_exchange *exchange)
         sp_exchange_fail(exchange, &error);
         return;
     }
+    e->begun = sp_now();
     sp_arena_init(&e->arena, PARSE_BYTES(sp_exchange_options(exchange)));
     sp_status status = sp_body_open(&body, text->data, text->size, &e->arena, &error);
     bool open = !status;

@@ -146,6 +146,7 @@ static sp_status submit_next(sp_exchange *exchange, sp_generation *g, sp_error *
     request.ids = c->prompt->ids;
     request.n_ids = c->prompt->n_ids;
     request.follows = g->n_started > 0;
+    request.spent = sp_now() - g->begun;
     request.sampling.seed = (int64_t)((uint64_t)request.sampling.seed + g->n_started % g->asked.n);
     sp_status status =
         sp_engine_submit(sp_exchange_engine(exchange), &request, wake, exchange, &c->stream, error);
@@ -159,11 +160,7 @@ static sp_status submit_next(sp_exchange *exchange, sp_generation *g, sp_error *
 /* Submits the next choice once the one before has left the queue. */
 static sp_status launch(sp_exchange *exchange, sp_generation *g, sp_error *error)
 {
-    double limit = sp_exchange_options(exchange)->request_timeout;
     while (g->n_started < g->n_choices && g->choices[g->n_started - 1].moved) {
-        if (sp_now() - g->begun > limit)
-            return sp_fail_param(error, SP_UNAVAILABLE, "request_timeout",
-                                 "the request took longer than %g seconds", limit);
         sp_status status = submit_next(exchange, g, error);
         if (status) return status;
     }

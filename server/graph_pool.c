@@ -4,8 +4,8 @@
  * from the queue at once and stop at their next step when they run. */
 #include <pthread.h>
 #include <string.h>
-#include <time.h>
 
+#include "engine/deadline.h"
 #include "server/graph_wish.h"
 #include "server/graph_sweep.h"
 #include "server/state.h"
@@ -341,9 +341,7 @@ static void run_job(sp_graph_job *job)
 
 static sp_graph_job *next_job(sp_graph_pool *pool)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 1;
+    struct timespec until = sp_deadline_after(1);
     if (!pool->head) pthread_cond_timedwait(&pool->changed, &pool->lock, &until);
     drop_old(pool);
     /* one thread is kept for those who wait, where there are two */
@@ -410,7 +408,7 @@ sp_status sp_graph_pool_open(sp_server *server, sp_graph_pool **out, sp_error *e
     if (!pool) return sp_fail(error, SP_NO_MEMORY, "no memory for graph threads");
     pool->server = server;
     pthread_mutex_init(&pool->lock, NULL);
-    pthread_cond_init(&pool->changed, NULL);
+    sp_deadline_condition(&pool->changed);
     if (sp_graph_sweeps_open(&pool->sweeps, error) != SP_OK) {
         sp_graph_pool_close(pool);
         return SP_NO_MEMORY;

@@ -2,8 +2,8 @@
 #include "server/jobs.h"
 
 #include <string.h>
-#include <time.h>
 
+#include "engine/deadline.h"
 #include "server/state.h"
 
 typedef struct job {
@@ -74,9 +74,7 @@ static void drop_old(sp_jobs *jobs)
 /* Takes the next job that may run, or NULL after a second or when there is none; old ones time out. */
 static job *next_job(sp_jobs *jobs)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 1;
+    struct timespec until = sp_deadline_after(1);
     if (!jobs->head)
         pthread_cond_wait(&jobs->changed, &jobs->lock);
     else if (jobs->held >= SP_TENSOR_BODIES)
@@ -146,7 +144,7 @@ sp_status sp_jobs_open(sp_server *server, sp_jobs **out, sp_error *error)
     if (!jobs) return sp_fail(error, SP_NO_MEMORY, "no memory for the helper thread");
     jobs->server = server;
     pthread_mutex_init(&jobs->lock, NULL);
-    pthread_cond_init(&jobs->changed, NULL);
+    sp_deadline_condition(&jobs->changed);
     if (pthread_create(&jobs->thread, NULL, work, jobs)) {
         sp_free(jobs);
         return sp_fail(error, SP_IO, "cannot start a thread");

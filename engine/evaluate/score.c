@@ -23,9 +23,10 @@ struct sp_scorer {
     size_t read;                 /* tokens of finished windows */
     uint32_t progress;           /* tokens of the running window that are read */
     sp_stream *stream;           /* NULL: done */
-    bool reported;               /* the first window is done */
-    sp_attention_report report;  /* of the first window, with sums over all */
-    sp_head_measure *measures;   /* (layers, heads) the report's, where it measures */
+    double begun;
+    bool reported;              /* the first window is done */
+    sp_attention_report report; /* of the first window, with sums over all */
+    sp_head_measure *measures;  /* (layers, heads) the report's, where it measures */
     sp_usage usage;
 };
 
@@ -180,6 +181,7 @@ static sp_status submit(sp_scorer *scorer, sp_error *error)
     request.attention = scorer->options.attention;
     request.attention_size = scorer->options.attention_size;
     request.follows = scorer->reported;
+    request.spent = sp_now() - scorer->begun;
     return sp_engine_submit(scorer->engine, &request, scorer->options.notify, scorer->options.notify_context,
                             &scorer->stream, error);
 }
@@ -300,6 +302,7 @@ sp_status sp_scorer_open(sp_engine *engine, const sp_score_input *inputs, size_t
     sp_scorer *scorer = sp_alloc_zero(1, sizeof *scorer);
     if (!scorer) return sp_fail(error, SP_NO_MEMORY, "no memory for scoring");
     scorer->engine = engine;
+    scorer->begun = sp_now();
     scorer->options = *options;
     sp_status status = fill(scorer, inputs, n_inputs, n_tokens, error);
     if (status == SP_OK)

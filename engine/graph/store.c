@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "engine/deadline.h"
+
 double sp_store_now(const sp_captures *store)
 {
     return store->options.clock ? store->options.clock() : sp_now();
@@ -22,11 +24,7 @@ sp_status sp_captures_open(const sp_captures_options *options, sp_captures **out
     if (!store) return sp_fail(error, SP_NO_MEMORY, "no memory for captures");
     store->options = *options;
     pthread_mutex_init(&store->lock, NULL);
-    pthread_condattr_t clock;
-    pthread_condattr_init(&clock);
-    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
-    pthread_cond_init(&store->changed, &clock);
-    pthread_condattr_destroy(&clock);
+    sp_deadline_condition(&store->changed);
     store->tombstones = sp_alloc_zero(SP_TOMBSTONES, sizeof *store->tombstones);
     if (store->tombstones) {
         *out = store;
