@@ -9,6 +9,8 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,10 +18,13 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { LOG_LINE = 1024 };
+enum { LOG_LINE = 1024, LOG_WAIT_MS = 100 };
 
 static _Atomic int log_level = SP_LOG_INFO;
 static _Atomic bool log_json;
+static _Atomic uint64_t log_lost;
+static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
+static bool log_stalled, log_broken; /* under it: its reader stands still; a line was cut */
 static const char *const level_names[] = {"error", "warn", "info", "debug"};
 
 /* Copies text[n] to out[capacity], harmless and NUL terminated; returns the length. */
@@ -155,12 +160,41 @@ static void format_time(char text[32])
     snprintf(text + used, 32 - used, ".%03ldZ", now.tv_nsec / 1000000);
 }
 
+/* A pipe that is full is waited for once, then not until there is room again. With log_lock held. */
+static bool has_room(void)
+{
+    struct pollfd file = {.fd = STDERR_FILENO, .events = POLLOUT};
+    bool room = poll(&file, 1, log_stalled ? 0 : LOG_WAIT_MS) != 0;
+    log_stalled = !room;
+    return room;
+}
+
+static bool write_all(const char *bytes, size_t size)
+{
+    while (size > 0) {
+        ssize_t n = write(STDERR_FILENO, bytes, size);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return false;
+        bytes += n;
+        size -= (size_t)n;
+        log_broken = size > 0;
+    }
+    return true;
+}
+
 /* One write a line, so lines of different threads do not mix; a log that cannot be written is nobody's error.
  */
 static void write_line(const char *line, size_t size)
 {
-    ssize_t written = write(STDERR_FILENO, line, size);
-    (void)written;
+    pthread_mutex_lock(&log_lock);
+    bool written = has_room() && (!log_broken || write_all("\n", 1)) && write_all(line, size);
+    pthread_mutex_unlock(&log_lock);
+    if (!written) atomic_fetch_add_explicit(&log_lost, 1, memory_order_relaxed);
+}
+
+uint64_t sp_log_lost(void)
+{
+    return atomic_load_explicit(&log_lost, memory_order_relaxed);
 }
 
 /* The inside of a JSON string of at most 2 n bytes: text is harmless already, only quotes and backslashes are

@@ -48,12 +48,15 @@ sp_status sp_fail_param(sp_error *error, sp_status status, const char *param, co
 const char *sp_status_name(sp_status status);
 
 typedef enum sp_log_level { SP_LOG_ERROR, SP_LOG_WARN, SP_LOG_INFO, SP_LOG_DEBUG } sp_log_level;
-/* One line to standard error, with time; control bytes escaped; safe from any thread. Never log prompts. */
+/* One line to standard error, with time; control bytes escaped; safe from any thread. Never log prompts. A
+ * line that can't be written (disk full, a pipe whose reader stands still) is lost and counted. */
 void sp_log(sp_log_level level, const char *format, ...) SP_PRINTF(2, 3);
 void sp_log_set_level(sp_log_level level);
 /* From now on every line is a JSON object: time, level, message. */
 void sp_log_set_json(bool json);
 bool sp_log_is_json(void);
+/* Lines lost since the start. */
+uint64_t sp_log_lost(void);
 /* The same line with other members than message: {"time", "level", MEMBERS}, which are JSON already. */
 void sp_log_members(sp_log_level level, const char *members, size_t size);
 

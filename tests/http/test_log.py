@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -72,6 +73,46 @@ def test_json():
     assert '/a"b' in by_path and "/a\\b" in by_path and "/caf\u00e9" in by_path
     assert any(line["id"] == 'my"id\\' for line in requests)
     assert any(line["aborted"] and line["path"] == "/v1/completions" for line in requests)
+
+
+def start(stderr):
+    """A server whose log goes there. -> (harness.Server's process and port by other means)"""
+    server = harness.Server.__new__(harness.Server)
+    command = [os.path.join(harness.BUILD, "sparsed"), "serve", "--port", "0", "--model", harness.MODEL, "--kv-bytes", "64M"]
+    server.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
+    server.log = [server.process.stdout.readline().decode()]
+    server.port = int(re.search(r":(\d+)$", server.log[0].strip()).group(1))
+    return server
+
+
+def test_disk_full():
+    """Lines that can't be written are counted, and serving goes on."""
+    with open("/dev/full", "w") as full, start(full) as server:
+        for _ in range(5):
+            assert server.complete(prompt="a", max_tokens=1).status == 200
+        lost = server.gauge("sparsed_log_lines_lost_total")
+        assert lost >= 5, lost
+
+
+def test_reader_stands_still():
+    """A pipe that nobody reads fills up; then lines are lost, not requests."""
+    reader, writer = os.pipe()
+    with start(writer) as server:
+        os.close(writer)
+        begin = time.time()
+        while server.gauge("sparsed_log_lines_lost_total") < 5:
+            assert server.get("/health/live", headers={"X-Request-Id": "y" * 64}).status == 200
+            assert time.time() - begin < 60
+        assert server.complete(prompt="a", max_tokens=1).status == 200
+        assert b"http id=yyyy" in os.read(reader, 1 << 20)  # it is read again: lines come again
+        lost = server.gauge("sparsed_log_lines_lost_total")
+        assert server.get("/health/live", headers={"X-Request-Id": "still-there"}).status == 200
+        got, deadline = b"", time.time() + 10
+        while b"still-there" not in got:
+            assert time.time() < deadline
+            got += os.read(reader, 1 << 16)
+        assert server.gauge("sparsed_log_lines_lost_total") == lost
+        os.close(reader)
 
 
 harness.main(globals())
