@@ -50,6 +50,7 @@ static sp_status write_file(const char *folder, const char *name, const sp_buffe
     (void)snprintf(temporary, sizeof temporary, "%s.part", path);
     FILE *file = content->failed ? NULL : fopen(temporary, "wb");
     bool written = file && fwrite(content->data, 1, content->size, file) == content->size;
+    if (written && (fflush(file) != 0 || fsync(fileno(file)) != 0)) written = false;
     if (file && fclose(file) != 0) written = false;
     if (written && rename(temporary, path) == 0) return SP_OK;
     (void)remove(temporary);

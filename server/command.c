@@ -188,6 +188,8 @@ sp_status sp_write_result(const char *path, const sp_buffer *bytes, sp_error *er
         return sp_fail(error, errno == ENOENT ? SP_NOT_FOUND : SP_IO, "%s: cannot create: %s", fresh,
                        strerror(errno));
     sp_status status = write_all(file, bytes, fresh, error);
+    if (!status && !special && fsync(fileno(file)))
+        status = sp_fail(error, SP_IO, "%s: cannot write: %s", fresh, strerror(errno));
     if (fclose(file) && !status)
         status = sp_fail(error, SP_IO, "%s: cannot write: %s", fresh, strerror(errno));
     if (special) return status;

@@ -77,12 +77,25 @@ static sp_status fail_io(const sp_fit_state *state, sp_error *error)
     return sp_fail(error, SP_IO, "%s: %s", state->path, strerror(errno));
 }
 
+static sp_status begin_state(sp_fit_state *state, sp_error *error)
+{
+    rewind(state->file);
+    if (ftruncate(fileno(state->file), 0) != 0 || fwrite(magic, sizeof magic, 1, state->file) != 1 ||
+        fwrite(&state->job, sizeof state->job, 1, state->file) != 1 || fflush(state->file) != 0)
+        return fail_io(state, error);
+    return SP_OK;
+}
+
 static sp_status read_state(sp_fit_state *state, const sp_fit_room *room, sp_error *error)
 {
     char head[sizeof magic];
     uint64_t job;
-    if (fread(head, sizeof head, 1, state->file) != 1 || memcmp(head, magic, sizeof magic) != 0 ||
-        fread(&job, sizeof job, 1, state->file) != 1 || job != state->job)
+    size_t n = fread(head, 1, sizeof head, state->file);
+    bool ours = memcmp(head, magic, n) == 0, short_head = n < sizeof head;
+    if (!short_head) short_head = fread(&job, sizeof job, 1, state->file) != 1;
+    if (ours && short_head && !ferror(state->file))
+        return begin_state(state, error); /* killed at its start */
+    if (!ours || short_head || job != state->job)
         return sp_fail_param(error, SP_DATA, "out",
                              "%s is the state of another fit (other model, text or options): remove it, or "
                              "choose another --out",
@@ -103,10 +116,7 @@ sp_status sp_fit_state_open(const char *path, uint64_t job, const sp_fit_room *r
     out->file = fopen(path, "r+b");
     if (out->file) return read_state(out, room, error);
     out->file = fopen(path, "w+b");
-    if (!out->file || fwrite(magic, sizeof magic, 1, out->file) != 1 ||
-        fwrite(&job, sizeof job, 1, out->file) != 1 || fflush(out->file) != 0)
-        return fail_io(out, error);
-    return SP_OK;
+    return out->file ? begin_state(out, error) : fail_io(out, error);
 }
 
 sp_status sp_fit_state_add(sp_fit_state *state, const sp_fit_room *room, uint32_t layer, uint32_t first,

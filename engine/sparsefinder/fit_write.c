@@ -184,7 +184,7 @@ static sp_status replace_file(const char *path, const sp_buffer *bytes, sp_error
 {
     sp_buffer name;
     sp_buffer_init(&name, 8192);
-    sp_buffer_format(&name, "%s.%ld.part", path, (long)getpid());
+    sp_buffer_format(&name, "%s.part", path); /* what a killed process left is written anew */
     if (!sp_buffer_append(&name, "", 1)) {
         sp_buffer_fini(&name);
         return sp_fail(error, SP_IO, "%.200s: the path is too long", path);
