@@ -128,30 +128,56 @@ static sp_status fill_slice(sp_graph_call *call, uint32_t layer, uint32_t head, 
 
 /* --- one head --- */
 
-static sp_status write_panels(sp_graph_call *call, const sp_head *made, const sp_graph_wish *wish,
-                              sp_error *error)
+/* The part that the filter shows, without edges. */
+static sp_status describe_part(const sp_graph_call *call, const sp_head *made, sp_graph graph, sp_slice *out,
+                               sp_error *error)
 {
-    static const sp_graph graphs[3] = {SP_GRAPH_GOLD, SP_GRAPH_PRED, SP_GRAPH_AFTER};
-    sp_slice slices[3] = {{0}};
-    sp_status status = SP_OK;
-    for (int i = 0; i < 3 && !status; i++)
-        status = fill_slice(call, call->layer, call->head, graphs[i], made, &slices[i], error);
-    if (!status)
-        status =
-            sp_picture_panels(&slices[0], &slices[1], &slices[2], &wish->picture, &call->reply.body, error);
-    for (int i = 0; i < 3; i++) sp_slice_fini(&slices[i]);
-    return status;
+    const sp_filter *f = &call->filter;
+    *out = (sp_slice){.n_query = call->n,
+                      .n_key = call->n,
+                      .row_begin = f->row_begin,
+                      .row_end = f->row_end,
+                      .col_begin = f->col_begin,
+                      .col_end = f->col_end};
+    sp_graph_describe(call, call->layer, call->head, graph, made, out);
+    sp_status status = sp_head_check(made, graph, error);
+    return status ? status : sp_capture_tokens(call->capture, &out->tokens, error);
 }
 
-static sp_status write_one(sp_graph_call *call, const sp_head *made, const sp_graph_wish *wish,
-                           sp_error *error)
+/* Pictures read the head row by row: they take the memory of their cells, whatever edges there are. */
+static sp_status write_picture(sp_graph_call *call, const sp_head *made, const sp_graph_wish *wish,
+                               sp_error *error)
+{
+    bool panels = wish->view == SP_VIEW_PANELS;
+    const sp_graph graphs[3] = {panels ? SP_GRAPH_GOLD : call->graph, SP_GRAPH_PRED, SP_GRAPH_AFTER};
+    sp_head_view views[3];
+    sp_rows rows[3];
+    sp_slice parts[3];
+    sp_picture_graph drawn[3];
+    sp_status status = SP_OK;
+    for (int i = 0; i < (panels ? 3 : 1) && !status; i++) {
+        views[i] = (sp_head_view){.head = made, .graph = graphs[i]};
+        rows[i] = sp_head_rows(&views[i]);
+        status = describe_part(call, made, graphs[i], &parts[i], error);
+        drawn[i] = (sp_picture_graph){.about = &parts[i],
+                                      .rows = &rows[i],
+                                      .filter = &call->filter,
+                                      .stop = sp_graph_stopped,
+                                      .context = call};
+    }
+    if (status) return status;
+    sp_buffer *out = &call->reply.body;
+    if (panels) return sp_picture_panels(&drawn[0], &drawn[1], &drawn[2], &wish->picture, out, error);
+    if (wish->view == SP_VIEW_LINES) return sp_picture_lines(&drawn[0], &wish->picture, out, error);
+    return sp_picture_matrix(&drawn[0], &wish->picture, out, error);
+}
+
+static sp_status write_file(sp_graph_call *call, const sp_head *made, const sp_graph_wish *wish,
+                            sp_error *error)
 {
     sp_slice slice = {0};
     sp_status status = fill_slice(call, call->layer, call->head, call->graph, made, &slice, error);
-    if (!status && is_picture(wish) && wish->view == SP_VIEW_LINES)
-        status = sp_picture_lines(&slice, &wish->picture, &call->reply.body, error);
-    else if (!status)
-        status = sp_export_slice(wish->format, &slice, &wish->picture, &call->reply.body, error);
+    if (!status) status = sp_export_slice(wish->format, &slice, &wish->picture, &call->reply.body, error);
     sp_slice_fini(&slice);
     return status;
 }
@@ -162,8 +188,7 @@ static sp_status run_head(sp_graph_call *call, const sp_graph_wish *wish, sp_err
     sp_status status = sp_graph_head(call, call->capture, call->layer, call->head, &made, error);
     if (status || !made) return status;
     sp_graph_binary(call, sp_export_type(wish->format));
-    status = is_picture(wish) && wish->view == SP_VIEW_PANELS ? write_panels(call, made, wish, error)
-                                                              : write_one(call, made, wish, error);
+    status = is_picture(wish) ? write_picture(call, made, wish, error) : write_file(call, made, wish, error);
     sp_capture_release_head(call->capture, call->layer, call->head);
     return status;
 }

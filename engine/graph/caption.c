@@ -81,7 +81,7 @@ void sp_caption_part(const sp_slice *slice, sp_buffer *out)
 
 void sp_caption_facts(const sp_slice *slice, sp_buffer *out)
 {
-    uint64_t edges = sp_slice_edges(slice), pairs = valid_pairs(slice);
+    uint64_t edges = sp_slice_count(slice), pairs = valid_pairs(slice);
     sp_caption_count(edges, out);
     sp_buffer_text(out, edges == 1 ? " edge of " : " edges of ");
     sp_caption_count(pairs, out);

@@ -60,6 +60,6 @@ sp_status sp_export_slice(sp_export format, const sp_slice *slice, const sp_pict
         return sp_export_html(slice, &options, out, error);
     default:
         assert(!sp_export_is_dense(format));
-        return sp_picture_matrix(slice, &options, out, error);
+        return sp_picture_matrix(&(sp_picture_graph){.about = slice}, &options, out, error);
     }
 }

@@ -1,7 +1,6 @@
 /* The matrix part of sheet.h: cells, bins, mask and labels. */
 #include "engine/graph/sheet.h"
 
-#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -161,31 +160,15 @@ void sp_grid_draw_axes(sp_sheet *sheet, const sp_grid *grid)
     sp_sheet_say(sheet, x, y - 9, "query \xe2\x86\x93", sheet->palette.muted, SP_END);
 }
 
-void sp_grid_levels(const sp_grid *grid, const sp_slice *slice, sp_color_scale scale, double low, double high,
-                    uint8_t *levels)
+void sp_bins_levels(const sp_bins *bins, sp_color_scale scale, double low, double high, uint8_t *levels)
 {
-    memset(levels, 0, (size_t)grid->rows * grid->columns);
-    for (uint32_t i = 0; i < sp_slice_rows(slice); i++) {
-        uint8_t *row = levels + (size_t)(i / grid->step) * grid->columns;
-        for (uint32_t e = slice->indptr[i]; e < slice->indptr[i + 1]; e++) {
-            uint32_t column = (slice->indices[e] - slice->col_begin) / grid->step;
-            uint8_t level = sp_color_level(scale, slice->weights[e], low, high);
-            assert(column < grid->columns);
-            if (level > row[column]) row[column] = level;
-        }
-    }
+    for (size_t i = 0; i < (size_t)bins->rows * bins->columns; i++)
+        levels[i] = bins->top[i] < 0 ? 0 : sp_color_level(scale, (double)bins->top[i], low, high);
 }
 
-void sp_weight_range(const sp_slice *const *slices, size_t n, sp_color_scale scale, double *low, double *high)
+void sp_weight_range(const sp_bins *a, const sp_bins *b, sp_color_scale scale, double *low, double *high)
 {
-    double least = INFINITY, most = 0;
-    for (size_t s = 0; s < n; s++) {
-        for (uint32_t e = 0; e < sp_slice_edges(slices[s]); e++) {
-            double w = slices[s]->weights[e];
-            most = fmax(most, w);
-            if (w > 0) least = fmin(least, w);
-        }
-    }
+    double most = b ? fmax(a->most, b->most) : a->most, least = b ? fmin(a->least, b->least) : a->least;
     *high = most > 0 ? most : 1;
     *low = scale != SP_SCALE_LOG ? 0 : most > 0 ? fmax(least, most * 1e-6) : 1e-6;
 }

@@ -10,7 +10,7 @@
 #define SPARSED_ENGINE_GRAPH_PICTURE_H
 
 #include "engine/graph/canvas.h"
-#include "engine/graph/slice.h"
+#include "engine/graph/query.h"
 
 typedef struct sp_picture_options {
     sp_canvas_kind kind;
@@ -21,17 +21,29 @@ typedef struct sp_picture_options {
 /* cividis, square root, light. */
 sp_picture_options sp_picture_defaults(sp_canvas_kind kind);
 
-/* All append a whole file to out. A slice may be any part of any graph, without edges too. SP_TOO_LARGE or
- * SP_NO_MEMORY where a picture cannot be drawn. */
-sp_status sp_picture_matrix(const sp_slice *slice, const sp_picture_options *options, sp_buffer *out,
+/* A graph to be drawn, any part of any, without edges too. about says what it is and which part; the edges
+ * are those that it holds, or, with rows, those of its part that rows have under the filter: a picture of a
+ * graph takes the memory of its cells. Everything is borrowed. */
+typedef struct sp_picture_graph {
+    const sp_slice *about;
+    const sp_rows *rows; /* NULL: about holds the edges */
+    const sp_filter *filter;
+    bool (*stop)(void *context); /* while rows are read; NULL: never */
+    void *context;
+} sp_picture_graph;
+
+/* All append a whole file to out. SP_TOO_LARGE or SP_NO_MEMORY where a picture cannot be drawn; SP_CANCELLED.
+ */
+sp_status sp_picture_matrix(const sp_picture_graph *graph, const sp_picture_options *options, sp_buffer *out,
                             sp_error *error) SP_MUST_CHECK;
-/* Three slices of one head over the same ranges. The middle panel holds pred against gold: both, missed,
+/* Three graphs of one head over the same part. The middle panel holds pred against gold: both, missed,
  * extra. */
-sp_status sp_picture_panels(const sp_slice *gold, const sp_slice *pred, const sp_slice *after,
-                            const sp_picture_options *options, sp_buffer *out, sp_error *error) SP_MUST_CHECK;
+sp_status sp_picture_panels(const sp_picture_graph *gold, const sp_picture_graph *pred,
+                            const sp_picture_graph *after, const sp_picture_options *options, sp_buffer *out,
+                            sp_error *error) SP_MUST_CHECK;
 /* Up to SP_PICTURE_LINES edges as lines; of more, how much weight passes each point between the columns. */
 #define SP_PICTURE_LINES 2000
-sp_status sp_picture_lines(const sp_slice *slice, const sp_picture_options *options, sp_buffer *out,
+sp_status sp_picture_lines(const sp_picture_graph *graph, const sp_picture_options *options, sp_buffer *out,
                            sp_error *error) SP_MUST_CHECK;
 sp_status sp_picture_overview(const sp_overview *overview, const sp_picture_options *options, sp_buffer *out,
                               sp_error *error) SP_MUST_CHECK;

@@ -1,9 +1,9 @@
 /* Lines between two columns of tokens, queries left, keys right. See picture.h.
  *
  * Up to SP_PICTURE_LINES edges are strokes, weak ones first, so that strong ones lie on top. Of more, each
- * edge adds its weight to every pixel column of the gutter it crosses (a digital differential analyser, one
- * sample a column), and the sums are drawn on a logarithmic ramp: the picture of a million edges costs what
- * its pixels cost and depends on no order. */
+ * pair of places one unit high adds the weight between them to every pixel column of the gutter that its line
+ * crosses (a digital differential analyser, one sample a column), and the sums are drawn on a logarithmic
+ * ramp: the picture of any number of edges costs what its pixels cost and depends on no order. */
 #include "engine/graph/sheet.h"
 
 #include <math.h>
@@ -71,53 +71,83 @@ static void draw_labels(sp_sheet *sheet, const sp_slice *slice, const columns *c
                  sheet->palette.muted, keys ? SP_START : SP_END);
 }
 
-/* Strokes of one level. */
-static void draw_level(sp_sheet *sheet, const sp_slice *slice, const columns *c, const uint8_t *levels,
-                       uint8_t level)
+/* --- single edges --- */
+
+typedef struct stroke {
+    uint32_t query, key; /* from the first of the part */
+    uint8_t level;
+} stroke;
+
+/* All edges of a graph of at most SP_PICTURE_LINES. */
+static sp_status collect(const sp_picture_graph *graph, sp_color_scale scale, double low, double high,
+                         stroke *strokes, uint32_t *n, sp_error *error)
 {
-    double width = 1 + 1.6 * (level - 1) / (SP_RAMP_LEVELS - 1.0);
-    for (uint32_t i = 0; i < sp_slice_rows(slice); i++) {
-        sp_point from = {c->origin.x, c->origin.y + y_of(c->query_pitch, i)};
-        for (uint32_t e = slice->indptr[i]; e < slice->indptr[i + 1]; e++) {
-            if (levels[e] != level) continue;
-            sp_point to = {c->origin.x + GUTTER,
-                           c->origin.y + y_of(c->key_pitch, slice->indices[e] - slice->col_begin)};
+    const sp_slice *about = graph->about;
+    sp_picture_reader reader;
+    sp_status status = sp_picture_reader_open(graph, &reader, error);
+    *n = 0;
+    for (uint32_t row = about->row_begin; row < about->row_end && status == SP_OK; row++) {
+        sp_row edges = {0};
+        status = sp_picture_read(&reader, row, &edges, error);
+        for (uint32_t i = 0; i < edges.n && *n < SP_PICTURE_LINES && status == SP_OK; i++)
+            strokes[(*n)++] = (stroke){row - about->row_begin, edges.keys[i] - about->col_begin,
+                                       sp_color_level(scale, (double)edges.weights[i], low, high)};
+    }
+    sp_picture_reader_close(&reader);
+    return status;
+}
+
+static sp_status draw_strokes(sp_sheet *sheet, const sp_picture_graph *graph, const columns *c, double low,
+                              double high, sp_error *error)
+{
+    stroke strokes[SP_PICTURE_LINES];
+    bool used[SP_RAMP_LEVELS + 1] = {false};
+    uint32_t n;
+    sp_status status = collect(graph, sheet->scale, low, high, strokes, &n, error);
+    if (status) return status;
+    for (uint32_t e = 0; e < n; e++) used[strokes[e].level] = true;
+    for (int level = 1; level <= SP_RAMP_LEVELS; level++) {
+        double width = 1 + 1.6 * (level - 1) / (SP_RAMP_LEVELS - 1.0);
+        for (uint32_t e = 0; e < n && used[level]; e++) {
+            if (strokes[e].level != level) continue;
+            sp_point from = {c->origin.x, c->origin.y + y_of(c->query_pitch, strokes[e].query)};
+            sp_point to = {c->origin.x + GUTTER, c->origin.y + y_of(c->key_pitch, strokes[e].key)};
             sp_canvas_line(&sheet->canvas, from, to, width, sheet->palette.ramp[level], 1);
         }
     }
+    return SP_OK;
 }
 
-static void draw_strokes(sp_sheet *sheet, const sp_slice *slice, const columns *c, double low, double high)
+/* --- many edges --- */
+
+/* Where a cell of `step` positions lies: the middle of those that are there. */
+static double middle_of(uint32_t cell, uint32_t step, uint32_t n, double pitch)
 {
-    uint8_t levels[SP_PICTURE_LINES];
-    bool used[SP_RAMP_LEVELS + 1] = {false};
-    for (uint32_t e = 0; e < sp_slice_edges(slice); e++) {
-        levels[e] = sp_color_level(sheet->scale, slice->weights[e], low, high);
-        used[levels[e]] = true;
-    }
-    for (int level = 1; level <= SP_RAMP_LEVELS; level++)
-        if (used[level]) draw_level(sheet, slice, c, levels, (uint8_t)level);
+    uint32_t first = cell * step, end = n - first < step ? n : first + step;
+    return (first + end) * 0.5 * pitch;
 }
 
-/* Sums of the weights that pass each pixel: (height, width). A weight of 0 counts as a very small one. */
-static void add_up(const sp_slice *slice, const columns *c, uint32_t width, uint32_t height, double per_unit,
-                   float *sums)
+/* Sums of the weights that pass each pixel: (height, width). */
+static void add_up(const sp_slice *about, const sp_bins *bins, const columns *c, uint32_t width,
+                   uint32_t height, double per_unit, float *sums)
 {
-    for (uint32_t i = 0; i < sp_slice_rows(slice); i++) {
-        double from = y_of(c->query_pitch, i) * per_unit;
-        for (uint32_t e = slice->indptr[i]; e < slice->indptr[i + 1]; e++) {
-            double to = y_of(c->key_pitch, slice->indices[e] - slice->col_begin) * per_unit;
-            float weight = fmaxf(slice->weights[e], 1e-6f);
+    uint32_t n = sp_slice_rows(about), m = about->col_end - about->col_begin;
+    for (uint32_t i = 0; i < bins->rows; i++) {
+        double from = middle_of(i, bins->step, n, c->query_pitch) * per_unit;
+        for (uint32_t j = 0; j < bins->columns; j++) {
+            float mass = bins->mass[(size_t)i * bins->columns + j];
+            if (!(mass > 0)) continue;
+            double slope = (middle_of(j, bins->step, m, c->key_pitch) * per_unit - from) / width;
             for (uint32_t x = 0; x < width; x++) {
-                uint32_t y = (uint32_t)(from + (to - from) * (x + 0.5) / width);
-                sums[(size_t)(y < height ? y : height - 1) * width + x] += weight;
+                uint32_t y = (uint32_t)(from + slope * (x + 0.5));
+                sums[(size_t)(y < height ? y : height - 1) * width + x] += mass;
             }
         }
     }
 }
 
-static sp_status draw_density(sp_sheet *sheet, const sp_slice *slice, const columns *c, double *low,
-                              double *high, sp_error *error)
+static sp_status draw_density(sp_sheet *sheet, const sp_slice *about, const sp_bins *bins, const columns *c,
+                              double *low, double *high, sp_error *error)
 {
     uint32_t width = (uint32_t)GUTTER, height = (uint32_t)c->height;
     size_t n = (size_t)width * height;
@@ -126,7 +156,7 @@ static sp_status draw_density(sp_sheet *sheet, const sp_slice *slice, const colu
     sp_status status = SP_OK;
     if (sums && levels) {
         double least = INFINITY, most = 0;
-        add_up(slice, c, width, height, height / c->height, sums);
+        add_up(about, bins, c, width, height, height / c->height, sums);
         for (size_t i = 0; i < n; i++) {
             most = fmax(most, sums[i]);
             if (sums[i] > 0) least = fmin(least, sums[i]);
@@ -145,20 +175,22 @@ static sp_status draw_density(sp_sheet *sheet, const sp_slice *slice, const colu
     return status;
 }
 
-static sp_status draw_lines(sp_sheet *sheet, const sp_slice *slice, columns *c, sp_error *error)
+static sp_status draw_lines(sp_sheet *sheet, const sp_picture_graph *graph, const sp_bins *bins, columns *c,
+                            sp_error *error)
 {
-    bool strokes = sp_slice_edges(slice) <= SP_PICTURE_LINES;
+    const sp_slice *about = graph->about;
+    bool strokes = bins->edges <= SP_PICTURE_LINES;
     double low, high;
     sp_status status = SP_OK;
     c->origin = (sp_point){sheet->content.x + c->left + GAP, sheet->content.y + HEADER};
-    draw_labels(sheet, slice, c, false);
-    draw_labels(sheet, slice, c, true);
-    sp_weight_range(&slice, 1, sheet->scale, &low, &high);
+    draw_labels(sheet, about, c, false);
+    draw_labels(sheet, about, c, true);
+    sp_weight_range(bins, NULL, sheet->scale, &low, &high);
     if (strokes) {
-        draw_strokes(sheet, slice, c, low, high);
+        status = draw_strokes(sheet, graph, c, low, high, error);
     } else {
         sheet->scale = SP_SCALE_LOG;
-        status = draw_density(sheet, slice, c, &low, &high, error);
+        status = draw_density(sheet, about, bins, c, &low, &high, error);
     }
     sp_legend_heading(sheet, strokes ? "weight of the edge" : "weight passing a point");
     sp_legend_ramp(sheet, low, high);
@@ -167,17 +199,19 @@ static sp_status draw_lines(sp_sheet *sheet, const sp_slice *slice, columns *c, 
     return status;
 }
 
-sp_status sp_picture_lines(const sp_slice *slice, const sp_picture_options *options, sp_buffer *out,
-                           sp_error *error)
+static sp_status make_lines(const sp_picture_graph *graph, const sp_bins *bins,
+                            const sp_picture_options *options, sp_buffer *out, sp_error *error)
 {
     sp_sheet_texts texts;
     sp_sheet sheet;
     columns c = {0};
-    fit_columns(slice, &c);
+    sp_slice about = *graph->about; /* its arrays stay the caller's */
+    about.edges_total = bins->edges;
+    fit_columns(&about, &c);
     sp_sheet_texts_init(&texts);
-    sp_caption_title(slice->source, slice, &texts.title);
-    sp_caption_facts(slice, &texts.facts);
-    sp_caption_provenance(slice->source, &texts.provenance);
+    sp_caption_title(about.source, &about, &texts.title);
+    sp_caption_facts(&about, &texts.facts);
+    sp_caption_provenance(about.source, &texts.provenance);
     texts.reading =
         "A line is an edge: the query on its left reads the key on its right; darker and wider is more.";
     if (options->dark)
@@ -186,9 +220,23 @@ sp_status sp_picture_lines(const sp_slice *slice, const sp_picture_options *opti
     double width = c.left + c.right + 2 * GAP + GUTTER;
     double height = fmax(HEADER + c.height, sp_legend_height(true, 0, 2));
     sp_status status = sp_sheet_open(&sheet, options, &texts, width, height, error);
-    if (!status) status = draw_lines(&sheet, slice, &c, error);
+    if (!status) status = draw_lines(&sheet, graph, bins, &c, error);
     if (!status) status = sp_sheet_finish(&sheet, out, error);
     sp_sheet_fini(&sheet);
     sp_sheet_texts_fini(&texts);
+    return status;
+}
+
+sp_status sp_picture_lines(const sp_picture_graph *graph, const sp_picture_options *options, sp_buffer *out,
+                           sp_error *error)
+{
+    const sp_slice *about = graph->about;
+    uint32_t n = sp_slice_rows(about), m = about->col_end - about->col_begin, most = n > m ? n : m;
+    uint32_t step = (most + (uint32_t)MAX_HEIGHT - 1) / (uint32_t)MAX_HEIGHT; /* a unit of height a cell */
+    sp_bins bins;
+    sp_status status = sp_bins_fill(graph, step, true, &bins, error);
+    if (status) return status;
+    status = make_lines(graph, &bins, options, out, error);
+    sp_bins_close(&bins);
     return status;
 }

@@ -77,9 +77,9 @@ void sp_filter_row(const sp_filter *filter, sp_row_room *room, sp_row *row)
     *row = (sp_row){.keys = room->keys, .weights = room->weights, .n = n};
 }
 
-/* The edges of a row that the filter keeps; cuts on weights look at the whole row. */
-static void filtered_row(const sp_rows *rows, const sp_filter *filter, uint32_t row, sp_row_room *room,
-                         sp_row *out)
+/* Cuts on weights look at the whole row. */
+void sp_filtered_row(const sp_rows *rows, const sp_filter *filter, uint32_t row, sp_row_room *room,
+                     sp_row *out)
 {
     bool whole = filter->has_top_k || filter->has_mass;
     rows->row(rows->context, row, whole ? 0 : filter->col_begin, whole ? rows->n_key : filter->col_end, room,
@@ -160,7 +160,7 @@ static sp_status fill(const sp_rows *rows, const sp_filter *filter, uint32_t fir
         sp_row row;
         if (i % 16 == 0 && stop && stop(stop_context))
             return sp_fail(error, SP_CANCELLED, "the request was cancelled");
-        filtered_row(rows, filter, i, room, &row);
+        sp_filtered_row(rows, filter, i, room, &row);
         out->edges_total += row.n;
         if (i < first || !open) continue;
         uint64_t held = out->indptr[out->row_end - out->row_begin];
@@ -233,7 +233,7 @@ sp_status sp_line_row(const sp_rows *rows, uint32_t row, const sp_filter *filter
     *out = (sp_line){0};
     sp_status status = sp_row_room_open(&room, rows->n_key, error);
     if (status != SP_OK) return status;
-    filtered_row(rows, filter, row, &room, &edges);
+    sp_filtered_row(rows, filter, row, &room, &edges);
     status = sort_line(&edges, room.order, out, error);
     out->left_out = (double)left_of(rows->mass(rows->context, row), sum_row(&edges));
     sp_row_room_close(&room);

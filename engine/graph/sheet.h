@@ -5,7 +5,7 @@
 #ifndef SPARSED_ENGINE_GRAPH_SHEET_H
 #define SPARSED_ENGINE_GRAPH_SHEET_H
 
-#include "engine/graph/picture.h"
+#include "engine/graph/bins.h"
 
 #define SP_LEGEND_WIDTH 176.0
 #define SP_LEGEND_GAP 26.0
@@ -74,8 +74,7 @@ void sp_grid_draw_columns(sp_sheet *sheet, const sp_grid *grid, const sp_slice *
 /* "query" and "key" with their arrows, in the corner left above. */
 void sp_grid_draw_axes(sp_sheet *sheet, const sp_grid *grid);
 /* Fills levels (rows, columns) with the ramp levels of the largest weight of each cell, 0 without an edge. */
-void sp_grid_levels(const sp_grid *grid, const sp_slice *slice, sp_color_scale scale, double low, double high,
-                    uint8_t *levels);
+void sp_bins_levels(const sp_bins *bins, sp_color_scale scale, double low, double high, uint8_t *levels);
 
 /* The matrix alone, without title, sentences and provenance, for a page that says them itself, and where its
  * cells lie in it. */
@@ -87,9 +86,9 @@ typedef struct sp_picture_area {
 sp_status sp_picture_matrix_bare(const sp_slice *slice, const sp_picture_options *options,
                                  sp_picture_area *area, sp_buffer *out, sp_error *error) SP_MUST_CHECK;
 
-/* Range of the weights above 0 of several slices: low 0 unless the scale is log; 0..1 when there are none. */
-void sp_weight_range(const sp_slice *const *slices, size_t n, sp_color_scale scale, double *low,
-                     double *high);
+/* Range of the weights above 0 of one or two graphs: low 0 unless the scale is log; 0..1 when there are none.
+ * b: NULL: one. */
+void sp_weight_range(const sp_bins *a, const sp_bins *b, sp_color_scale scale, double *low, double *high);
 /* "0.0012": two digits that count. */
 void sp_weight_text(double value, char text[32]);
 /* Every how many positions a label fits, where positions lie pitch units apart: 1, 2, 5, 10, 20, .. */

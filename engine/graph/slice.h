@@ -104,6 +104,11 @@ static inline uint32_t sp_slice_edges(const sp_slice *slice)
 {
     return slice->indptr ? slice->indptr[slice->row_end - slice->row_begin] : 0;
 }
+/* Edges that it holds, or where it holds none those of its graph. */
+static inline uint64_t sp_slice_count(const sp_slice *slice)
+{
+    return slice->indptr ? sp_slice_edges(slice) : slice->edges_total;
+}
 /* Frees the arrays; a zeroed slice is fine. */
 void sp_slice_fini(sp_slice *slice);
 

@@ -93,6 +93,7 @@ static sp_status draw_overview(const sp_slice *slice, const sp_picture_options *
 static int draw_all(const char *scene_name, const sp_slice slices[3])
 {
     static const char *const views[] = {"matrix", "panels", "lines", "overview"};
+    const sp_picture_graph graphs[3] = {{.about = &slices[0]}, {.about = &slices[1]}, {.about = &slices[2]}};
     int failed = 0;
     char name[64];
     sp_buffer out;
@@ -104,9 +105,9 @@ static int draw_all(const char *scene_name, const sp_slice slices[3])
             options.dark = dark_png;
             snprintf(name, sizeof name, "%s-%s.%s", scene_name, views[v], dark_png ? "png" : "svg");
             sp_status status =
-                v == 0   ? sp_picture_matrix(&slices[0], &options, &out, &error)
-                : v == 1 ? sp_picture_panels(&slices[0], &slices[1], &slices[2], &options, &out, &error)
-                : v == 2 ? sp_picture_lines(&slices[0], &options, &out, &error)
+                v == 0   ? sp_picture_matrix(&graphs[0], &options, &out, &error)
+                : v == 1 ? sp_picture_panels(&graphs[0], &graphs[1], &graphs[2], &options, &out, &error)
+                : v == 2 ? sp_picture_lines(&graphs[0], &options, &out, &error)
                          : draw_overview(&slices[0], &options, &out, &error);
             failed |= save(name, &out, status, &error);
             sp_buffer_clear(&out);

@@ -127,6 +127,10 @@ def test_limits():
     assert get("format=json&layer=0&head=0&graph=pred", one=long).json()["truncated"]
     assert get("format=csv&layer=0&head=0&graph=pred&rows=0:100", one=long).status == 200
     assert get("format=png", one=long).status == 200
+    total = get("format=json&layer=0&head=0&graph=pred&limit=1", one=long).json()["edges_total"]
+    for view in ("matrix", "panels", "lines"):  # a picture shows all of them, however many
+        drawn = get("format=svg&layer=0&head=0&view=%s%s" % (view, "" if view == "panels" else "&graph=pred"), one=long)
+        assert drawn.status == 200 and "{:,} edges".format(total) in drawn.body.decode(), (view, total)
 
 
 def test_refusals():

@@ -7,12 +7,19 @@
 #include "tests/support/graph_scene.h"
 #include "tests/support/test.h"
 
+static sp_status draw_graph(int view, const sp_picture_graph *graph, const sp_picture_options *options,
+                            sp_buffer *out, sp_error *error)
+{
+    return view == 0   ? sp_picture_matrix(graph, options, out, error)
+           : view == 1 ? sp_picture_panels(graph, graph, graph, options, out, error)
+                       : sp_picture_lines(graph, options, out, error);
+}
+
 static sp_status draw(int view, const sp_slice *slice, const sp_picture_options *options, sp_buffer *out,
                       sp_error *error)
 {
-    return view == 0   ? sp_picture_matrix(slice, options, out, error)
-           : view == 1 ? sp_picture_panels(slice, slice, slice, options, out, error)
-                       : sp_picture_lines(slice, options, out, error);
+    const sp_picture_graph graph = {.about = slice};
+    return draw_graph(view, &graph, options, out, error);
 }
 
 static void draw_all(const sp_slice *slice)
@@ -97,7 +104,9 @@ static void test_levels(void **state)
         sp_graph_scene_init(&scene, n, n, false);
         for (size_t w = 0; w < COUNT_OF(weights); w++) {
             sp_slice slice = graph_of(&scene, n, edges, 4, weights[w]);
-            const sp_slice *slices[1] = {&slice};
+            const sp_picture_graph graph = {.about = &slice};
+            sp_bins bins;
+            sp_error error;
             sp_grid grid;
             double low, high;
             sp_grid_fit(&slice, 720, 20, true, &grid);
@@ -105,8 +114,11 @@ static void test_levels(void **state)
             assert_true(grid.rect.width <= 720 && grid.cell >= 1);
             uint8_t *levels = sp_alloc((size_t)grid.rows * grid.columns, 1);
             assert_non_null(levels);
-            sp_weight_range(slices, 1, SP_SCALE_LOG, &low, &high);
-            sp_grid_levels(&grid, &slice, SP_SCALE_LOG, low, high, levels);
+            assert_ok(sp_bins_fill(&graph, grid.step, false, &bins, &error), error);
+            assert_true(bins.edges == 4 && bins.rows == grid.rows && bins.columns == grid.columns);
+            sp_weight_range(&bins, NULL, SP_SCALE_LOG, &low, &high);
+            sp_bins_levels(&bins, SP_SCALE_LOG, low, high, levels);
+            sp_bins_close(&bins);
             size_t found = 0;
             for (size_t i = 0; i < (size_t)grid.rows * grid.columns; i++) found += levels[i] > 0;
             assert_int_equal(found, 4);
@@ -117,6 +129,78 @@ static void test_levels(void **state)
             if (n == 721 && w == 0) draw_all(&slice);
             sp_slice_fini(&slice);
         }
+        sp_graph_scene_fini(&scene);
+    }
+}
+
+/* Rows of a scene, as a head gives them. */
+static void scene_row(const void *context, uint32_t row, uint32_t begin, uint32_t end, sp_row_room *room,
+                      sp_row *out)
+{
+    const sp_slice *slice = context;
+    *out = (sp_row){.keys = room->keys, .weights = room->weights};
+    for (uint32_t e = slice->indptr[row]; e < slice->indptr[row + 1]; e++) {
+        if (slice->indices[e] < begin || slice->indices[e] >= end) continue;
+        room->keys[out->n] = slice->indices[e];
+        room->weights[out->n++] = slice->weights[e];
+    }
+}
+
+static double scene_mass(const void *context, uint32_t row)
+{
+    (void)context, (void)row;
+    return 1;
+}
+
+static bool stop_now(void *context)
+{
+    (void)context;
+    return true;
+}
+
+/* A graph that no slice holds gives the picture that its slice gives, all of it and a filtered part. */
+static void test_rows(void **state)
+{
+    (void)state;
+    for (int part = 0; part < 3; part++) {
+        uint32_t n = part == 2 ? 1500 : 90;
+        sp_graph_scene scene;
+        sp_slice whole;
+        sp_graph_scene_init(&scene, n, n, false);
+        sp_graph_scene_whole(&scene, SP_GRAPH_PRED, true, &whole);
+        const sp_rows rows = {.row = scene_row, .context = &whole, .n_query = n, .n_key = n};
+        sp_filter filter = {.row_end = n, .col_end = n};
+        if (part == 1)
+            filter = (sp_filter){
+                .row_begin = 20, .row_end = 80, .col_begin = 5, .col_end = 60, .has_top_k = true, .top_k = 3};
+        sp_slice held = whole, about = whole;
+        sp_error error = {0};
+        if (part == 1) {
+            held.indptr = NULL, held.indices = NULL, held.weights = held.left_out = NULL;
+            sp_rows counted = rows;
+            counted.mass = scene_mass;
+            assert_ok(sp_slice_fill(&counted, &filter, 20, UINT64_MAX, NULL, NULL, &held, &error), error);
+        }
+        about.row_begin = filter.row_begin, about.row_end = filter.row_end;
+        about.col_begin = filter.col_begin, about.col_end = filter.col_end;
+        about.indptr = NULL, about.indices = NULL, about.weights = NULL;
+        sp_picture_graph graph = {.about = &about, .rows = &rows, .filter = &filter};
+        for (int view = 0; view < 3; view++) {
+            sp_picture_options options = sp_picture_defaults(SP_CANVAS_SVG);
+            sp_buffer ours, theirs;
+            sp_buffer_init(&ours, 1 << 26);
+            sp_buffer_init(&theirs, 1 << 26);
+            graph.stop = NULL;
+            assert_ok(draw_graph(view, &graph, &options, &ours, &error), error);
+            assert_ok(draw(view, &held, &options, &theirs, &error), error);
+            assert_true(ours.size == theirs.size && memcmp(ours.data, theirs.data, ours.size) == 0);
+            graph.stop = stop_now;
+            assert_int_equal(draw_graph(view, &graph, &options, &ours, &error), SP_CANCELLED);
+            sp_buffer_fini(&ours);
+            sp_buffer_fini(&theirs);
+        }
+        if (part == 1) sp_slice_fini(&held);
+        sp_slice_fini(&whole);
         sp_graph_scene_fini(&scene);
     }
 }
@@ -181,7 +265,8 @@ static void test_provenance(void **state)
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_shapes),  cmocka_unit_test(test_no_edges), cmocka_unit_test(test_levels),
-    cmocka_unit_test(test_strides), cmocka_unit_test(test_captions), cmocka_unit_test(test_provenance),
+    cmocka_unit_test(test_shapes),     cmocka_unit_test(test_no_edges), cmocka_unit_test(test_levels),
+    cmocka_unit_test(test_rows),       cmocka_unit_test(test_strides),  cmocka_unit_test(test_captions),
+    cmocka_unit_test(test_provenance),
 };
 TEST_MAIN(tests)
