@@ -64,17 +64,11 @@ static sp_status open_one(const sp_model *model, const char *path, size_t i, sp_
     sp_fit *fit;
     sp_status status = sp_fit_open(path, &fit, error);
     if (status != SP_OK) return status;
-    if (fit->rope_pre)
-        status = sp_fail_param(&reason, SP_UNSUPPORTED, "rope",
-                               "the fit was made on vectors before the rotary embedding; serving takes fits "
-                               "with rope 'post'");
     size_t other = i;
-    for (size_t k = 0; k < out->n && status == SP_OK && strcmp(fit->model, fingerprint_of(model, i)) != 0;
-         k++)
+    for (size_t k = 0; k < out->n && strcmp(fit->model, fingerprint_of(model, i)) != 0; k++)
         if (strcmp(fit->model, fingerprint_of(model, k)) == 0) other = k;
-    if (status == SP_OK)
-        status = sp_fit_check(fit, fingerprint_of(model, other), h->n_layers, h->n_heads, h->n_kv_heads,
-                              h->head_dim, &reason);
+    status = sp_fit_check(fit, fingerprint_of(model, other), h->n_layers, h->n_heads, h->n_kv_heads,
+                          h->head_dim, &reason);
     if (status != SP_OK) {
         sp_fit_close(fit);
         return sp_fail_param(error, status, reason.param, "%.160s: %s", path, reason.message);

@@ -49,6 +49,16 @@ static sp_codes_options whole_codes(const sp_step *step)
                               .own_pages = true};
 }
 
+/* Numbers of a row of queries or keys before the rotary embedding; 0: no fit wants those. */
+static size_t plain_numbers(const sp_step *step, uint32_t n_heads)
+{
+    const sp_model *model = step->options.model;
+    bool wanted = false;
+    for (size_t i = 0; i < step->options.n_fits; i++)
+        wanted = wanted || (step->options.fits[i] && step->options.fits[i]->rope_pre);
+    return wanted && model->rope ? (size_t)n_heads * model->hparams.head_dim : 0;
+}
+
 /* Bytes of everything that the step allocates; false on overflow. */
 static bool count_bytes(sp_step *step, size_t forward_bytes, size_t plan_bytes)
 {
@@ -57,6 +67,7 @@ static bool count_bytes(sp_step *step, size_t forward_bytes, size_t plan_bytes)
     size_t vocab = model->hparams.vocab, workers = sp_threads_count(model->device->threads);
     size_t logits, candidates, total;
     size_t rows = sizeof(int32_t) + 4 * sizeof(uint32_t) + 1 + model->hparams.hidden * sizeof(float);
+    rows += plain_numbers(step, model->hparams.n_heads + model->hparams.n_kv_heads) * sizeof(float);
     if (!sp_mul_size(step->max_logits, vocab * sizeof(float) + sizeof(sp_logits_row), &logits)) return false;
     if (!sp_mul_size(workers, vocab * sizeof(sp_candidate), &candidates)) return false;
     if (!sp_add_size(logits, candidates, &total) || !sp_add_size(total, forward_bytes, &total)) return false;
@@ -91,6 +102,13 @@ static bool allocate(sp_step *step, size_t forward_bytes)
     step->logits = sp_alloc(step->max_logits * vocab, sizeof *step->logits);
     step->hidden = sp_alloc(step->max_rows * model->hparams.hidden, sizeof *step->hidden);
     step->scratch = sp_alloc(forward_bytes > 0 ? forward_bytes : 1, 1);
+    size_t plain_q = plain_numbers(step, model->hparams.n_heads),
+           plain_k = plain_numbers(step, model->hparams.n_kv_heads);
+    if (plain_q) {
+        step->plain_q = sp_alloc(step->max_rows, plain_q * sizeof *step->plain_q);
+        step->plain_k = sp_alloc(step->max_rows, plain_k * sizeof *step->plain_k);
+        if (!step->plain_q || !step->plain_k) return false;
+    }
     step->candidates = sp_alloc(sp_threads_count(model->device->threads) * vocab, sizeof *step->candidates);
     return step->entries && step->jobs && step->tokens && step->positions && step->slots && step->lengths &&
            step->adapters && step->wants && step->logits_rows && step->logits && step->hidden &&
@@ -134,6 +152,8 @@ void sp_step_close(sp_step *step)
     sp_free(step->logits_rows);
     sp_free(step->logits);
     sp_free(step->hidden);
+    sp_free(step->plain_q);
+    sp_free(step->plain_k);
     sp_free(step->scratch);
     sp_free(step->candidates);
     sp_free(step->states);
@@ -272,7 +292,9 @@ sp_status sp_step_run(sp_step *step, sp_error *error)
                       .wants_logits = step->wants,
                       .lengths = step->lengths,
                       .adapters = step->adapters,
-                      .hidden = step->pools ? step->hidden : NULL};
+                      .hidden = step->pools ? step->hidden : NULL,
+                      .plain_q = step->plain_q,
+                      .plain_k = step->plain_k};
     const sp_sequence *part = step->part_of;
     if (part) {
         batch.first_layer = part->whole_layer;

@@ -42,9 +42,10 @@ typedef struct sp_step {
     struct sp_logits_row *logits_rows; /* (max_logits) */
     float *logits;                     /* (max_logits, vocab) */
     float *hidden;                     /* (max_rows, hidden) */
-    bool pools;                        /* a sequence of the step wants hidden states */
-    void *scratch;                     /* of the forward pass */
-    sp_whole whole;                    /* of the one prompt that is run layer by layer */
+    float *plain_q, *plain_k;   /* (max_rows, n_heads or n_kv_heads, head_dim); NULL: no fit wants them */
+    bool pools;                 /* a sequence of the step wants hidden states */
+    void *scratch;              /* of the forward pass */
+    sp_whole whole;             /* of the one prompt that is run layer by layer */
     float *states;              /* (max_whole, hidden) of it; with whole's arrays made when first used */
     const sp_sequence *part_of; /* this step is a part of a layer of this sequence; or NULL */
     sp_candidate *candidates;   /* (workers, vocab) */

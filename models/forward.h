@@ -22,6 +22,9 @@ typedef struct sp_batch {
     uint32_t first_layer, end_layer;
     float *states; /* (n_rows, hidden) */
     float *hidden; /* written: (n_rows, hidden) states after the last norm; NULL: not wanted */
+    /* Written before each attend() by models with rotary embedding: q (n_rows, n_heads, head_dim) and k
+     * (n_rows, n_kv_heads, head_dim) before it. NULL: not wanted */
+    float *plain_q, *plain_k;
 } sp_batch;
 
 typedef enum sp_attend_kind { SP_ATTEND_SELF, SP_ATTEND_CROSS, SP_ATTEND_ENCODER } sp_attend_kind;

@@ -80,6 +80,10 @@ static sp_status attend_layer(sp_model *model, uint32_t index, const sp_batch *b
     size_t rows = batch->n_rows;
     ops->rms_norm(device, rows, h->hidden, h->norm_eps, layer->attention_norm, b->x, b->normed);
     project(model, index, rows, b);
+    if (batch->plain_q) {
+        memcpy(batch->plain_q, b->q, rows * h->n_heads * h->head_dim * sizeof *b->q);
+        memcpy(batch->plain_k, b->k, rows * h->n_kv_heads * h->head_dim * sizeof *b->k);
+    }
     ops->rope(device, rows, h->n_heads, h->head_dim, b->cos, b->sin, b->q);
     ops->rope(device, rows, h->n_kv_heads, h->head_dim, b->cos, b->sin, b->k);
     const sp_attend_call call = {.kind = SP_ATTEND_SELF,

@@ -33,6 +33,14 @@ static sp_status take(const sp_weights *weights, const char *name, sp_tensor *ou
     return sp_weights_take(weights, name, 3, found->shape, out, error);
 }
 
+/* The other form of a tensor, of the same shape; may be absent. */
+static sp_status take_pre(const sp_weights *weights, const char *name, const sp_tensor *like, sp_tensor *out,
+                          sp_error *error)
+{
+    if (!sp_weights_find(weights, name)) return SP_OK;
+    return sp_weights_take(weights, name, 3, like->shape, out, error);
+}
+
 static sp_status take_tensors(sp_apply_case *self, sp_error *error)
 {
     sp_status status = take(self->weights, "q", &self->q, error);
@@ -55,7 +63,8 @@ static sp_status take_tensors(sp_apply_case *self, sp_error *error)
     }
     self->n_heads = (uint32_t)q[0], self->n = (uint32_t)q[1], self->head_dim = (uint32_t)q[2];
     self->n_kv_heads = (uint32_t)k[0], self->m = (uint32_t)k[1], self->value_dim = (uint32_t)v[2];
-    return SP_OK;
+    status = take_pre(self->weights, "q_pre", &self->q, &self->q_pre, error);
+    return status ? status : take_pre(self->weights, "k_pre", &self->k, &self->k_pre, error);
 }
 
 /* A decimal integer from 0 to max; *out keeps its value where the key is absent. */

@@ -9,6 +9,7 @@
 typedef struct sp_apply_case {
     sp_weights *weights;
     sp_tensor q, k, v; /* (n_heads, n, head_dim), (n_kv_heads, m, head_dim), (n_kv_heads, m, value_dim) */
+    sp_tensor q_pre, k_pre; /* as q and k, before their rotary embedding; data NULL: not given */
     uint32_t n_heads, n_kv_heads, n, m, head_dim, value_dim;
     sp_attention attention;
     sp_attend_kind kind;

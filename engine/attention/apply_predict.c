@@ -26,9 +26,14 @@ sp_status sp_apply_predictor_open(sp_apply_predictor *self, sp_apply_case *input
     if (status == SP_OK && self->fit)
         status = sp_fit_check(self->fit, "", self->fit->n_layers, input->n_heads, input->n_kv_heads,
                               input->head_dim, error);
-    if (status != SP_OK) return status;
-    return sp_attention_resolve(&input->attention, self->fit, input->layer, input->layer + 1, input->kind,
-                                error);
+    if (status == SP_OK)
+        status = sp_attention_resolve(&input->attention, self->fit, input->layer, input->layer + 1,
+                                      input->kind, error);
+    if (status == SP_OK && self->fit->rope_pre && !(input->q_pre.data && input->k_pre.data))
+        sp_attention_note(&input->attention,
+                          "the fit takes vectors before the rotary embedding; without tensors q_pre and "
+                          "k_pre, q and k were taken for them");
+    return status;
 }
 
 /* Takes a * b bytes off *left; false when they are more or overflow. */
@@ -55,19 +60,21 @@ static sp_status open_codes(sp_apply_predictor *self, const sp_codes_options *op
     return sp_codes_open(options, &self->codes, error);
 }
 
-/* k: room for 64 keys of all heads. */
+/* k: room for 64 keys of all heads. Nothing is turned here: what the fit takes is given. */
 static void fill(sp_apply_predictor *self, const sp_apply_case *input, float *k)
 {
     size_t kv_heads = input->n_kv_heads, heads = input->n_heads, dim = input->head_dim;
+    bool pre = self->fit->rope_pre && input->q_pre.data && input->k_pre.data;
+    const sp_tensor *from_q = pre ? &input->q_pre : &input->q, *from_k = pre ? &input->k_pre : &input->k;
     sp_codes_select(self->codes, &input->attention, self->fit, input->layer, input->kind);
     for (uint32_t at = 0; at < input->valid; at += SP_TILE) {
         uint32_t n = input->valid - at < SP_TILE ? input->valid - at : SP_TILE;
         for (size_t i = 0; i < n * kv_heads; i++)
-            sp_apply_convert(&input->k, i % kv_heads * input->m + at + i / kv_heads, k + i * dim);
+            sp_apply_convert(from_k, i % kv_heads * input->m + at + i / kv_heads, k + i * dim);
         sp_codes_append(self->codes, at, n, k);
     }
     for (size_t i = 0; i < input->valid_q * heads; i++)
-        sp_apply_convert(&input->q, i % heads * input->n + i / heads, self->q + i * dim);
+        sp_apply_convert(from_q, i % heads * input->n + i / heads, self->q + i * dim);
 }
 
 sp_status sp_apply_predictor_prepare(sp_apply_predictor *self, sp_device *device, const sp_apply_case *input,

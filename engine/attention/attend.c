@@ -21,7 +21,7 @@ typedef struct sp_cached_plan {
 typedef struct prepared {
     size_t job;
     const sp_cached_plan *cached;
-    const float *k; /* its new keys */
+    const float *q, *k; /* its new queries and keys, as the maps of its fit take them */
 } prepared;
 
 struct sp_attender {
@@ -145,8 +145,9 @@ static sp_status make_plan(sp_attender *attender, sp_cached_plan *cached, const 
     return SP_OK;
 }
 
-/* The plan of one job and layer: one made earlier in this step where layers share, else a new one. */
-static sp_status find_plan(sp_attender *attender, size_t index, const sp_attend_call *call,
+/* The plan of one job and layer: one made earlier in this step where layers share, else a new one. q: the
+ * job's, as its attention takes them. */
+static sp_status find_plan(sp_attender *attender, size_t index, const sp_attend_call *call, const float *q,
                            const sp_kv_view *kv, sp_cached_plan **out, sp_error *error)
 {
     const sp_attender_options *options = &attender->options;
@@ -172,7 +173,7 @@ static sp_status find_plan(sp_attender *attender, size_t index, const sp_attend_
                                .n_heads = options->n_heads,
                                .n_kv_heads = options->n_kv_heads,
                                .device = options->device,
-                               .q = call->q + (size_t)job->first_row * options->n_heads * options->head_dim,
+                               .q = q,
                                .kv = kv,
                                .fit = job->fit,
                                .scratch = &attender->scratch};
@@ -190,18 +191,18 @@ static sp_status find_plan(sp_attender *attender, size_t index, const sp_attend_
     return status;
 }
 
-/* k: the job's rows of it. */
-static sp_status measure(sp_attender *attender, const sp_attend_job *job, const sp_plan *plan,
-                         const sp_attend_args *args, const float *k, uint32_t layer, sp_error *error)
+static sp_status measure(sp_attender *attender, const sp_attend_job *job, const prepared *done,
+                         const sp_attend_args *args, uint32_t layer, sp_error *error)
 {
     const sp_attender_options *options = &attender->options;
     if (!attender->measurer) {
         sp_status status = sp_measurer_open(options->device, options->context, &attender->measurer, error);
         if (status != SP_OK) return status;
     }
-    sp_measure_rows(attender->measurer, plan, args, job->measures + (size_t)layer * options->n_heads);
+    sp_measure_rows(attender->measurer, &done->cached->plan, args,
+                    job->measures + (size_t)layer * options->n_heads);
     return sp_clusters_count(job->clusters, options->device, job->attention, job->fit, layer, job->rows,
-                             options->n_kv_heads, args->q, k, error);
+                             options->n_kv_heads, done->q, done->k, error);
 }
 
 /* Writes what the job's attention keeps of its new keys. */
@@ -242,6 +243,18 @@ static uint32_t count_keys(const sp_attend_job *job)
     return job->whole && !job->whole->collects ? job->whole->rows : job->position + job->rows;
 }
 
+/* The job's queries and keys as the maps of its fit take them. */
+static void fit_rows(const sp_attender *attender, const sp_attend_job *job, const sp_attend_call *call,
+                     const float **q, const float **k)
+{
+    const sp_attender_options *options = &attender->options;
+    bool plain = job->fit && job->fit->rope_pre && call->batch->plain_q;
+    *q = (plain ? call->batch->plain_q : call->q) +
+         (size_t)job->first_row * options->n_heads * options->head_dim;
+    *k = (plain ? call->batch->plain_k : call->k) +
+         (size_t)job->first_row * options->n_kv_heads * options->head_dim;
+}
+
 /* Writes keys and values, makes the plan, and puts the job on the list. */
 static sp_status prepare(sp_attender *attender, size_t index, const sp_attend_call *call, sp_error *error)
 {
@@ -249,15 +262,17 @@ static sp_status prepare(sp_attender *attender, size_t index, const sp_attend_ca
     sp_attend_job *job = &attender->jobs[index];
     size_t q_row = (size_t)options->n_heads * options->head_dim;
     size_t k_row = (size_t)options->n_kv_heads * options->head_dim;
-    const float *q = call->q + job->first_row * q_row, *k = call->k + job->first_row * k_row;
+    const float *q = call->q + job->first_row * q_row, *fit_q, *fit_k;
     bool attends_whole = job->whole && !job->whole->collects;
+    bool fitted = job->attention->backend->caps & SP_CAP_NEEDS_FIT;
+    fit_rows(attender, job, call, &fit_q, &fit_k);
     if (!attends_whole) {
-        sp_kv_write(options->kv, options->device, job->pages, call->layer, job->position, job->rows, k,
-                    call->v + job->first_row * k_row);
-        keep_codes(attender, job, call, k);
+        sp_kv_write(options->kv, options->device, job->pages, call->layer, job->position, job->rows,
+                    call->k + job->first_row * k_row, call->v + job->first_row * k_row);
+        keep_codes(attender, job, call, fit_k);
     }
     if (job->whole && job->whole->collects) {
-        collect(attender, job, call, q, k);
+        collect(attender, job, call, fit_q, fit_k);
         return SP_OK;
     }
 
@@ -270,13 +285,14 @@ static sp_status prepare(sp_attender *attender, size_t index, const sp_attend_ca
                              .q = q,
                              .out = call->out + job->first_row * q_row};
     if (job->capture)
-        sp_capture_rows(job->capture, call->layer, job->position, job->rows, q, call->scale, job->fit);
+        sp_capture_rows(job->capture, call->layer, job->position, job->rows, q, fit_q, fit_k, call->scale,
+                        job->fit);
     uint32_t n_keys = count_keys(job);
     args->kv =
         sp_kv_layer(options->kv, job->pages, call->layer, n_keys, attender->pointers + attender->n_pages);
-    sp_status status = find_plan(attender, index, call, &args->kv, &cached, error);
+    sp_status status = find_plan(attender, index, call, fitted ? fit_q : q, &args->kv, &cached, error);
     if (status != SP_OK) return status;
-    *next = (prepared){.job = index, .cached = cached, .k = k};
+    *next = (prepared){.job = index, .cached = cached, .q = fit_q, .k = fit_k};
     args->plan = &cached->plan;
     attender->stats[attender->n_prepared++] = (sp_attend_stats){0};
     attender->n_pages += ((size_t)n_keys + SP_TILE - 1) / SP_TILE;
@@ -295,7 +311,7 @@ static sp_status finish(sp_attender *attender, size_t index, uint32_t layer, sp_
     job->phase->groups += counts->groups;
     *job->rows_empty += counts->rows_empty;
     if (!job->measures) return SP_OK;
-    return measure(attender, job, &done->cached->plan, &attender->args[index], done->k, layer, error);
+    return measure(attender, job, done, &attender->args[index], layer, error);
 }
 
 static void fail(sp_attend_job *job, size_t row, float *out)

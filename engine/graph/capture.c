@@ -187,27 +187,34 @@ static bool keeps_prompt_sides(const sp_captures *store, const sp_attention *att
     return store->options.side_bytes && !sp_attention_same_codes(attention, &decoding, fit, SP_ATTEND_SELF);
 }
 
+/* Numbers of a position's queries and keys before the rotary embedding; 0: the fit doesn't read those. */
+static size_t plain_numbers(const sp_captures *store, const sp_fit *fit)
+{
+    const sp_model *model = store->options.model;
+    if (!fit || !fit->rope_pre || !model->rope) return 0;
+    return ((size_t)model->hparams.n_heads + model->hparams.n_kv_heads) * model->hparams.head_dim;
+}
+
 static size_t prompt_side_bytes(const sp_captures *store, uint32_t n_prompt)
 {
     return ((size_t)n_prompt + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS * store->options.side_bytes;
 }
 
-/* Bytes of queries of one layer, with `sides` more of it, and of everything else. */
-static void count_bytes(const sp_captures *store, uint32_t capacity, size_t sides, size_t *layer,
-                        size_t *rest)
+/* Bytes of queries of one layer, with `more` of it, and of everything else. */
+static void count_bytes(const sp_captures *store, uint32_t capacity, size_t more, size_t *layer, size_t *rest)
 {
     const sp_hparams *hparams = &store->options.model->hparams;
     size_t pages = ((size_t)capacity + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
-    *layer = (size_t)capacity * hparams->n_heads * hparams->head_dim * sizeof(float) + sides;
+    *layer = (size_t)capacity * hparams->n_heads * hparams->head_dim * sizeof(float) + more;
     *rest = pages * (store->options.page_bytes + sizeof(uint32_t)) + (size_t)capacity * sizeof(int32_t) +
             sizeof(sp_capture);
 }
 
-static sp_status check_size(const sp_captures *store, uint32_t capacity, uint32_t n_layers, size_t sides,
+static sp_status check_size(const sp_captures *store, uint32_t capacity, uint32_t n_layers, size_t more,
                             size_t extra, size_t *bytes, sp_error *error)
 {
     size_t layer, rest, most = store->options.max_capture_bytes;
-    count_bytes(store, capacity, sides, &layer, &rest);
+    count_bytes(store, capacity, more, &layer, &rest);
     rest += extra;
     *bytes = rest + n_layers * layer;
     if (*bytes <= most) return SP_OK;
@@ -237,6 +244,13 @@ static bool allocate(sp_capture *capture, uint32_t capacity, size_t sides)
     for (uint32_t i = 0; i < info->n_layers; i++) {
         capture->q[i] = sp_alloc(capacity, row * sizeof(float));
         if (!capture->q[i]) return false;
+    }
+    size_t plain = plain_numbers(capture->store, capture->fit);
+    if (plain) capture->plain = sp_alloc_zero(info->n_layers, sizeof *capture->plain);
+    for (uint32_t i = 0; plain && i < info->n_layers; i++) {
+        if (!capture->plain) return false;
+        capture->plain[i] = sp_alloc(capacity, plain * sizeof(float));
+        if (!capture->plain[i]) return false;
     }
     if (sides == 0) return true;
     capture->prompt_sides = sp_alloc_zero(info->n_layers, sizeof *capture->prompt_sides);
@@ -278,10 +292,11 @@ sp_status sp_capture_open(sp_captures *store, const sp_capture_spec *spec, const
     size_t bytes = 0;
     size_t sides = keeps_prompt_sides(store, attention, fit) ? prompt_side_bytes(store, n_prompt) : 0;
     uint32_t n_layers = spec->layers ? spec->n_layers : hparams->n_layers;
+    size_t more = sides + capacity * plain_numbers(store, fit) * sizeof(float);
     sp_gold gold;
     sp_status status = choose_gold(spec, attention, &gold, error);
     if (status == SP_OK) status = check_labels(spec, n_prompt, error);
-    if (status == SP_OK) status = check_size(store, capacity, n_layers, sides, 0, &bytes, error);
+    if (status == SP_OK) status = check_size(store, capacity, n_layers, more, 0, &bytes, error);
     if (status != SP_OK) return status;
     sp_capture *capture = sp_alloc_zero(1, sizeof *capture);
     if (!capture) return sp_fail(error, SP_NO_MEMORY, "no memory for a capture");
@@ -307,7 +322,7 @@ sp_status sp_capture_open(sp_captures *store, const sp_capture_spec *spec, const
     sp_arena_init(&capture->arena, ARENA_BYTES);
     bool copied = copy_lists(capture, spec, hparams) && copy_labels(capture, spec);
     fill_source(capture, adapter);
-    status = copied ? check_size(store, capacity, n_layers, sides, capture->arena.used, &bytes, error)
+    status = copied ? check_size(store, capacity, n_layers, more, capture->arena.used, &bytes, error)
                     : sp_fail(error, SP_NO_MEMORY, "no memory for the lists and labels of a capture");
     capture->fixed_bytes = bytes;
     if (status == SP_OK && !allocate(capture, capacity, sides))
@@ -335,6 +350,9 @@ void sp_capture_free_parts(sp_capture *capture)
         for (int g = 0; g < SP_N_GRAPHS; g++) sp_free(capture->slots[i].thumbnails[g]);
     }
     for (uint32_t i = 0; capture->q && i < capture->info.n_layers; i++) sp_free(capture->q[i]);
+    for (uint32_t i = 0; capture->plain && i < capture->info.n_layers; i++) sp_free(capture->plain[i]);
+    sp_free(capture->plain);
+    capture->plain = NULL;
     for (uint32_t i = 0; capture->prompt_sides && i < capture->info.n_layers; i++)
         sp_free(capture->prompt_sides[i]);
     sp_free(capture->prompt_sides);
@@ -361,14 +379,19 @@ const char *sp_capture_id(const sp_capture *capture)
 }
 
 void sp_capture_rows(sp_capture *capture, uint32_t layer, uint32_t position, uint32_t rows, const float *q,
-                     float scale, const sp_fit *fit)
+                     const float *fit_q, const float *fit_k, float scale, const sp_fit *fit)
 {
+    const sp_capture_info *info = &capture->info;
     uint32_t slot = capture->slot_of[layer];
-    size_t row = capture->info.model_heads * capture->head_dim;
+    size_t row = info->model_heads * capture->head_dim, k_row = info->kv_heads * capture->head_dim;
     capture->scale = scale;
     capture->fit = fit;
-    if (slot == SP_NO_HEAD || position + rows > capture->info.capacity) return;
+    if (slot == SP_NO_HEAD || position + rows > info->capacity) return;
     memcpy(capture->q[slot] + position * row, q, rows * row * sizeof *q);
+    if (!capture->plain) return;
+    float *plain_k = capture->plain[slot] + info->capacity * row;
+    memcpy(capture->plain[slot] + position * row, fit_q, rows * row * sizeof *q);
+    memcpy(plain_k + position * k_row, fit_k, rows * k_row * sizeof *q);
 }
 
 void sp_capture_side(sp_capture *capture, uint32_t layer, uint32_t tile, const uint8_t *side)

@@ -1,10 +1,11 @@
 /* Captures: one input run once with what graph queries need, in a table under a byte budget.
  *
- * A capture holds the rotated queries of each layer it keeps (float32, as the layer computed them) and the
- * pages of keys and values of its sequence, which it takes over when the sequence ends. Heads are made from
- * both on demand (head.h) and kept beside it. The budget counts all of that. When it is short the least
- * recently used idle head goes first, since it can be made again, then the least recently used idle capture;
- * its id is remembered for an hour, so that who asks for it learns that it is gone and not unknown.
+ * A capture holds the rotated queries of each layer it keeps (float32, as the layer computed them; where a
+ * fit takes queries and keys before the rotation, those too) and the pages of keys and values of its
+ * sequence, which it takes over when the sequence ends. Heads are made from both on demand (head.h) and kept
+ * beside it. The budget counts all of that. When it is short the least recently used idle head goes first,
+ * since it can be made again, then the least recently used idle capture; its id is remembered for an hour, so
+ * that who asks for it learns that it is gone and not unknown.
  *
  * Owners and threads: one mutex guards the table and everything in a capture that changes. The engine thread
  * fills a running capture; once it is ready its queries, pages and tokens are constant. Who reads one holds
@@ -112,10 +113,10 @@ sp_status sp_capture_open(sp_captures *store, const sp_capture_spec *spec, const
                           const sp_fit *fit, uint32_t adapter, const int32_t *tokens, uint32_t n_prompt,
                           uint32_t capacity, sp_capture **out, sp_error *error) SP_MUST_CHECK;
 const char *sp_capture_id(const sp_capture *capture);
-/* Rows position .. position + rows of one layer: q (rows, n_heads, head_dim). fit: what the run's backend
- * reads; NULL: none. */
+/* Rows position .. position + rows of one layer: q, (rows, n_heads, head_dim), and fit_q, fit_k, (rows,
+ * n_heads or n_kv_heads, head_dim), as the fit takes them. fit: what the run's backend reads; NULL: none. */
 void sp_capture_rows(sp_capture *capture, uint32_t layer, uint32_t position, uint32_t rows, const float *q,
-                     float scale, const sp_fit *fit);
+                     const float *fit_q, const float *fit_k, float scale, const sp_fit *fit);
 /* What a prompt that is run layer by layer keeps of one key tile (side_bytes; engine/attention/codes.h), or
  * of the first part of it. */
 void sp_capture_side(sp_capture *capture, uint32_t layer, uint32_t tile, const uint8_t *side);

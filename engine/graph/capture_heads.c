@@ -90,6 +90,9 @@ static void fill_source(sp_capture *capture, const sp_graph_runner *runner, uint
                             .fit = capture->fit,
                             .tokens = capture->tokens};
     fill_sides(capture, runner->kv, layer, t, out);
+    if (!capture->plain) return;
+    out->fit_q = capture->plain[capture->slot_of[layer]];
+    out->fit_k = out->fit_q + info->capacity * info->model_heads * capture->head_dim;
 }
 
 /* --- making --- */

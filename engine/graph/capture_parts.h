@@ -40,6 +40,10 @@ struct sp_capture {
     float scale;
     const sp_fit *fit; /* the engine's */
     float **q;         /* (kept layers) each (capacity, model heads, head_dim) */
+    /* Where the fit takes queries and keys as before the rotary embedding: those, (kept layers) each
+     * (capacity, model heads, head_dim), then (capacity, KV heads, head_dim); NULL: it takes q and the pages'
+     * keys */
+    float **plain;
     /* (kept layers) each (key tiles of the prompt, side_bytes): what its attention read of keys, where the
      * pages' sides keep something else for generated positions; NULL: the sides have it */
     uint8_t **prompt_sides;

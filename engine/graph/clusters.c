@@ -45,6 +45,19 @@ static void load_keys(const assigning *a)
     }
 }
 
+/* The queries or keys at hand as the fit takes them. */
+static const float *load_rows(const assigning *a)
+{
+    const sp_capture_info *info = &a->capture->info;
+    uint32_t slot = a->capture->slot_of[a->layer];
+    size_t q_row = info->model_heads * a->capture->head_dim, k_row = info->kv_heads * a->capture->head_dim;
+    const float *plain = a->capture->plain ? a->capture->plain[slot] : NULL;
+    if (!a->keys) return (plain ? plain : a->capture->q[slot]) + a->first * q_row;
+    if (plain) return plain + info->capacity * q_row + a->first * k_row;
+    load_keys(a);
+    return a->k;
+}
+
 /* Projects the rows at hand and gives each its nearest centroids, run by run. */
 static void assign_rows(void *context)
 {
@@ -53,15 +66,14 @@ static void assign_rows(void *context)
     sp_device *device = a->runner->device;
     uint32_t rank = a->set->rank, maps = a->keys ? a->set->n_k_maps : info->model_heads;
     uint32_t map = a->head / (info->model_heads / maps);
-    size_t q_row = (size_t)info->model_heads * a->capture->head_dim, C = a->table->size;
-    if (a->keys) load_keys(a);
-    const float *q = a->capture->q[a->capture->slot_of[a->layer]] + a->first * q_row;
+    size_t C = a->table->size;
+    const float *x = load_rows(a);
     const sp_project_args project = {.rows = a->rows,
                                      .n_in = a->keys ? info->kv_heads : info->model_heads,
                                      .n_maps = maps,
                                      .dim = (uint32_t)a->capture->head_dim,
                                      .rank = rank,
-                                     .x = a->keys ? a->k : q,
+                                     .x = x,
                                      .weight = a->keys ? a->set->k_weight : a->set->q_weight,
                                      .bias = a->keys ? a->set->k_bias : a->set->q_bias,
                                      .out = a->projected};

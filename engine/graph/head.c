@@ -416,7 +416,9 @@ static sp_status make_plan(sp_head_builder *b, uint32_t row, uint32_t rows, sp_e
     bool decodes = row >= b->own_rows, streams = b->streams || decodes;
     uint32_t last = row + rows < s->kv.n_keys ? row + rows : s->kv.n_keys;
     uint32_t whole_keys = s->decoding ? b->own_rows : s->kv.n_keys;
-    sp_plan_request request = {.attention = decodes ? s->decoding : s->attention,
+    const sp_attention *attention = decodes ? s->decoding : s->attention;
+    const float *q = s->fit_q && attention->backend->caps & SP_CAP_NEEDS_FIT ? s->fit_q : s->q;
+    sp_plan_request request = {.attention = attention,
                                .layer = s->layer,
                                .kind = s->kind,
                                .causal = s->causal,
@@ -426,9 +428,9 @@ static sp_status make_plan(sp_head_builder *b, uint32_t row, uint32_t rows, sp_e
                                .n_heads = s->n_heads,
                                .n_kv_heads = s->n_kv_heads,
                                .device = s->device,
-                               .q = s->q + (size_t)row * s->n_heads * s->kv.head_dim,
+                               .q = q + (size_t)row * s->n_heads * s->kv.head_dim,
                                .kv = &s->kv,
-                               .whole_q = s->q,
+                               .whole_q = q,
                                .whole_rows = b->own_rows,
                                .scratch = &b->scratch,
                                .fit = s->fit};

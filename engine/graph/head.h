@@ -46,6 +46,9 @@ typedef struct sp_head_source {
     sp_attend_kind kind;
     bool causal;
     const sp_fit *fit; /* what the backend predicts with; NULL: none */
+    /* Where it takes queries and keys as before the rotary embedding: those, (n_query, n_heads, head_dim) and
+     * (n_key, n_kv_heads, head_dim); NULL: q and the keys of kv */
+    const float *fit_q, *fit_k;
     /* (key tiles) what the run kept of keys for the attention, and for decoding; NULL: nothing, it is made
      * anew where it is needed */
     uint8_t *const *sides, *const *decoding_sides;

@@ -62,14 +62,16 @@ bool sp_head_codes_step(sp_head_codes *codes)
     const sp_kv_view *kv = &codes->source->kv;
     uint32_t n = codes->n_keys - codes->done < KEYS_A_STEP ? codes->n_keys - codes->done : KEYS_A_STEP;
     size_t row = kv->head_dim * sp_dtype_size(kv->dtype);
-    for (uint32_t i = 0; i < n; i++) {
+    const float *k = codes->source->fit_k;
+    for (uint32_t i = 0; i < n && !k; i++) {
         uint32_t at = codes->done + i;
         for (uint32_t h = 0; h < codes->source->n_kv_heads; h++)
             (void)sp_convert_to_f32(
                 kv->dtype, kv->pages[at / SP_TILE] + h * kv->head_bytes + at % SP_TILE * row,
                 codes->k + ((size_t)i * codes->source->n_kv_heads + h) * kv->head_dim, kv->head_dim);
     }
-    if (n > 0) sp_codes_append(codes->codes, codes->done, n, codes->k);
+    k = k ? k + (size_t)codes->done * codes->source->n_kv_heads * kv->head_dim : codes->k;
+    if (n > 0) sp_codes_append(codes->codes, codes->done, n, k);
     codes->done += n;
     return codes->done == codes->n_keys;
 }

@@ -16,8 +16,7 @@ struct sp_sampler {
     uint8_t *wants; /* (length), as sp_batch has them */
     sp_plan plan;
     sp_attention attention;
-    float *turned;          /* (length, n_heads, head_dim), rope_pre */
-    float *cosines, *sines; /* (length, head_dim / 2), rope_pre */
+    float *plain_q, *plain_k; /* (length, n_heads or n_kv_heads, head_dim), rope_pre */
     /* the pass */
     sp_sample *sample;
     size_t window;
@@ -52,18 +51,6 @@ void sp_sample_fini(sp_sample *sample)
 }
 
 /* --- attention of a pass --- */
-
-/* x (length, n_heads, head_dim) to rows a head; undoes the rotary embedding first where asked. */
-static const float *before_rope(sp_sampler *sampler, const float *x, uint32_t n_heads)
-{
-    sp_model *model = sampler->options.model;
-    size_t rows = sampler->options.text->length, d = model->hparams.head_dim;
-    if (!sampler->turned) return x;
-    memcpy(sampler->turned, x, rows * n_heads * d * sizeof *x);
-    model->device->ops->rope(model->device, rows, n_heads, d, sampler->cosines, sampler->sines,
-                             sampler->turned);
-    return sampler->turned;
-}
 
 static void keep_queries(sp_sampler *sampler, uint32_t layer, const float *q)
 {
@@ -103,9 +90,8 @@ static sp_status answer(void *context, const sp_attend_call *call, sp_error *err
     if (call->layer >= sample->first_layer) {
         sample->scale = call->scale;
         keep_queries(sampler, call->layer - sample->first_layer,
-                     before_rope(sampler, call->q, sample->n_heads));
-        keep_keys(sampler, call->layer - sample->first_layer,
-                  before_rope(sampler, call->k, sample->n_kv_heads));
+                     sampler->plain_q ? sampler->plain_q : call->q);
+        keep_keys(sampler, call->layer - sample->first_layer, sampler->plain_k ? sampler->plain_k : call->k);
         if (call->layer + 1 == sample->first_layer + sample->n_layers) return SP_CANCELLED; /* enough */
     }
     sp_kv_write(&sampler->kv, device, sampler->pages, 0, 0, rows, call->k, call->v);
@@ -143,7 +129,9 @@ static sp_status read_window(sp_sampler *sampler, sp_error *error)
                       .slots = sampler->slots,
                       .wants_logits = sampler->wants,
                       .lengths = sampler->lengths,
-                      .adapters = sampler->adapters};
+                      .adapters = sampler->adapters,
+                      .plain_q = sampler->plain_q,
+                      .plain_k = sampler->plain_k};
     sp_status status =
         sp_model_forward(sampler->options.model, &batch, answer, sampler, sampler->scratch, NULL, error);
     return status == SP_CANCELLED ? SP_OK : status;
@@ -203,23 +191,15 @@ static bool fill_batch(sp_sampler *sampler)
     return true;
 }
 
-/* The tables that turn back: cosines and sines of the angles, negated, over the square of their scale. */
-static bool fill_turns(sp_sampler *sampler)
+/* Room for vectors before the rotary embedding, where those are wanted and there is one. */
+static bool open_plain(sp_sampler *sampler)
 {
-    const sp_model *model = sampler->options.model;
-    size_t n = sampler->options.text->length, half = model->hparams.head_dim / 2;
-    if (!sampler->options.rope_pre || !model->rope) return true;
-    sampler->turned = sp_alloc(n * model->hparams.n_heads * model->hparams.head_dim, sizeof(float));
-    sampler->cosines = sp_alloc(n * half, sizeof(float));
-    sampler->sines = sp_alloc(n * half, sizeof(float));
-    if (!sampler->turned || !sampler->cosines || !sampler->sines) return false;
-    sp_rope_fill(model->rope, n, sampler->positions, sampler->lengths, sampler->cosines, sampler->sines);
-    const float shrink = (float)(1.0 / (model->rope->scale * model->rope->scale));
-    for (size_t i = 0; i < n * half; i++) {
-        sampler->cosines[i] *= shrink;
-        sampler->sines[i] *= -shrink;
-    }
-    return true;
+    const sp_hparams *h = &sampler->options.model->hparams;
+    size_t n = sampler->options.text->length;
+    if (!sampler->options.rope_pre || !sampler->options.model->rope) return true;
+    sampler->plain_q = sp_alloc(n * h->n_heads, h->head_dim * sizeof(float));
+    sampler->plain_k = sp_alloc(n * h->n_kv_heads, h->head_dim * sizeof(float));
+    return sampler->plain_q && sampler->plain_k;
 }
 
 static sp_status open_pages(sp_sampler *sampler, sp_error *error)
@@ -252,7 +232,7 @@ static sp_status fill(sp_sampler *sampler, sp_error *error)
         sp_attention_parse(pattern, pattern ? strlen(pattern) : 0, &host, &sampler->attention, error);
     if (status != SP_OK) return status;
     if (!sp_model_scratch_bytes(model, sampler->options.text->length, 0, &bytes) ||
-        !(sampler->scratch = sp_alloc(bytes, 1)) || !fill_batch(sampler) || !fill_turns(sampler))
+        !(sampler->scratch = sp_alloc(bytes, 1)) || !fill_batch(sampler) || !open_plain(sampler))
         return sp_fail(error, SP_NO_MEMORY, "no memory to run %u tokens; choose a shorter --length",
                        sampler->options.text->length);
     return open_pages(sampler, error);
@@ -285,8 +265,7 @@ void sp_sampler_close(sp_sampler *sampler)
     sp_free(sampler->lengths);
     sp_free(sampler->adapters);
     sp_free(sampler->wants);
-    sp_free(sampler->turned);
-    sp_free(sampler->cosines);
-    sp_free(sampler->sines);
+    sp_free(sampler->plain_q);
+    sp_free(sampler->plain_k);
     sp_free(sampler);
 }

@@ -1,10 +1,7 @@
 """Clusters of captured heads against numpy, under sparsefinder with a random fit made here: members, edges inside, gold edges
 that the clustering cuts, label histograms, cluster ids of tokens; a sweep over the fit; attentions without clusters."""
-import hashlib
-import json
 import os
 import shutil
-import struct
 import sys
 import tempfile
 import time
@@ -12,6 +9,7 @@ import time
 import numpy
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+import fit_file
 import harness
 import llama_numpy
 import tiny_model
@@ -36,29 +34,8 @@ def make_fit():
     return {name: values.astype(numpy.float32) for name, values in out.items()}
 
 
-def fingerprint():
-    """SHA-256 of the query and key projections as they are stored, layer by layer."""
-    digest, stored = hashlib.sha256(), tiny_model.tensors()
-    for layer in range(LAYERS):
-        for name in "qk":
-            digest.update(stored["model.layers.%d.self_attn.%s_proj.weight" % (layer, name)].tobytes())
-    return digest.hexdigest()
-
-
-def write_fit(path, arrays):
-    header, place = {"__metadata__": {"model": fingerprint(), "format": "sparsed.sparsefinder.v1", "layers": str(LAYERS), "heads": str(HEADS),
-                                      "d": str(DIM), "r": str(RANK), "alpha": "1.5", "seed": "0", "rope": "post"}}, 0
-    for name, array in sorted(arrays.items()):
-        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [place, place + array.nbytes]}
-        place += array.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text + b"".join(a.tobytes() for _, a in sorted(arrays.items())))
-
-
 FIT = make_fit()
-write_fit(os.path.join(FOLDER, "sparsefinder.safetensors"), FIT)
+fit_file.write(os.path.join(FOLDER, "sparsefinder.safetensors"), FIT, RANK)
 IDS = [int(t) for t in numpy.random.RandomState(4).randint(1, 250, 140)]
 N = len(IDS)
 LABELS = {"pos": [["NOUN", "VERB", "DET"][i % 3] for i in range(N)], "side": ["left"] * 50 + ["right"] * (N - 50)}

@@ -106,7 +106,16 @@ class Llama:
             up = y @ self.weights[at + "mlp.up_proj.weight"].T
             x = x + (gate / (1 + numpy.exp(-gate)) * up) @ self.weights[at + "mlp.down_proj.weight"].T
             out.append(scores)
+        self.states = x
         return numpy.array(out)
+
+    def logprobs(self, ids, mask, alpha):
+        """log p of each token but the first after those before it, tied embeddings; mask as in scores."""
+        self.scores(ids, mask, alpha)
+        logits = self.norm(self.states, "model.norm.weight") @ self.weights["model.embed_tokens.weight"].T
+        logits -= logits.max(axis=-1, keepdims=True)
+        logits -= numpy.log(numpy.exp(logits).sum(axis=-1, keepdims=True))
+        return logits[numpy.arange(len(ids) - 1), numpy.array(ids)[1:]]
 
 
 def cut_mass(weights, mass):
