@@ -127,7 +127,7 @@ static void list_units(fit_job *job, uint32_t first, uint32_t n)
 static sp_status run_groups(fit_job *job, sp_sampler *sampler, size_t sample_bytes, sp_error *error)
 {
     uint32_t n_layers = job->room.fit->n_layers;
-    size_t at_once = sample_bytes / sp_sample_layer_bytes(job->source->model, job->source->text);
+    size_t at_once = sample_bytes / sp_sample_layer_bytes(job->source);
     if (at_once < 1) at_once = 1;
     sp_status status = SP_OK;
     for (uint32_t first = 0; status == SP_OK && first < n_layers;) {

@@ -24,57 +24,91 @@ struct sp_sampler {
 
 /* --- the sample --- */
 
+/* Where the numbers of one head and window begin. */
+static size_t place(const sp_sample *sample, uint32_t n_heads, uint32_t layer, uint32_t head, size_t window)
+{
+    return (((size_t)layer * n_heads + head) * sample->n_windows + window) * sample->length *
+           sample->head_dim;
+}
+
 const uint16_t *sp_sample_q(const sp_sample *sample, uint32_t layer, uint32_t head, size_t window)
 {
-    size_t number = ((size_t)layer * sample->n_heads + head) * sample->n_windows + window;
-    return sample->q + number * sample->length * sample->head_dim;
+    return sample->q + place(sample, sample->n_heads, layer, head, window);
 }
 
 const uint16_t *sp_sample_k(const sp_sample *sample, uint32_t layer, uint32_t kv_head, size_t window)
 {
-    size_t number = ((size_t)layer * sample->n_kv_heads + kv_head) * sample->n_windows + window;
-    return sample->k + number * sample->length * sample->head_dim;
+    return sample->k + place(sample, sample->n_kv_heads, layer, kv_head, window);
 }
 
-size_t sp_sample_layer_bytes(const sp_model *model, const sp_fit_text *text)
+const uint16_t *sp_sample_turned_q(const sp_sample *sample, uint32_t layer, uint32_t head, size_t window)
 {
-    const sp_hparams *h = &model->hparams;
-    return (size_t)(h->n_heads + h->n_kv_heads) * h->head_dim * text->n_windows * text->length *
-           sizeof(uint16_t);
+    return sample->turned_q + place(sample, sample->n_heads, layer, head, window);
+}
+
+const uint16_t *sp_sample_turned_k(const sp_sample *sample, uint32_t layer, uint32_t kv_head, size_t window)
+{
+    return sample->turned_k + place(sample, sample->n_kv_heads, layer, kv_head, window);
+}
+
+static bool keeps_plain(const sp_sample_options *options)
+{
+    return options->rope_pre && options->model->rope;
+}
+
+size_t sp_sample_layer_bytes(const sp_sample_options *options)
+{
+    const sp_hparams *h = &options->model->hparams;
+    size_t numbers = (size_t)(h->n_heads + h->n_kv_heads) * h->head_dim * options->text->n_windows;
+    return numbers * options->text->length * sizeof(uint16_t) * (keeps_plain(options) ? 2 : 1);
 }
 
 void sp_sample_fini(sp_sample *sample)
 {
     sp_free(sample->q);
     sp_free(sample->k);
+    sp_free(sample->turned_q);
+    sp_free(sample->turned_k);
     *sample = (sp_sample){0};
 }
 
 /* --- attention of a pass --- */
 
-static void keep_queries(sp_sampler *sampler, uint32_t layer, const float *q)
+/* q (length, n_heads, head_dim) to rows a head. to: that of all layers. */
+static void keep_queries(const sp_sampler *sampler, uint32_t layer, const float *q, uint16_t *to)
 {
-    sp_sample *sample = sampler->sample;
+    const sp_sample *sample = sampler->sample;
     size_t d = sample->head_dim;
     for (uint32_t head = 0; head < sample->n_heads; head++) {
-        uint16_t *to = sample->q + (sp_sample_q(sample, layer, head, sampler->window) - sample->q);
+        uint16_t *rows = to + place(sample, sample->n_heads, layer, head, sampler->window);
         for (uint32_t t = 0; t < sample->length; t++)
             for (size_t i = 0; i < d; i++)
-                to[t * d + i] = sp_bf16_from_f32(q[((size_t)t * sample->n_heads + head) * d + i]);
+                rows[t * d + i] = sp_bf16_from_f32(q[((size_t)t * sample->n_heads + head) * d + i]);
     }
 }
 
-static void keep_keys(sp_sampler *sampler, uint32_t layer, const float *k)
+static void keep_keys(const sp_sampler *sampler, uint32_t layer, const float *k, uint16_t *to)
 {
-    sp_sample *sample = sampler->sample;
+    const sp_sample *sample = sampler->sample;
     size_t d = sample->head_dim;
     for (uint32_t head = 0; head < sample->n_kv_heads; head++) {
-        uint16_t *to = sample->k + (sp_sample_k(sample, layer, head, sampler->window) - sample->k);
+        uint16_t *columns = to + place(sample, sample->n_kv_heads, layer, head, sampler->window);
         for (uint32_t t = 0; t < sample->length; t++)
             for (size_t i = 0; i < d; i++)
-                to[i * sample->length + t] =
+                columns[i * sample->length + t] =
                     sp_bf16_from_f32(k[((size_t)t * sample->n_kv_heads + head) * d + i]);
     }
+}
+
+static void keep(const sp_sampler *sampler, const sp_attend_call *call)
+{
+    const sp_sample *sample = sampler->sample;
+    uint32_t layer = call->layer - sample->first_layer;
+    keep_queries(sampler, layer, call->q, sample->turned_q ? sample->turned_q : sample->q);
+    keep_keys(sampler, layer, call->k, sample->turned_k ? sample->turned_k : sample->k);
+    if (!sample->turned_q) return;
+    keep_queries(sampler, layer, sampler->plain_q, sample->q);
+    keep_keys(sampler, layer, sampler->plain_k, sample->k);
 }
 
 static sp_status answer(void *context, const sp_attend_call *call, sp_error *error)
@@ -89,9 +123,7 @@ static sp_status answer(void *context, const sp_attend_call *call, sp_error *err
                        call->layer);
     if (call->layer >= sample->first_layer) {
         sample->scale = call->scale;
-        keep_queries(sampler, call->layer - sample->first_layer,
-                     sampler->plain_q ? sampler->plain_q : call->q);
-        keep_keys(sampler, call->layer - sample->first_layer, sampler->plain_k ? sampler->plain_k : call->k);
+        keep(sampler, call);
         if (call->layer + 1 == sample->first_layer + sample->n_layers) return SP_CANCELLED; /* enough */
     }
     sp_kv_write(&sampler->kv, device, sampler->pages, 0, 0, rows, call->k, call->v);
@@ -154,11 +186,17 @@ sp_status sp_sampler_read(sp_sampler *sampler, uint32_t first, uint32_t n,
     size_t numbers = (size_t)n * text->n_windows * text->length * h->head_dim;
     out->q = sp_alloc(numbers * h->n_heads, sizeof *out->q);
     out->k = sp_alloc(numbers * h->n_kv_heads, sizeof *out->k);
-    sp_status status = out->q && out->k ? SP_OK
-                                        : sp_fail(error, SP_NO_MEMORY,
-                                                  "no memory for the queries and keys "
-                                                  "of %u layers; give fewer --tokens",
-                                                  n);
+    bool enough = out->q && out->k;
+    if (sampler->plain_q) {
+        out->turned_q = sp_alloc(numbers * h->n_heads, sizeof *out->turned_q);
+        out->turned_k = sp_alloc(numbers * h->n_kv_heads, sizeof *out->turned_k);
+        enough = enough && out->turned_q && out->turned_k;
+    }
+    sp_status status = enough ? SP_OK
+                              : sp_fail(error, SP_NO_MEMORY,
+                                        "no memory for the queries and keys of %u layers; give fewer "
+                                        "--tokens",
+                                        n);
     sampler->sample = out;
     for (size_t w = 0; status == SP_OK && w < text->n_windows; w++) {
         sampler->window = w;
@@ -196,7 +234,7 @@ static bool open_plain(sp_sampler *sampler)
 {
     const sp_hparams *h = &sampler->options.model->hparams;
     size_t n = sampler->options.text->length;
-    if (!sampler->options.rope_pre || !sampler->options.model->rope) return true;
+    if (!keeps_plain(&sampler->options)) return true;
     sampler->plain_q = sp_alloc(n * h->n_heads, h->head_dim * sizeof(float));
     sampler->plain_k = sp_alloc(n * h->n_kv_heads, h->head_dim * sizeof(float));
     return sampler->plain_q && sampler->plain_k;

@@ -19,13 +19,17 @@ typedef struct sp_sample {
     sp_normalizer normalizer;
     uint16_t *q; /* bf16 (n_layers, n_heads, n_windows, length, head_dim) */
     uint16_t *k; /* bf16 (n_layers, n_kv_heads, n_windows, head_dim, length) */
+    /* Where q and k are those before the rotary embedding: those behind it, which the model attends by; else
+     * NULL */
+    uint16_t *turned_q, *turned_k;
 } sp_sample;
 
 /* (length, head_dim) and (head_dim, length); layer counts from 0 in the sample. */
 const uint16_t *sp_sample_q(const sp_sample *sample, uint32_t layer, uint32_t head, size_t window);
 const uint16_t *sp_sample_k(const sp_sample *sample, uint32_t layer, uint32_t kv_head, size_t window);
-/* Bytes that a sample of one layer takes. */
-size_t sp_sample_layer_bytes(const sp_model *model, const sp_fit_text *text);
+/* The same of turned_q and turned_k, where there are such. */
+const uint16_t *sp_sample_turned_q(const sp_sample *sample, uint32_t layer, uint32_t head, size_t window);
+const uint16_t *sp_sample_turned_k(const sp_sample *sample, uint32_t layer, uint32_t kv_head, size_t window);
 void sp_sample_fini(sp_sample *sample);
 
 typedef struct sp_sample_options {
@@ -34,8 +38,11 @@ typedef struct sp_sample_options {
     uint32_t adapter; /* 0: the base alone, i: the model's adapter i - 1 */
     sp_normalizer normalizer;
     sp_dtype kv;   /* type of the keys that the model attends to */
-    bool rope_pre; /* queries and keys as before the rotary embedding */
+    bool rope_pre; /* queries and keys as before the rotary embedding, and behind it */
 } sp_sample_options;
+
+/* Bytes that a sample of one layer takes. */
+size_t sp_sample_layer_bytes(const sp_sample_options *options);
 
 typedef struct sp_sampler sp_sampler;
 sp_status sp_sampler_open(const sp_sample_options *options, sp_sampler **out, sp_error *error) SP_MUST_CHECK;

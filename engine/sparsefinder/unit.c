@@ -7,10 +7,17 @@
 
 enum { MOMENT_TOKENS = 8192 };
 
-void sp_unit_keys(const sp_unit *unit, size_t window, float *columns)
+/* What the model attends by, as its true graph needs it. */
+struct sp_unit_turned {
+    size_t window;  /* whose keys are there */
+    float *keys;    /* (dim, stride) */
+    float *queries; /* (SP_UNIT_ROWS, dim) */
+};
+
+/* from: (dim, length) of one window */
+static void widen_keys(const sp_unit *unit, const uint16_t *from, float *columns)
 {
     const sp_sample *sample = unit->sample;
-    const uint16_t *from = sp_sample_k(sample, unit->layer, unit->kv_head, window);
     for (size_t i = 0; i < sample->head_dim; i++) {
         float *to = columns + i * unit->stride;
         unit->ops->widen(sample->length, from + i * sample->length, to);
@@ -18,13 +25,37 @@ void sp_unit_keys(const sp_unit *unit, size_t window, float *columns)
     }
 }
 
+void sp_unit_keys(const sp_unit *unit, size_t window, float *columns)
+{
+    widen_keys(unit, sp_sample_k(unit->sample, unit->layer, unit->kv_head, window), columns);
+}
+
+/* from: (length, dim) of one window */
+static void widen_queries(const sp_unit *unit, const uint16_t *from, const uint32_t *rows, size_t n,
+                          float factor, float *out)
+{
+    size_t dim = unit->sample->head_dim;
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < dim; k++) out[i * dim + k] = factor * sp_bf16_to_f32(from[rows[i] * dim + k]);
+}
+
 void sp_unit_queries(const sp_unit *unit, uint32_t head, size_t window, const uint32_t *rows, size_t n,
                      float factor, float *out)
 {
-    size_t dim = unit->sample->head_dim;
-    const uint16_t *from = sp_sample_q(unit->sample, unit->layer, unit->first_head + head, window);
-    for (size_t i = 0; i < n; i++)
-        for (size_t k = 0; k < dim; k++) out[i * dim + k] = factor * sp_bf16_to_f32(from[rows[i] * dim + k]);
+    widen_queries(unit, sp_sample_q(unit->sample, unit->layer, unit->first_head + head, window), rows, n,
+                  factor, out);
+}
+
+/* Loads what the model attends by: rows of one head, and the window's keys where others are there. */
+static void load_turned(const sp_unit *unit, uint32_t head, size_t window, const uint32_t *rows, size_t n)
+{
+    const sp_sample *sample = unit->sample;
+    struct sp_unit_turned *turned = unit->turned;
+    if (turned->window != window)
+        widen_keys(unit, sp_sample_turned_k(sample, unit->layer, unit->kv_head, window), turned->keys);
+    turned->window = window;
+    widen_queries(unit, sp_sample_turned_q(sample, unit->layer, unit->first_head + head, window), rows, n,
+                  sample->scale, turned->queries);
 }
 
 void sp_transpose(size_t n, size_t m, const float *from, size_t from_stride, float *out, size_t out_stride)
@@ -40,12 +71,13 @@ void sp_unit_gold(const sp_unit *unit, uint32_t head, size_t window, const uint3
     assert(n <= SP_UNIT_ROWS);
     for (size_t i = 0; i < n; i++) lengths[i] = rows[i] + 1;
     sp_unit_queries(unit, head, window, rows, n, unit->sample->scale, queries);
+    if (unit->turned) load_turned(unit, head, window, rows, n);
     sp_train_product product = {.n_a = n,
                                 .n_d = unit->sample->head_dim,
                                 .n_t = unit->sample->length,
-                                .x = queries,
+                                .x = unit->turned ? unit->turned->queries : queries,
                                 .x_stride = unit->sample->head_dim,
-                                .y = keys,
+                                .y = unit->turned ? unit->turned->keys : keys,
                                 .y_stride = unit->stride,
                                 .out = scores,
                                 .out_stride = unit->stride,
@@ -149,6 +181,18 @@ static void fill_moments(sp_unit *unit, bool shared, float *x, float *columns)
     }
 }
 
+static bool open_turned(sp_unit *unit)
+{
+    size_t dim = unit->sample->head_dim;
+    if (!unit->sample->turned_q) return true;
+    unit->turned = sp_alloc_zero(1, sizeof *unit->turned);
+    if (!unit->turned) return false;
+    unit->turned->window = SIZE_MAX;
+    unit->turned->keys = sp_alloc(dim * unit->stride, sizeof(float));
+    unit->turned->queries = sp_alloc(SP_UNIT_ROWS * dim, sizeof(float));
+    return unit->turned->keys && unit->turned->queries;
+}
+
 sp_status sp_unit_open(const sp_train_ops *ops, const sp_sample *sample, uint32_t layer, uint32_t first_head,
                        uint32_t n_heads, size_t n_train, bool shared, double gold_mass, sp_unit *out,
                        sp_error *error)
@@ -169,6 +213,7 @@ sp_status sp_unit_open(const sp_train_ops *ops, const sp_sample *sample, uint32_
     out->q_covariance = sp_alloc(n_heads * dim * dim, sizeof *out->q_covariance);
     out->k_covariance = sp_alloc(dim * dim, sizeof *out->k_covariance);
     bool enough = x && columns && out->numbers && out->q_covariance && out->k_covariance;
+    enough = enough && open_turned(out);
     if (enough) fill_moments(out, shared, x, columns);
     sp_free(x);
     sp_free(columns);
@@ -182,5 +227,10 @@ void sp_unit_close(sp_unit *unit)
     sp_free(unit->numbers);
     sp_free(unit->q_covariance);
     sp_free(unit->k_covariance);
+    if (unit->turned) {
+        sp_free(unit->turned->keys);
+        sp_free(unit->turned->queries);
+    }
+    sp_free(unit->turned);
     *unit = (sp_unit){0};
 }

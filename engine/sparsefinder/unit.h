@@ -1,8 +1,9 @@
 /* A unit: the query heads of one layer that train together, and their part of the sample.
  *
  * With one map of keys a KV head these are the query heads of that KV head, else one query head alone.
- * Windows before n_train are trained on, the others are held out. Owner: whoever opened it; one thread.
- * Tests: tests/unit/engine/test_fit_job.c */
+ * Maps take the sample's q and k; the true graph is that of the vectors that the model attends by, which are
+ * others where q and k are those before the rotary embedding. Windows before n_train are trained on, the
+ * others are held out. Owner: whoever opened it; one thread. Tests: tests/unit/engine/test_fit_job.c */
 #ifndef SPARSED_ENGINE_SPARSEFINDER_UNIT_H
 #define SPARSED_ENGINE_SPARSEFINDER_UNIT_H
 
@@ -19,9 +20,10 @@ typedef struct sp_unit {
     size_t stride;                                /* of padded rows of a window */
     /* of the windows trained on, about 8,192 tokens */
     sp_moments moments;
-    float *numbers;       /* owns the moments */
-    double *q_covariance; /* (n_heads, dim, dim) of standardised inputs */
-    double *k_covariance; /* (dim, dim) */
+    float *numbers;                /* owns the moments */
+    double *q_covariance;          /* (n_heads, dim, dim) of standardised inputs */
+    double *k_covariance;          /* (dim, dim) */
+    struct sp_unit_turned *turned; /* where the true graph needs other vectors than the maps; else NULL */
 } sp_unit;
 
 /* shared: queries and keys have one map and one standard. */
@@ -47,7 +49,7 @@ typedef struct sp_unit_graph {
 } sp_unit_graph;
 /* Appends the edges of n rows (ascending positions, at most SP_UNIT_ROWS) of one head at graph->begins[at]
  * on; keys: the window's columns. scores ((SP_UNIT_ROWS + 1) stride) is left holding the rows' scaled scores
- * in its first n rows; queries (SP_UNIT_ROWS, dim). */
+ * in its first n rows; queries (SP_UNIT_ROWS, dim) the rows of q times the scale. */
 enum { SP_UNIT_ROWS = 32 };
 void sp_unit_gold(const sp_unit *unit, uint32_t head, size_t window, const uint32_t *rows, size_t n,
                   const float *keys, float *queries, float *scores, sp_unit_graph *graph, size_t at);

@@ -117,7 +117,7 @@ static void test_same_bytes(void **state)
     close_rig(&one);
 
     open_rig(&two, 3); /* other threads, two layers at a time, stopped half way */
-    two.options.sample_bytes = 2 * sp_sample_layer_bytes(two.model, &two.text);
+    two.options.sample_bytes = 2 * sp_sample_layer_bytes(&two.source);
     stopper s = {.left = 9};
     const sp_fit_progress progress = {.trained = stop_soon, .context = &s};
     assert_int_equal(sp_fit_run(&two.source, &two.options, stopped, &progress, &s.stop, &b, &error),
@@ -194,6 +194,8 @@ enum { WINDOWS = 3, TOKENS = 150, DIM = 8, RANK = 3 };
 typedef struct made {
     sp_sample sample;
     uint16_t q[2 * WINDOWS * TOKENS * DIM], k[WINDOWS * TOKENS * DIM];
+    /* what the model attends by, where that is something else */
+    uint16_t turned_q[2 * WINDOWS * TOKENS * DIM], turned_k[WINDOWS * TOKENS * DIM];
     float q_weight[2 * DIM * RANK], q_bias[2 * RANK], k_weight[DIM * RANK], k_bias[RANK];
     float cuts[2][2];
     sp_fit_table thresholds[2];
@@ -206,7 +208,7 @@ static float noise(uint32_t *seed)
     return (float)(*seed >> 8) / (float)(1 << 23) - 1;
 }
 
-static void make(made *m, sp_fit_type type)
+static void make(made *m, sp_fit_type type, bool turned)
 {
     uint32_t seed = 5;
     memset(m, 0, sizeof *m);
@@ -216,7 +218,20 @@ static void make(made *m, sp_fit_type type)
     for (size_t i = 0; i < COUNT_OF(m->k_weight); i++) m->k_weight[i] = noise(&seed);
     for (size_t i = 0; i < COUNT_OF(m->q_bias); i++) m->q_bias[i] = noise(&seed);
     for (size_t i = 0; i < COUNT_OF(m->k_bias); i++) m->k_bias[i] = noise(&seed);
-    m->sample = (sp_sample){0, 1, 2, 1, DIM, TOKENS, WINDOWS, 0.35f, {1.5f}, m->q, m->k};
+    for (size_t i = 0; i < COUNT_OF(m->q); i++) m->turned_q[i] = sp_bf16_from_f32(3 * noise(&seed));
+    for (size_t i = 0; i < COUNT_OF(m->k); i++) m->turned_k[i] = sp_bf16_from_f32(3 * noise(&seed));
+    m->sample = (sp_sample){.n_layers = 1,
+                            .n_heads = 2,
+                            .n_kv_heads = 1,
+                            .head_dim = DIM,
+                            .length = TOKENS,
+                            .n_windows = WINDOWS,
+                            .scale = 0.35f,
+                            .normalizer = {1.5f},
+                            .q = m->q,
+                            .k = m->k,
+                            .turned_q = turned ? m->turned_q : NULL,
+                            .turned_k = turned ? m->turned_k : NULL};
     m->thresholds[0] = (sp_fit_table){0, 0, m->cuts[0]};
     m->thresholds[1] = (sp_fit_table){80, 0, m->cuts[1]};
     m->set = (sp_fit_set){.type = type,
@@ -253,13 +268,17 @@ static size_t list_pairs(const made *m, uint32_t head, size_t window, pair *out)
 {
     size_t n = 0;
     float row[TOKENS];
+    const uint16_t *true_q = m->sample.turned_q ? m->turned_q : m->q,
+                   *true_k = m->sample.turned_k ? m->turned_k : m->k;
     for (size_t i = 0; i < TOKENS; i++) {
         for (size_t j = 0; j <= i; j++) {
             double dot = 0, score = 0, q[DIM], k[DIM];
             for (size_t d = 0; d < DIM; d++) {
-                q[d] = (double)sp_bf16_to_f32(m->q[((head * WINDOWS + window) * TOKENS + i) * DIM + d]);
-                k[d] = (double)sp_bf16_to_f32(m->k[(window * DIM + d) * TOKENS + j]);
-                dot += q[d] * k[d];
+                size_t q_at = ((head * WINDOWS + window) * TOKENS + i) * DIM + d,
+                       k_at = (window * DIM + d) * TOKENS + j;
+                q[d] = (double)sp_bf16_to_f32(m->q[q_at]);
+                k[d] = (double)sp_bf16_to_f32(m->k[k_at]);
+                dot += (double)sp_bf16_to_f32(true_q[q_at]) * (double)sp_bf16_to_f32(true_k[k_at]);
             }
             for (size_t r = 0; r < RANK; r++) {
                 double a = projected(m->q_weight + head * DIM * RANK, m->q_bias + head * RANK, q, r);
@@ -327,8 +346,9 @@ static void test_judges(void **state)
     sp_judgement judgement;
     (void)state;
     assert_ok(sp_device_open("cpu", &(sp_device_options){.n_threads = 1}, &device, &error), error);
-    for (int type = SP_FIT_DEFAULT; type <= SP_FIT_DOT; type++) {
-        make(&m, (sp_fit_type)type);
+    for (int number = 0; number < 4; number++) {
+        int type = number % 2 ? SP_FIT_DOT : SP_FIT_DEFAULT;
+        make(&m, (sp_fit_type)type, number > 1);
         sp_fit_layer layer = {&m.set, 1};
         sp_unit unit;
         assert_ok(sp_unit_open(device->train, &m.sample, 0, 0, 2, WINDOWS, false, 0.95, &unit, &error),
@@ -342,6 +362,7 @@ static void test_judges(void **state)
         sp_unit_close(&unit);
     }
     /* keys that nobody but the window sees: no edges predicted */
+    make(&m, SP_FIT_DOT, false);
     for (size_t i = 0; i < COUNT_OF(m.q); i++) m.q[i] = 0;
     m.sample.normalizer.alpha = 2.0f;
     for (size_t w = 0; w < WINDOWS; w++)
@@ -362,8 +383,8 @@ static void test_judges(void **state)
 
 /* --- samples --- */
 
-/* Layers read apart are those read together, and turning the rotary embedding back and on again gives what
- * was there. */
+/* Layers read apart are those read together; of vectors before the rotary embedding those behind it come too,
+ * and are those turned. */
 static void test_samples(void **state)
 {
     rig r;
@@ -385,6 +406,10 @@ static void test_samples(void **state)
     assert_ok(sp_sampler_open(&r.source, &sampler, &error), error);
     assert_ok(sp_sampler_read(sampler, 2, 1, NULL, NULL, &plain, &error), error);
     sp_sampler_close(sampler);
+    assert_non_null(plain.turned_q);
+    assert_memory_equal(sp_sample_turned_q(&plain, 0, 3, 1), sp_sample_q(&all, 2, 3, 1), row);
+    assert_memory_equal(sp_sample_turned_k(&plain, 0, 2, 1), sp_sample_k(&all, 2, 2, 1), row);
+    assert_null(all.turned_q);
     const uint32_t position = 37;
     const uint16_t *turned = sp_sample_q(&all, 2, 1, 4) + position * 64,
                    *before = sp_sample_q(&plain, 0, 1, 4) + position * 64;
