@@ -403,6 +403,11 @@ sp_status sp_engine_find_model(const sp_engine_info *info, const char *name, siz
 
 /* --- requests --- */
 
+void sp_engine_wake(sp_engine *engine)
+{
+    sp_scheduler_wake(engine->scheduler);
+}
+
 sp_status sp_engine_submit(sp_engine *engine, const sp_request *request, void (*notify)(void *context),
                            void *context, sp_stream **out, sp_error *error)
 {

@@ -19,6 +19,7 @@ typedef struct sp_stream sp_stream;
 struct sp_captures;
 struct sp_capture_spec;
 struct sp_graph_runner;
+struct sp_flag;
 
 typedef struct sp_engine_options {
     const char *model_path;
@@ -150,6 +151,7 @@ typedef struct sp_request {
     bool fresh;             /* takes nothing that was kept: for measuring times */
     const char *cache_salt; /* (cache_salt_size) pages are shared among requests with the same; or NULL */
     size_t cache_salt_size;
+    struct sp_flag *abandoned; /* engine/flag.h; once raised the request ends as if cancelled; or NULL */
 } sp_request;
 void sp_request_init(sp_request *request); /* max_tokens 16, temperature 1, top_p 1 */
 
@@ -216,6 +218,8 @@ void sp_stream_read(sp_stream *stream, sp_event *event);
 void sp_stream_wait(sp_stream *stream, double seconds, sp_event *event);
 /* Asks the engine to stop it; an ERROR event with SP_CANCELLED follows. Any thread. */
 void sp_stream_cancel(sp_stream *stream);
+/* A request's flag was raised: the engine looks at once. Any thread. */
+void sp_engine_wake(sp_engine *engine);
 /* Cancels if needed; after it returns notify is not called again. */
 void sp_stream_free(sp_stream *stream);
 /* The id of the request's capture, until free; NULL: it has none. */

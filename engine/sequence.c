@@ -297,6 +297,7 @@ static sp_status open_output(sp_sequence *s, const sp_request *request, void (*n
                                  .notify = notify,
                                  .notify_context = context,
                                  .attention_id = s->capture ? sp_capture_id(s->capture) : NULL,
+                                 .abandoned = request->abandoned,
                                  .wake = host->wake,
                                  .wake_context = host->wake_context};
     s->stream = sp_stream_open(&options);

@@ -55,6 +55,7 @@ static void destroy(sp_stream *stream)
     sp_free(stream->prompt_top);
     sp_free((void *)stream->last.prompt_logits);
     sp_free((void *)stream->last.prompt_ids);
+    sp_flag_release(stream->options.abandoned);
     pthread_cond_destroy(&stream->change);
     pthread_mutex_destroy(&stream->lock);
     sp_free(stream);
@@ -80,6 +81,7 @@ sp_stream *sp_stream_open(const sp_stream_options *options)
     stream->options = *options;
     if (stream->options.n_events == 0) stream->options.n_events = SP_STREAM_EVENTS;
     stream->references = 2;
+    sp_flag_hold(options->abandoned);
     if (options->attention_id)
         (void)snprintf(stream->attention_id, sizeof stream->attention_id, "%s", options->attention_id);
     pthread_mutex_init(&stream->lock, NULL);
@@ -127,7 +129,7 @@ static void release(sp_stream *stream)
 
 bool sp_stream_is_cancelled(const sp_stream *stream)
 {
-    return atomic_load(&stream->cancelled);
+    return atomic_load(&stream->cancelled) || sp_flag_is_raised(stream->options.abandoned);
 }
 
 static size_t text_room(const sp_stream *stream)

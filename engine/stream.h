@@ -10,6 +10,7 @@
 #define SPARSED_ENGINE_STREAM_H
 
 #include "engine/engine.h"
+#include "engine/flag.h"
 
 #define SP_STREAM_EVENTS 512
 
@@ -22,6 +23,7 @@ typedef struct sp_stream_options {
     void (*wake)(void *context); /* the engine's: something was cancelled or drained; may be NULL */
     void *wake_context;
     const char *attention_id; /* copied; NULL: none */
+    sp_flag *abandoned;       /* held; once raised the stream counts as cancelled; NULL: none */
 } sp_stream_options;
 
 /* With two references. NULL when out of memory. */

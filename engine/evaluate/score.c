@@ -182,6 +182,7 @@ static sp_status submit(sp_scorer *scorer, sp_error *error)
     request.attention_size = scorer->options.attention_size;
     request.follows = scorer->reported;
     request.spent = sp_now() - scorer->begun;
+    request.abandoned = scorer->options.abandoned;
     return sp_engine_submit(scorer->engine, &request, scorer->options.notify, scorer->options.notify_context,
                             &scorer->stream, error);
 }

@@ -40,6 +40,7 @@ typedef struct sp_score_options {
     size_t attention_size;
     void (*notify)(void *context); /* called from the engine thread when step() may get on; or NULL */
     void *notify_context;
+    struct sp_flag *abandoned; /* as in sp_request; outlives the scorer */
 } sp_score_options;
 
 typedef struct sp_scorer sp_scorer;

@@ -1,6 +1,6 @@
 /* Streams and stop strings (engine/stream.h, engine/stops.h): order and bounds of the queue, pause and wake,
- * freeing at any moment from another thread, and stop strings against a naive search, however the text is
- * cut. */
+ * freeing at any moment from another thread, a flag that cancels many, and stop strings against a naive
+ * search, however the text is cut. */
 #include "tests/support/test.h"
 #include "tests/support/random.h"
 
@@ -138,6 +138,26 @@ static void test_cancel(void **state)
     sp_stream_read(stream, &event);
     assert_int_equal(event.error.status, SP_CANCELLED);
     sp_stream_free(stream);
+}
+
+static void test_flag(void **state)
+{
+    (void)state;
+    sp_flag *flag = sp_flag_new();
+    sp_stream_options options = {.max_piece = 8, .abandoned = flag};
+    sp_stream *one = sp_stream_open(&options), *two = sp_stream_open(&options);
+    assert_false(sp_stream_is_cancelled(one));
+    sp_flag_raise(flag);
+    sp_stream *late = sp_stream_open(&options); /* asked for afterwards */
+    sp_flag_release(flag);                      /* the streams keep it */
+    sp_stream *all[] = {one, two, late};
+    for (size_t i = 0; i < COUNT_OF(all); i++) {
+        assert_true(sp_stream_is_cancelled(all[i]));
+        sp_stream_finish(all[i], &(sp_event){.type = SP_EVENT_ERROR, .error = {.status = SP_CANCELLED}});
+        sp_stream_free(all[i]);
+    }
+    sp_flag_raise(NULL);
+    assert_false(sp_flag_is_raised(NULL));
 }
 
 typedef struct shared {
@@ -289,9 +309,14 @@ static void test_stops_are_checked(void **state)
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_order),           cmocka_unit_test(test_wait_times_out),
-    cmocka_unit_test(test_pause_by_events), cmocka_unit_test(test_pause_by_bytes),
-    cmocka_unit_test(test_cancel),          cmocka_unit_test(test_free_at_any_time),
-    cmocka_unit_test(test_stops),           cmocka_unit_test(test_stops_are_checked),
+    cmocka_unit_test(test_order),
+    cmocka_unit_test(test_wait_times_out),
+    cmocka_unit_test(test_pause_by_events),
+    cmocka_unit_test(test_pause_by_bytes),
+    cmocka_unit_test(test_cancel),
+    cmocka_unit_test(test_flag),
+    cmocka_unit_test(test_free_at_any_time),
+    cmocka_unit_test(test_stops),
+    cmocka_unit_test(test_stops_are_checked),
 };
 TEST_MAIN(tests)
