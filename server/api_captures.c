@@ -231,10 +231,12 @@ static void start_waited(sp_exchange *exchange, const sp_request *request)
 {
     sp_error error;
     waiting *w = sp_alloc_zero(1, sizeof *w);
+    sp_request waited = *request;
+    waited.abandoned = sp_exchange_flag(exchange);
     if (!w) {
         (void)sp_fail(&error, SP_NO_MEMORY, "no memory for the request");
         sp_exchange_fail(exchange, &error);
-    } else if (sp_engine_submit(sp_exchange_engine(exchange), request, wake, exchange, &w->stream, &error)) {
+    } else if (sp_engine_submit(sp_exchange_engine(exchange), &waited, wake, exchange, &w->stream, &error)) {
         fail_request(exchange, request, &error);
         sp_free(w);
     } else {

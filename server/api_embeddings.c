@@ -269,6 +269,7 @@ static void start(sp_exchange *exchange, embeddings *e)
     size_t n_ids = 0;
     e->model = info->model_ids[e->asked.request.adapter];
     e->hidden = info->hparams.hidden;
+    e->asked.request.abandoned = sp_exchange_flag(exchange);
     sp_buffer_init(&e->report, SP_REPLY_BYTES);
     e->items = sp_alloc_zero(e->asked.n_prompts, sizeof *e->items);
     sp_status status = e->items ? check_inputs(exchange, e, &n_ids, &error)

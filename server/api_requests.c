@@ -1,10 +1,10 @@
 /* GET /v1/requests, DELETE /v1/requests/{id}: what is being answered for the same key, and cancelling it.
  *
  * A handler that has handed work to the engine says so (sp_exchange_track) and how far it is
- * (sp_exchange_progress); the list is read off the connections. Cancelling wakes the exchange, whose next
- * look ends it: 409, or in a stream an error frame and [DONE]. Captures of long inputs and sweeps run without
- * a connection: they are listed by their own tables. What belongs to another key isn't there: 404. Tests:
- * tests/http/test_requests.py */
+ * (sp_exchange_progress); the list is read off the connections. Cancelling ends what runs in the engine and
+ * wakes the exchange, whose next look answers: 409, or in a stream an error frame and [DONE]. Captures of
+ * long inputs and sweeps run without a connection: they are listed by their own tables. What belongs to
+ * another key isn't there: 404. Tests: tests/http/test_requests.py */
 #include <string.h>
 
 #include "engine/graph/capture.h"
@@ -124,7 +124,7 @@ void sp_api_cancel(sp_exchange *exchange)
         sp_exchange *other = conn->exchange;
         if (!is_own(exchange, other) || strcmp(other->public_id, id) != 0) continue;
         found = other->cancelled = true;
-        sp_http_wake(other);
+        sp_exchange_abandon(other);
     }
     pthread_mutex_unlock(&server->lock);
     if (!found) found = cancel_alone(exchange, id);

@@ -163,6 +163,7 @@ static void submit(sp_exchange *exchange, score_request *asked)
     size_t n_tokens = 0;
     asked->options.notify = wake;
     asked->options.notify_context = exchange;
+    asked->options.abandoned = sp_exchange_flag(exchange);
     if (!sp_exchange_hold(exchange, scored_bytes(asked))) {
         sp_exchange_refuse(exchange, 503, NULL, "replies take too much memory just now; try again");
         return;

@@ -105,6 +105,24 @@ bool sp_exchange_left(const sp_exchange *exchange)
     return left;
 }
 
+sp_flag *sp_exchange_flag(sp_exchange *exchange)
+{
+    pthread_mutex_lock(&exchange->server->lock);
+    if (!exchange->abandoned) exchange->abandoned = sp_flag_new();
+    if (exchange->left || exchange->cancelled) sp_flag_raise(exchange->abandoned);
+    sp_flag *flag = exchange->abandoned;
+    pthread_mutex_unlock(&exchange->server->lock);
+    return flag;
+}
+
+void sp_exchange_abandon(sp_exchange *exchange)
+{
+    sp_engine *engine = sp_exchange_engine(exchange);
+    sp_flag_raise(exchange->abandoned);
+    if (exchange->abandoned && engine) sp_engine_wake(engine);
+    sp_http_wake(exchange);
+}
+
 static sp_phase phase_of(const sp_exchange *exchange)
 {
     pthread_mutex_lock(&exchange->server->lock);
@@ -434,6 +452,7 @@ void sp_exchange_raw(sp_exchange *exchange, sp_buffer *out)
 void sp_exchange_free(sp_exchange *exchange)
 {
     if (exchange->free_state) exchange->free_state(exchange->state);
+    sp_flag_release(exchange->abandoned);
     sp_buffer_fini(&exchange->body);
     sp_buffer_fini(&exchange->reply.body);
     sp_buffer_fini(&exchange->out);

@@ -72,6 +72,10 @@ sp_status sp_exchange_admit(const sp_exchange *exchange, sp_error *error) SP_MUS
 /* SP_OK, or what ends what still runs: SP_UNAVAILABLE when the drain timeout cuts it, SP_CANCELLED by DELETE
  * /v1/requests/{id}. Polls and pulls end on it. */
 sp_status sp_exchange_cut(const sp_exchange *exchange, sp_error *error) SP_MUST_CHECK;
+/* Raised when the client leaves or the request is cancelled: requests to the engine carry it, so that they
+ * end at once. The exchange keeps it until after free_state; NULL: no memory, then its polls and pulls must
+ * do. */
+struct sp_flag *sp_exchange_flag(sp_exchange *exchange);
 /* The client has left: whatever is replied goes nowhere. */
 bool sp_exchange_left(const sp_exchange *exchange);
 

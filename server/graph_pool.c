@@ -20,6 +20,7 @@ typedef struct sp_graph_job {
     sp_graph_pool *pool;
     sp_graph_call *call;
     sp_exchange *exchange; /* NULL: it has left, or there never was one */
+    sp_flag *abandoned;    /* raised before that, when the client leaves; or NULL */
     bool background;
     bool (*stop)(void *context); /* of a background job */
     void *context;
@@ -156,6 +157,7 @@ static void answer(sp_exchange *exchange, sp_graph_call *call, sp_status status,
 static void free_job(sp_graph_job *job)
 {
     sp_graph_call_free(job->call);
+    sp_flag_release(job->abandoned);
     sp_free(job);
 }
 
@@ -250,6 +252,7 @@ void sp_graph_start(sp_exchange *exchange, sp_graph_call *call)
         return;
     }
     job->exchange = exchange;
+    job->abandoned = sp_flag_hold(sp_exchange_flag(exchange));
     sp_exchange_set_state(exchange, job, detach);
     sp_exchange_track(exchange, NULL);
     sp_exchange_wait(exchange, poll_job);
@@ -303,7 +306,7 @@ static bool is_over(const sp_graph_job *job)
     sp_graph_pool *pool = job->pool;
     pthread_mutex_lock(&pool->lock);
     drop_old(pool);
-    bool over = pool->closing || (!job->background && !job->exchange);
+    bool over = pool->closing || (!job->background && !job->exchange) || sp_flag_is_raised(job->abandoned);
     pthread_mutex_unlock(&pool->lock);
     return over || (job->stop && job->stop(job->context));
 }

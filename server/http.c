@@ -172,6 +172,9 @@ static enum MHD_Result start_stream(sp_exchange *exchange)
 {
     sp_buffer_init(&exchange->out, SP_REPLY_BYTES);
     exchange->reply.status = 200;
+    lock(exchange->server);
+    sp_connection_observe(exchange);
+    unlock(exchange->server);
     return queue(
         exchange,
         MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK_BYTES, read_stream, exchange, NULL), 200);
@@ -375,7 +378,7 @@ bool sp_http_add(sp_server *server, int fd, const void *address, size_t address_
 sp_status sp_http_start(sp_server *server, sp_error *error)
 {
     unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET;
-    unsigned limit = (unsigned)server->options->max_connections + 2 * SP_SPARE_CONNECTIONS;
+    unsigned limit = (unsigned)server->options->max_connections + 3 * SP_SPARE_CONNECTIONS;
     server->daemon = MHD_start_daemon(
         flags, 0, NULL, NULL, on_request, server, MHD_OPTION_THREAD_POOL_SIZE, (unsigned)SP_HTTP_THREADS,
         MHD_OPTION_THREAD_STACK_SIZE, (size_t)(2 << 20), MHD_OPTION_CONNECTION_MEMORY_LIMIT,

@@ -9,6 +9,7 @@
 typedef struct job {
     sp_jobs *jobs;
     sp_exchange *exchange; /* NULL: it has left */
+    sp_flag *abandoned;    /* raised before that, when the client leaves; or NULL */
     sp_buffer in, out;
     bool metrics, running, done, holds;
     bool late; /* it ran into the request timeout */
@@ -33,6 +34,7 @@ static void free_job(job *item)
 {
     sp_buffer_fini(&item->in);
     sp_buffer_fini(&item->out);
+    sp_flag_release(item->abandoned);
     sp_free(item);
 }
 
@@ -106,7 +108,7 @@ static bool is_over(void *context)
     pthread_mutex_lock(&item->jobs->lock);
     drop_old(item->jobs);
     item->late = check_age(item, false, &error) != SP_OK;
-    bool over = !item->exchange || item->jobs->closing || item->late;
+    bool over = !item->exchange || item->jobs->closing || item->late || sp_flag_is_raised(item->abandoned);
     pthread_mutex_unlock(&item->jobs->lock);
     return over;
 }
@@ -236,6 +238,7 @@ sp_status sp_jobs_apply(sp_jobs *jobs, sp_exchange *exchange, bool metrics, sp_e
     sp_buffer *body = sp_exchange_body(exchange);
     item->jobs = jobs;
     item->exchange = exchange;
+    item->abandoned = sp_flag_hold(sp_exchange_flag(exchange));
     item->metrics = metrics;
     item->queued = sp_now();
     item->in = *body;

@@ -205,7 +205,7 @@ size_t sp_server_max_requests(const sp_options *options)
 
 size_t sp_server_memory_bytes(const sp_options *options)
 {
-    size_t connections = (size_t)options->max_connections + SP_SPARE_CONNECTIONS;
+    size_t connections = (size_t)options->max_connections + 2 * SP_SPARE_CONNECTIONS;
     size_t body = (size_t)options->max_body_bytes, tensor = (size_t)options->max_tensor_bytes;
     size_t requests = sp_server_max_requests(options);
     size_t total = connections * (SP_HTTP_POOL_BYTES + EXCHANGE_BYTES + SP_SMALL_REPLY);

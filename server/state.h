@@ -14,16 +14,19 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "engine/flag.h"
 #include "server/exchange.h"
 #include "server/gate.h"
 
 #define SP_HTTP_THREADS 4        /* so at most 4 bodies are parsed at once */
 #define SP_HTTP_POOL_BYTES 32768 /* libmicrohttpd's memory a connection: headers and one write buffer */
-#define SP_SPARE_CONNECTIONS 64  /* above --max-connections, to say 503 */
-#define SP_SMALL_BODY 65536      /* of every body this much is always taken; only the rest is budgeted */
-#define SP_JSON_BODIES 32        /* JSON bodies held at once count at most this many times max_body_bytes */
-#define SP_SMALL_REPLY 16384     /* the same of every reply */
-#define SP_REPLIES 3             /* large replies held at once count at most this many times SP_REPLY_BYTES */
+#define SP_SPARE_CONNECTIONS                                                                                 \
+    64                       /* above --max-connections, to say 503; as many again while idle ones close     \
+                              */
+#define SP_SMALL_BODY 65536  /* of every body this much is always taken; only the rest is budgeted */
+#define SP_JSON_BODIES 32    /* JSON bodies held at once count at most this many times max_body_bytes */
+#define SP_SMALL_REPLY 16384 /* the same of every reply */
+#define SP_REPLIES 3         /* large replies held at once count at most this many times SP_REPLY_BYTES */
 #define SP_LARGE_REPLY ((size_t)1 << 20)   /* from here on a reply is large */
 #define SP_REPLY_SHARE ((size_t)256 << 10) /* and for every request this much is left to small ones */
 #define SP_TENSOR_BODIES 2 /* and tensor bodies, and answers, this many times max_tensor_bytes */
@@ -43,6 +46,7 @@ typedef enum sp_conn_state {
 typedef struct sp_conn {
     int fd;
     uint32_t serial; /* tells events of a closed connection from those of its successor on the same fd */
+    uint64_t origin; /* whom it counts for: its address, or the network of an IPv6 one */
     char client[46]; /* address */
     bool refused;    /* above a limit: answered 503 */
     bool linger;     /* answered early: what the client still sends is read and dropped after the close (L) */
@@ -51,6 +55,7 @@ typedef struct sp_conn {
     uint64_t received;   /* bytes received when it became idle (L) */
     uint64_t acked;      /* bytes the client has acknowledged, and when that last rose (L) */
     double moved;
+    double looked;                   /* when the kernel was last asked about it (L) */
     sp_exchange *exchange;           /* (L) */
     struct sp_conn *previous, *next; /* (L) */
 } sp_conn;
@@ -95,6 +100,7 @@ struct sp_exchange {
     const char *progress;                      /* "waiting", "prefill", "decode" (L) */
     uint64_t tokens;                           /* made so far (L) */
     bool cancelled;                            /* (L) */
+    sp_flag *abandoned;                        /* raised when nobody wants the answer; or NULL (L) */
     double spoke;                              /* when bytes last went out (L) */
 };
 
@@ -121,6 +127,7 @@ struct sp_server {
     sp_conn **conns;                   /* (max_fds) by fd (L) */
     sp_conn *all;                      /* (L) */
     size_t max_fds, n_conns, n_active; /* (L) */
+    size_t n_refused;                  /* of n_conns: above a limit (L) */
     uint32_t serial;
     size_t json_bytes, tensor_bytes, reply_bytes; /* reserved (L) */
     sp_phase phase;                               /* (L) */
@@ -162,17 +169,30 @@ void sp_exchange_headers(const sp_exchange *exchange,
 void sp_exchange_raw(sp_exchange *exchange, sp_buffer *out);
 /* The body has or gets this size: false when the budget for bodies doesn't allow it. */
 bool sp_exchange_reserve(sp_exchange *exchange, size_t bytes);
+/* The client has left, or the request was cancelled: what computes for it ends at once, even where the reader
+ * can't be woken because its client takes nothing. With the lock held. */
+void sp_exchange_abandon(sp_exchange *exchange);
 void sp_exchange_log(sp_exchange *exchange); /* access log line and counters */
 void sp_exchange_free(sp_exchange *exchange);
 
-/* --- connection.c --- */
+/* --- listen.c --- */
 sp_status sp_connection_listen(sp_server *server, sp_error *error) SP_MUST_CHECK;
+void sp_connection_accept(sp_server *server, bool all); /* what the backlog has: some, or all; watch thread */
+
+/* --- connection.c --- */
+#define SP_PLAIN_BYTES 512
+/* An error without its request, for a plain socket: the bytes written to out. header: more lines, or "". */
+size_t sp_connection_plain(char *out, size_t capacity, unsigned status, const char *header,
+                           const char *message);
 sp_status sp_connection_watch(sp_server *server, sp_error *error) SP_MUST_CHECK;
 /* With the lock held. */
 void sp_connection_set(sp_conn *conn, sp_conn_state state);
 void sp_connection_observe(sp_exchange *exchange); /* from now on the client leaving wakes the exchange */
 void sp_connection_release(sp_exchange *exchange); /* its exchange is over */
 void sp_connection_closed(sp_server *server, sp_conn *conn); /* frees it */
+void sp_connection_drop(sp_server *server, sp_conn *conn);   /* takes it from the table and frees it */
+/* Takes the socket over: what its client still sends is read and dropped for a while, then it is closed. */
+void sp_connection_linger(sp_server *server, int fd);
 /* Sends bytes past libmicrohttpd, which must not write any more, and marks the connection dead. */
 void sp_connection_answer(sp_conn *conn, const char *bytes, size_t size);
 

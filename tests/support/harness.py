@@ -4,12 +4,14 @@ A test file: `import harness` (after putting tests/support on the path), functio
 harness.main(globals()). Arguments of the script: repository root, build folder. Server(...) starts
 `BUILD/sparsed serve` on a free port with the bundled model; raw() speaks bytes, post() and get() speak JSON.
 """
+import ctypes
 import json
 import os
 import re
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -128,8 +130,8 @@ class Server:
     def wait(self, seconds=30):
         return self.process.wait(seconds)
 
-    def connect(self, timeout=20.0):
-        link = socket.create_connection(("127.0.0.1", self.port), timeout)
+    def connect(self, timeout=20.0, source=None):
+        link = socket.create_connection(("127.0.0.1", self.port), timeout, source and (source, 0))
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return link
 
@@ -244,6 +246,12 @@ def read_some(link, wanted=1, seconds=30.0):
             break
         got += piece
     return got
+
+
+def vanish(link):
+    """From now on the kernel drops what comes for this socket before it is acknowledged: a client whose machine is gone."""
+    program = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))  # return 0
+    link.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HL", 1, ctypes.addressof(program)))  # SO_ATTACH_FILTER
 
 
 def read_all(link, seconds=60.0):

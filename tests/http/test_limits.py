@@ -1,0 +1,66 @@
+"""Connections above the limits: each gets an answer, and one address takes nothing from the others."""
+import os
+import sys
+import time
+
+sys.path.insert(0, os.path.join(sys.argv[1], "tests", "support"))
+import harness
+
+HEALTH = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+SPARE = 64
+
+
+def ask(server, source=None):
+    link = server.connect(10.0, source)
+    link.sendall(HEALTH)
+    (reply,) = harness.parse_replies(harness.read_all(link, 10.0))
+    link.close()
+    return reply
+
+
+def check_refusal(reply):
+    assert reply.status == 503 and int(reply.headers["retry-after"]) >= 1 and reply.whole, reply
+    assert reply.headers["connection"].lower() == "close" and reply.headers["content-type"].startswith("application/json")
+    assert reply.error()["code"] == 503 and reply.error()["type"] == "unavailable_error"
+
+
+def test_beyond_the_spare_places():
+    """When even the places for refusals are taken, the answer still comes, also to who has sent a request already."""
+    with harness.Server("--max-connections", "8", "--max-connections-per-ip", "4", "--header-timeout", "30") as server:
+        held = [server.connect() for _ in range(4)]
+        check_refusal(ask(server))
+        spare = [server.connect() for _ in range(SPARE)]
+        begin = time.time()
+        for _ in range(20):
+            check_refusal(ask(server))
+        assert time.time() - begin < 2, "it waited for a place"
+        silent = server.connect()
+        (reply,) = harness.parse_replies(harness.read_all(silent, 5.0))
+        check_refusal(reply)
+        # who sends nothing gives its spare place back soon
+        for link in spare:
+            (reply,) = harness.parse_replies(harness.read_all(link, 10.0))
+            assert reply.status == 408, reply
+        check_refusal(ask(server))
+        for link in held + spare:
+            link.close()
+        deadline = time.time() + 5
+        while ask(server).status != 200:
+            assert time.time() < deadline
+            time.sleep(0.05)
+
+
+def test_one_address_starves_no_other():
+    with harness.Server("--max-connections", "40", "--max-connections-per-ip", "10", "--header-timeout", "30") as server:
+        flood = [server.connect() for _ in range(120)]
+        for _ in range(20):
+            assert ask(server, "127.0.0.2").status == 200
+        check_refusal(ask(server))
+        links = [server.connect(10.0, "127.0.0.2") for _ in range(10)]
+        check_refusal(ask(server, "127.0.0.2"))
+        assert ask(server, "127.0.0.3").status == 200
+        for link in flood + links:
+            link.close()
+
+
+harness.main(globals())
