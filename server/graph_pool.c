@@ -186,9 +186,10 @@ static void poll_job(sp_exchange *exchange)
     pthread_mutex_lock(&job->pool->lock);
     bool done = job->done;
     pthread_mutex_unlock(&job->pool->lock);
-    if (done)
+    sp_status cut = sp_exchange_cut(exchange, &error);
+    if (done && cut != SP_CANCELLED) /* what was cancelled stopped somewhere */
         answer(exchange, job->call, job->status, &job->error);
-    else if (sp_exchange_cut(exchange, &error))
+    else if (cut)
         sp_exchange_fail(exchange, &error);
 }
 

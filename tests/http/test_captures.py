@@ -395,7 +395,9 @@ def test_requests():
         ready(server, one)
         assert listed(server) == []
         path = PATH + "/" + one["id"] + "/heads/1/1/edges?limit=10&min_weight=0.123"
-        links = [asking(server, path), asking(server, path.replace("heads/1/1", "heads/0/1"))]
+        links = [asking(server, path)]
+        until(lambda: listed(server))
+        links.append(asking(server, path.replace("heads/1/1", "heads/0/1")))
         both = until(lambda: len(listed(server)) == 2 and listed(server))
         assert {r["state"] for r in both} == {"running", "waiting"} and all(r["id"].startswith("req-") for r in both), both
         assert all(r["route"].startswith(PATH + "/{") and "0.123" not in json.dumps(r) for r in both), both
