@@ -125,14 +125,22 @@ def test_write_stall():
 
 
 def deaf_stream(server):
-    """A stream that nobody reads, far enough for the engine to have left it out of the batch; -> its socket and its id."""
+    """A stream that nobody reads."""
     link = socket.socket()
     link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     link.connect(("127.0.0.1", server.port))
     body = b'{"prompt":"It was","max_tokens":1900,"ignore_eos":true,"stream":true,"logprobs":20}'
     link.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-    seen, since = -1, time.time()
+    return link
+
+
+def paused_stream(server):
+    """The same when the engine has left it out of the batch; -> its socket and its id."""
+    link = deaf_stream(server)
+    begin = since = time.time()
+    seen = -1
     while time.time() - since < 0.3:
+        assert time.time() - begin < 60, seen
         rows = server.get("/v1/requests").json()["data"]
         tokens = rows[0]["tokens"] if rows else 0
         if tokens != seen or tokens == 0:
@@ -145,16 +153,16 @@ def deaf_stream(server):
 def test_nobody_reads():
     """What ends gives its memory back at once, though its client takes nothing of what was written."""
     with harness.Server("--write-timeout", "60") as server:
-        link, identity = deaf_stream(server)
+        link, identity = paused_stream(server)
         assert server.request("DELETE", "/v1/requests/" + identity).status == 200
         assert server.until_idle() < 1
         link.close()
-        link, _ = deaf_stream(server)
+        link, _ = paused_stream(server)
         leave(link, "half")
         assert server.until_idle() < 1
         link.close()
         # paused, it takes no part: another one's speed is its own
-        link, _ = deaf_stream(server)
+        link, _ = paused_stream(server)
         assert server.complete(prompt="a", max_tokens=5).status == 200
         assert server.gauge("sparsed_num_requests_running") == 1
         link.close()
@@ -163,10 +171,14 @@ def test_nobody_reads():
 
 def test_paused_is_cut():
     with harness.Server("--write-timeout", "1") as server:
+        link = deaf_stream(server)
+        while server.gauge("sparsed_num_requests_running") == 0:
+            time.sleep(0.005)
         begin = time.time()
-        link, _ = deaf_stream(server)
-        server.until_idle(10)
-        assert time.time() - begin < 8, time.time() - begin
+        server.until_idle(30)
+        assert time.time() - begin > 0.9
+        values = server.metrics()[0]
+        assert sum(v for k, v in values.items() if 'finished_reason="abort"' in k) == 1, values
         link.close()
 
 
