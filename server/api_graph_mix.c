@@ -133,12 +133,34 @@ static sp_status reach(sp_graph_call *call, sp_mix *out, sp_error *error)
     return status;
 }
 
-static sp_status run_aggregate(sp_graph_call *call, sp_error *error)
+/* Most bytes that an aggregate works on: the graphs that it holds at once. */
+static size_t price(const sp_graph_call *call)
+{
+    uint64_t n = call->n, pairs = call->info->causal ? n * (n + 1) / 2 : n * n;
+    uint64_t edges = pairs < most_edges(call) ? pairs : most_edges(call), cut = edges;
+    if (call->filter.has_top_k && n * call->filter.top_k < edges) cut = n * call->filter.top_k;
+    size_t whole = sp_mix_bytes(call->n, edges), work = sp_mix_work_bytes(call->n);
+    if (strcmp(call->text, "rollout") == 0)
+        return work + whole + 2 * sp_mix_bytes(call->n, cut) + sp_mix_bytes(call->n, n);
+    return work + (strcmp(call->text, "reach2") == 0 ? 2 : 1) * whole;
+}
+
+static sp_status refuse_price(const sp_graph_call *call, size_t bytes, sp_error *error)
+{
+    bool uncut = strcmp(call->text, "rollout") == 0 && !call->filter.has_top_k;
+    return sp_fail_param(
+        error, SP_TOO_LARGE, uncut ? "top_k" : "capture_bytes",
+        "%s over %u positions may take %zu bytes, which do not fit capture_bytes (%zu) beside "
+        "what is in use; %s",
+        call->text, call->n, bytes, (size_t)call->options->capture_bytes,
+        uncut ? "set top_k" : "capture fewer tokens, or raise --capture-bytes");
+}
+
+static sp_status make_aggregate(sp_graph_call *call, sp_error *error)
 {
     sp_mix mix = {0};
     sp_slice slice = {.name = call->text, .graph = call->graph, .layer = SP_NO_HEAD, .head = SP_NO_HEAD};
     sp_status status = SP_OK;
-    call->pending = false;
     if (strcmp(call->text, "rollout") == 0)
         status = roll(call, &mix, error);
     else if (strcmp(call->text, "reach2") == 0)
@@ -156,6 +178,17 @@ static sp_status run_aggregate(sp_graph_call *call, sp_error *error)
         sp_slice_fini(&slice);
     }
     sp_mix_close(&mix);
+    return status;
+}
+
+/* Its working memory is counted with the captures' before anything is computed. */
+static sp_status run_aggregate(sp_graph_call *call, sp_error *error)
+{
+    size_t bytes = price(call);
+    call->pending = false;
+    if (!sp_capture_take_bytes(call->capture, bytes)) return refuse_price(call, bytes, error);
+    sp_status status = make_aggregate(call, error);
+    sp_capture_give_bytes(call->capture, bytes);
     return status;
 }
 

@@ -13,6 +13,7 @@
 #define MAX_THREADS 64
 #define CALL_BYTES ((size_t)8 << 20)
 #define QUERY_WAIT 10.0
+#define EDGE_BYTES 16       /* of an answer, an edge */
 #define LIGHT_SECONDS 0.005 /* on the thread that serves connections */
 #define LIGHT_PAIRS ((uint64_t)2 << 20)
 
@@ -98,7 +99,7 @@ sp_status sp_graph_head(sp_graph_call *call, sp_capture *capture, uint32_t layer
 
 static void begin_reply(sp_graph_call *call, unsigned status, const char *content_type)
 {
-    size_t most = (size_t)call->options->graph_edges * 16 + SP_REPLY_BYTES;
+    size_t most = (size_t)call->options->graph_edges * EDGE_BYTES + SP_REPLY_BYTES;
     sp_buffer_fini(&call->reply.body);
     sp_buffer_init(&call->reply.body, most);
     call->reply.status = status;
@@ -463,7 +464,8 @@ size_t sp_graph_pool_running(sp_graph_pool *pool)
 size_t sp_graph_memory_bytes(const sp_options *options, const sp_engine_info *info)
 {
     size_t threads = (size_t)options->graph_jobs + SP_HTTP_THREADS;
-    size_t sparse = (size_t)options->graph_edges * 24;
+    /* a slice while it grows, narrow copies of its arrays, and the text; aggregates count as captures */
+    size_t sparse = (size_t)options->graph_edges * (24 + 4 + EDGE_BYTES) + SP_REPLY_BYTES;
     size_t dense = sp_graph_dense_bytes(options) + (size_t)options->graph_dense_values * 8; /* text, edges */
     size_t answer_bytes = (sparse > dense ? sparse : dense) + CALL_BYTES;
     return (size_t)options->capture_bytes + threads * answer_bytes +

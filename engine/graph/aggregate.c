@@ -4,6 +4,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+size_t sp_mix_bytes(uint32_t n_query, uint64_t max_edges)
+{
+    size_t row = sizeof(sp_mix_row) + 2 * 2 * SP_ALIGNMENT; /* two arrays, rounded up, with what each costs */
+    return n_query * row + (size_t)max_edges * (sizeof(uint32_t) + sizeof(float));
+}
+
+size_t sp_mix_work_bytes(uint32_t n_key)
+{
+    size_t room = sizeof(uint32_t) + sizeof(float) + sizeof(uint64_t),
+           joined = sizeof(uint32_t) + sizeof(double),
+           dense = 2 * sizeof(double) + 1 + sizeof(uint32_t) + sizeof(uint64_t);
+    return ((size_t)n_key + 1) * (room + joined + dense);
+}
+
 sp_status sp_mix_open(sp_mix *mix, uint32_t n_query, uint32_t n_key, uint64_t max_edges, sp_error *error)
 {
     *mix = (sp_mix){.n_query = n_query, .n_key = n_key, .max_edges = max_edges};

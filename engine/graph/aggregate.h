@@ -24,6 +24,9 @@ typedef struct sp_mix {
     uint64_t edges, max_edges;
 } sp_mix;
 
+/* Most bytes of a mix with so many edges, and of the work on it. */
+size_t sp_mix_bytes(uint32_t n_query, uint64_t max_edges);
+size_t sp_mix_work_bytes(uint32_t n_key);
 /* Empty. SP_NO_MEMORY. */
 sp_status sp_mix_open(sp_mix *mix, uint32_t n_query, uint32_t n_key, uint64_t max_edges,
                       sp_error *error) SP_MUST_CHECK;

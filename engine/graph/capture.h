@@ -152,6 +152,10 @@ void sp_capture_get_status(sp_capture *capture, sp_capture_status *out);
 /* Up to max cached or growing heads; returns their number. */
 size_t sp_capture_list_heads(sp_capture *capture, sp_head_status *out, size_t max);
 size_t sp_captures_used(sp_captures *store);
+/* Counts so many bytes of work on this capture within the budget, until they are given back; idle heads and
+ * captures leave for them. False: they do not fit beside what is in use. */
+bool sp_capture_take_bytes(sp_capture *capture, size_t bytes) SP_MUST_CHECK;
+void sp_capture_give_bytes(sp_capture *capture, size_t bytes);
 /* Running captures that are requests of their own, of this owner; up to max, returns their number. */
 typedef struct sp_capture_running {
     char id[SP_CAPTURE_ID];

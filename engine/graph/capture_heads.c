@@ -113,19 +113,12 @@ static void run_step(void *context)
 
 static bool reserve(void *context, size_t bytes)
 {
-    sp_capture *capture = context;
-    pthread_mutex_lock(&capture->store->lock);
-    bool fits = sp_store_reserve(capture->store, bytes, capture);
-    pthread_mutex_unlock(&capture->store->lock);
-    return fits;
+    return sp_capture_take_bytes(context, bytes);
 }
 
 static void release(void *context, size_t bytes)
 {
-    sp_capture *capture = context;
-    pthread_mutex_lock(&capture->store->lock);
-    sp_store_return(capture->store, capture, bytes);
-    pthread_mutex_unlock(&capture->store->lock);
+    sp_capture_give_bytes(context, bytes);
 }
 
 static bool is_stopped(const sp_graph_runner *runner)

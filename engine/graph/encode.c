@@ -156,7 +156,7 @@ sp_status sp_zip_finish(sp_zip *zip, sp_error *error)
     }
     size_t end = out->size;
     if (end - zip->begin > UINT32_MAX - 22)
-        return sp_fail(error, SP_TOO_LARGE, "the archive would pass 4 GiB: ask for fewer rows");
+        return sp_fail_param(error, SP_TOO_LARGE, "rows", "the archive would pass 4 GiB: ask for fewer rows");
     sp_encode_u32(0x06054b50, out);
     sp_encode_u32(0, out);
     sp_encode_u16((uint16_t)zip->n_files, out);

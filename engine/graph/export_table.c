@@ -11,8 +11,8 @@
 
 static sp_status check_room(const sp_buffer *out, sp_error *error)
 {
-    return out->failed ? sp_fail(error, SP_TOO_LARGE, "the answer would pass %zu bytes: ask for fewer rows",
-                                 out->max_bytes)
+    return out->failed ? sp_fail_param(error, SP_TOO_LARGE, "rows",
+                                       "the answer would pass %zu bytes: ask for fewer rows", out->max_bytes)
                        : SP_OK;
 }
 

@@ -170,6 +170,21 @@ void sp_store_return(sp_captures *store, sp_capture *capture, size_t bytes)
     capture->bytes -= bytes;
 }
 
+bool sp_capture_take_bytes(sp_capture *capture, size_t bytes)
+{
+    pthread_mutex_lock(&capture->store->lock);
+    bool fits = sp_store_reserve(capture->store, bytes, capture);
+    pthread_mutex_unlock(&capture->store->lock);
+    return fits;
+}
+
+void sp_capture_give_bytes(sp_capture *capture, size_t bytes)
+{
+    pthread_mutex_lock(&capture->store->lock);
+    sp_store_return(capture->store, capture, bytes);
+    pthread_mutex_unlock(&capture->store->lock);
+}
+
 /* --- the engine thread --- */
 
 void sp_captures_tidy(sp_captures *store, sp_kv *kv)

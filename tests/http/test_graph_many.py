@@ -131,6 +131,31 @@ def test_aggregate_refusals():
         assert get(ONE, "/aggregate" + query, status)["error"]["param"] == param, query
 
 
+def test_aggregate_memory():
+    """What an aggregate works on counts within --capture-bytes, is refused before anything is computed, and goes back."""
+    ids = [int(t) for t in numpy.random.RandomState(12).randint(1, 250, 250)]
+    size = server.post(PATH, {"input": ids}).json()["bytes"]
+    with harness.Server("--kv", "f32", "--capture-bytes", str(size + 657000), model=FOLDER) as other:
+        one = other.post(PATH, {"input": ids}).json()
+        assert one["bytes"] == size, one
+        path = PATH + "/" + one["id"]
+
+        def ask(query, status):
+            reply = other.get(path + "/aggregate?limit=100&op=" + query)
+            assert reply.status == status, (query, reply)
+            return reply
+
+        for query, param in (("rollout", "top_k"), ("reach2", "capture_bytes"), ("rollout&top_k=250", "capture_bytes")):
+            error = ask(query, 413).error()
+            assert error["param"] == param and "bytes" in error["message"], error
+        assert other.get("/v1/limits").json()["capture_bytes_used"] == size
+        assert other.get(path).json()["cached_heads"] == []
+        for query in ("mean", "union", "rollout&top_k=5"):
+            assert ask(query, 200).json()["edges_total"] > 250, query
+        heads = sum(h["bytes"] for h in other.get(path).json()["cached_heads"])
+        assert heads > 0 and other.get("/v1/limits").json()["capture_bytes_used"] == size + heads
+
+
 def test_labels():
     for name in ("pos", "half"):
         found = get(ONE, "/labels?graph=both&set=" + name)
