@@ -1,12 +1,14 @@
 """What the graph routes must answer, by brute force in float64 numpy: a tiny llama with a fit of random maps, the masks of
-the attentions, the graphs of a head, slices, tiles and aggregates. Written from the specification (engine/README.md and
+the attentions, the graphs of a head, cuts and tiles. Written from the specification (engine/README.md and
 server/README.md), with no code of the project. Used by tests/http/test_graph_acceptance.py.
 
 A pair is in doubt where float32 and float64 may differ about it: its score lies within DOUBT of its row's threshold, or its
 weight at the edge of a cut. Masks of predicting attentions must have none: scene() takes the first seed of tokens that gives a margin.
 """
 import hashlib
+import json
 import os
+import struct
 
 import numpy
 
@@ -18,11 +20,11 @@ DOUBT = 2e-5
 
 
 def write_model(folder):
-    """A llama of LAYERS layers, HEADS heads on KV_HEADS KV heads and 2,048 positions, with a fit."""
+    """A llama of LAYERS layers, HEADS heads on KV_HEADS KV heads and 4,096 positions, with a fit."""
     was = tiny_model.HEADS, tiny_model.KV_HEADS, tiny_model.LAYERS, dict(tiny_model.CONFIG)
     tiny_model.HEADS, tiny_model.KV_HEADS, tiny_model.LAYERS = HEADS, KV_HEADS, LAYERS
     tiny_model.CONFIG.update(num_attention_heads=HEADS, num_key_value_heads=KV_HEADS, num_hidden_layers=LAYERS,
-                             max_position_embeddings=2048)
+                             max_position_embeddings=4096)
     try:
         tiny_model.write(folder)
         stored = tiny_model.tensors()
@@ -40,8 +42,6 @@ def write_model(folder):
 
 
 def write_safetensors(path, metadata, tensors):
-    import json
-    import struct
     header, place = {"__metadata__": metadata}, 0
     for name, array in tensors.items():
         header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [place, place + array.nbytes]}
@@ -74,7 +74,7 @@ class Finder:
 
     def __init__(self, fit, params):
         self.fit = {name: array.astype(numpy.float64) for name, array in fit.items()}
-        self.params, self.margin, self.clusters = params, numpy.inf, {}
+        self.params, self.margin = params, numpy.inf
 
     def maps(self, layer, kind, q, k):
         at, out = "layers.%d.self.%s" % (layer, kind), []
@@ -148,14 +148,10 @@ class Finder:
             order = far.argsort(axis=-1, kind="stable")
             ranked = numpy.sort(far, axis=-1)
             self.closer(ranked[..., p["top"]] - ranked[..., p["top"] - 1])
-            self.closer(ranked[..., 1] - ranked[..., 0])
             taken = numpy.zeros(far.shape, bool)
             numpy.put_along_axis(taken, order[..., :p["top"]], True, axis=-1)
             sets.append(taken[:, :, :p["runs"]])
-            self.clusters.setdefault(layer, []).append(order[:, :, 0, 0])  # nearest of run 0: (heads, n)
-        self.pure = getattr(self, "pure", {})
-        self.pure[layer] = numpy.einsum("hirc,hjrc->hij", sets[0], sets[1]) > 0
-        return self.pure[layer]
+        return numpy.einsum("hirc,hjrc->hij", sets[0], sets[1]) > 0
 
 
 def globals_first(n, count):
@@ -244,7 +240,7 @@ def doubt(scores, mask, weights, alpha, cut):
     return mask & (numpy.abs(z - tau) < DOUBT)
 
 
-def apply_cuts(weights, cols=None, top_k=None, min_weight=None, mass=None, edges=None):
+def apply_cuts(weights, cols=None, top_k=None, min_weight=None, mass=None):
     """The weights that all cuts keep, others 0; (..., n, n). Ranks go by falling weight, ties to the lower key."""
     order = numpy.argsort(-weights, axis=-1, kind="stable")
     rank = numpy.argsort(order, axis=-1, kind="stable")
@@ -268,12 +264,4 @@ def tile(values, z, ty, tx):
     part = values[ty * size:(ty + 1) * size, tx * size:(tx + 1) * size]
     i, j = numpy.indices(part.shape)
     numpy.add.at(out, (i >> z, j >> z), part)
-    return out
-
-
-def tile_max(values, z, ty, tx):
-    out, size = numpy.zeros((256, 256), values.dtype), 256 << z
-    part = values[ty * size:(ty + 1) * size, tx * size:(tx + 1) * size]
-    i, j = numpy.indices(part.shape)
-    numpy.maximum.at(out, (i >> z, j >> z), part)
     return out
