@@ -66,7 +66,10 @@ class Call:
         if not self.is_whole():
             return "lost (%s after %d bytes)" % (errno.errorcode.get(self.error, "end"), len(self.data))
         if status != 200:
-            kind = json.loads(self.body())["error"]["type"]
+            try:
+                kind = json.loads(self.body())["error"]["type"]
+            except (ValueError, KeyError):
+                return "lost (%d without an envelope)" % status
             return "told" if kind in ("unavailable_error", "rate_limit_error") else "lost (%d)" % status
         if not self.stream:
             return "full" if "choices" in json.loads(self.body()) else "lost (no choices)"
