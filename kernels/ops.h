@@ -126,6 +126,10 @@ struct sp_ops {
     void (*assign)(sp_device *device, const sp_assign_args *args);
     /* Fills args->words and args->counts. */
     void (*match_ids)(sp_device *device, const sp_match_args *args);
+    /* Fills args->words and args->counts. */
+    void (*read_sets)(sp_device *device, const sp_set_args *args);
+    /* Fills list->keys and list->shared. One thread: callers list sets in parallel. */
+    void (*list_set)(const sp_device *device, const sp_set_list *list);
 };
 
 #endif

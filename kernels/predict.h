@@ -6,7 +6,7 @@
  * Head h reads map g = h / (n_heads / n_maps). Positions >= n_keys are never read as edges.
  * q' stays float32 (rows, n_heads, rank); with bf16 keys q' is rounded to bf16 once a row, so that decoding
  * and prefill select alike. As everywhere, a row's result depends on that row and the keys alone. Tests:
- * tests/kernels/test_predict.c, tests/kernels/test_assign.c */
+ * tests/kernels/test_predict.c, tests/kernels/test_assign.c, tests/kernels/test_sets.c */
 #ifndef SPARSED_KERNELS_PREDICT_H
 #define SPARSED_KERNELS_PREDICT_H
 
@@ -77,5 +77,31 @@ typedef struct sp_match_args {
     uint64_t *words;         /* (n_matches, ceil(n_keys / 64)): keys that have the id in this run and head */
     uint32_t *counts;        /* (n_matches): how many */
 } sp_match_args;
+
+/* Keys kept as sets: key tile t has words of 64 bits at pages[t]; bit i of word s: key 64 t + i is in set s.
+ * What a page says of keys >= n_keys is not read. */
+typedef struct sp_set_view {
+    uint32_t n_keys;
+    const uint64_t *const *pages; /* (ceil(n_keys / 64)) */
+} sp_set_view;
+
+typedef struct sp_set_args {
+    sp_set_view view;
+    size_t n;
+    const uint32_t *sets; /* (n) */
+    uint64_t *words;      /* (n, ceil(n_keys / 64)): the keys of each set, one bit each */
+    uint32_t *counts;     /* (n): how many */
+} sp_set_args;
+
+/* A set to be listed, with which of its keys are in others too. */
+typedef struct sp_set_list {
+    uint32_t n_tiles, count; /* of words; keys of the set */
+    const uint64_t *words;   /* (n_tiles) */
+    uint32_t *keys;          /* (count) ascending; NULL: not wanted */
+    uint32_t n_others;
+    const uint32_t *others;    /* (n_others) rows of all_words */
+    const uint64_t *all_words; /* (any, n_tiles) */
+    uint64_t *shared;          /* (n_others, ceil(count / 64)): bit r: key r of the list is in that set too */
+} sp_set_list;
 
 #endif

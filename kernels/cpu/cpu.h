@@ -172,6 +172,8 @@ sp_status sp_cpu_scan_mask(sp_device *device, const sp_scan_args *args, sp_error
 sp_status sp_cpu_scan_top(sp_device *device, const sp_scan_args *args, sp_error *error);
 void sp_cpu_assign(sp_device *device, const sp_assign_args *args);
 void sp_cpu_match_ids(sp_device *device, const sp_match_args *args);
+void sp_cpu_read_sets(sp_device *device, const sp_set_args *args);
+void sp_cpu_list_set(const sp_device *device, const sp_set_list *list);
 void sp_cpu_widen_row(const sp_matrix *w, size_t row, float *out);
 /* The same for matrices of block types (linear_quant.c); pack is given a checked tensor. */
 sp_status sp_quant_pack(sp_device *device, const sp_tensor *w, sp_matrix *out, sp_error *error);

@@ -2,8 +2,8 @@
  * saves.
  *
  * AVX needs OSXSAVE and XCR0 bits 1 and 2 (xmm, ymm); AVX-512 bits 5 to 7 too (masks, zmm). A level counts
- * only when all below it do. Source: Intel SDM volume 1, sections 14.3 and 15.2. Tests:
- * tests/unit/kernels/test_device.c */
+ * only when all below it do; avx512bf16 with VBMI2, which one CPU alone (Cooper Lake) has not. Source: Intel
+ * SDM volume 1, sections 14.3 and 15.2. Tests: tests/unit/kernels/test_device.c */
 #include "kernels/cpu/cpu.h"
 
 #include <stdlib.h>
@@ -30,12 +30,13 @@ sp_cpu_isa sp_cpu_level(void)
         return SP_CPU_REFERENCE;
     unsigned leaves = a;
     uint64_t saved = enabled_registers();
-    if ((saved & 0x6u) != 0x6u || !BIT(b7, 5) || !BIT(b7, 8)) return SP_CPU_REFERENCE;
+    if ((saved & 0x6u) != 0x6u || !BIT(b7, 3) || !BIT(b7, 5) || !BIT(b7, 8)) return SP_CPU_REFERENCE;
     bool zmm = (saved & 0xe6u) == 0xe6u;
     bool f = BIT(b7, 16), dq = BIT(b7, 17), bw = BIT(b7, 30), vl = BIT(b7, 31);
     if (!zmm || !f || !dq || !bw || !vl) return SP_CPU_AVX2;
     if (!BIT(c7, 11)) return SP_CPU_AVX512;
-    if (leaves < 1 || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !BIT(a, 5)) return SP_CPU_AVX512VNNI;
+    if (leaves < 1 || !BIT(c7, 6) || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !BIT(a, 5))
+        return SP_CPU_AVX512VNNI;
     return SP_CPU_AVX512BF16;
 }
 #else

@@ -26,6 +26,8 @@ static const sp_ops cpu_ops = {
     .scan_top = sp_cpu_scan_top,
     .assign = sp_cpu_assign,
     .match_ids = sp_cpu_match_ids,
+    .read_sets = sp_cpu_read_sets,
+    .list_set = sp_cpu_list_set,
 };
 
 /* The same, linear layers by OpenBLAS. */
@@ -51,6 +53,8 @@ static const sp_ops openblas_ops = {
     .scan_top = sp_cpu_scan_top,
     .assign = sp_cpu_assign,
     .match_ids = sp_cpu_match_ids,
+    .read_sets = sp_cpu_read_sets,
+    .list_set = sp_cpu_list_set,
 };
 
 static sp_cpu_slots tables[SP_CPU_ISAS];

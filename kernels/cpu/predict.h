@@ -62,12 +62,22 @@ typedef struct sp_predict_slots {
     /* Bit j: one of the first n_ids of ids[4 j ..] is id, and bit j of exist is set; adds their number to
      * *count. ids (64, 4) */
     uint64_t (*match)(const uint16_t *ids, uint32_t n_ids, uint16_t id, uint64_t exist, uint32_t *count);
+    uint32_t (*count_bits)(const uint64_t *words, size_t n);
+    /* Writes the n keys of a set, ascending. words (tiles) */
+    void (*list_set)(const uint64_t *words, uint32_t tiles, uint32_t n, uint32_t *keys);
+    /* One bit a key of a set: whether it is in the other too; whole words, zero behind the last. */
+    void (*share_set)(const uint64_t *words, const uint64_t *other, uint32_t tiles, uint64_t *shared);
     /* Nearest centroids of rows of x (stride numbers apart) into ids (id_stride apart); one map. */
     void (*assign)(const sp_assign_args *args, uint32_t map, size_t first, size_t rows);
 } sp_predict_slots;
 
 const sp_predict_slots *sp_predict_slots_for(sp_cpu_isa level);
 extern const sp_predict_slots sp_predict_reference, sp_predict_avx2, sp_predict_avx512, sp_predict_avx512bf16;
+
+/* Of AVX2, for all levels above. */
+uint32_t sp_avx2_count_bits(const uint64_t *words, size_t n);
+void sp_avx2_list_set(const uint64_t *words, uint32_t tiles, uint32_t n, uint32_t *keys);
+void sp_avx2_share_set(const uint64_t *words, const uint64_t *other, uint32_t tiles, uint64_t *shared);
 
 /* Puts (distance, id) into the ascending list of n nearest so far, at most top; NaN counts as infinite. */
 static inline void sp_assign_put(float *distances, uint16_t *ids, uint32_t *n, uint32_t top, float distance,

@@ -337,4 +337,7 @@ const sp_predict_slots sp_predict_avx2 = {.project = project,
                                           .take = take,
                                           .shrink = shrink,
                                           .match = match,
+                                          .count_bits = sp_avx2_count_bits,
+                                          .list_set = sp_avx2_list_set,
+                                          .share_set = sp_avx2_share_set,
                                           .assign = assign};

@@ -505,4 +505,7 @@ const sp_predict_slots sp_predict_avx512 = {.project = sp_avx512_project,
                                             .take = sp_avx512_take,
                                             .shrink = sp_avx512_shrink,
                                             .match = sp_avx512_match,
+                                            .count_bits = sp_avx2_count_bits,
+                                            .list_set = sp_avx2_list_set,
+                                            .share_set = sp_avx2_share_set,
                                             .assign = sp_avx512_assign};

@@ -1,5 +1,6 @@
-/* Scores of projected queries by bf16 dot products: 6 rows by 64 keys in 24 registers, a pair of numbers a
- * step. VDPBF16PS adds the odd product, then the even one, each rounded once: the order of predict.h. Tests:
+/* What predictors gain from the newest level: scores of projected queries by bf16 dot products, and keys of
+ * sets by compression of bytes. Scores: 6 rows by 64 keys in 24 registers, a pair of numbers a step.
+ * VDPBF16PS adds the odd product, then the even one, each rounded once: the order of predict.h. Tests:
  * tests/kernels/test_predict.c */
 #include <immintrin.h>
 #include <string.h>
@@ -50,6 +51,36 @@ static void near_bf16(const sp_scan_tile *tile)
     for (; row < tile->rows; row++) dot_rows(1, tile, row);
 }
 
+/* A word's keys are what its bits compress 0 .. 63 to. */
+static void list_set(const uint64_t *words, uint32_t tiles, uint32_t n, uint32_t *keys)
+{
+    static const uint8_t counting[64] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                         16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+                                         32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47,
+                                         48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+    const __m512i lanes = _mm512_loadu_si512(counting);
+    uint32_t at = 0;
+    for (uint32_t t = 0; t < tiles; t++) {
+        uint32_t count = (uint32_t)_mm_popcnt_u64(words[t]);
+        __m512i found = _mm512_maskz_compress_epi8(words[t], lanes),
+                first = _mm512_set1_epi32((int)(t * SP_TILE));
+        __m512i some = _mm512_add_epi32(_mm512_cvtepu8_epi32(_mm512_castsi512_si128(found)), first);
+        if (count <= 16 && at + 16 <= n) {
+            _mm512_storeu_si512(keys + at, some);
+            at += count;
+            continue;
+        }
+        for (uint32_t i = 0; i < count; i += 16) {
+            uint32_t left = count - i;
+            __mmask16 in = (__mmask16)(left < 16 ? (1u << left) - 1 : UINT16_MAX);
+            _mm512_mask_storeu_epi32(keys + at + i, in, some);
+            found = _mm512_shuffle_i64x2(found, found, 0x39);
+            some = _mm512_add_epi32(_mm512_cvtepu8_epi32(_mm512_castsi512_si128(found)), first);
+        }
+        at += count;
+    }
+}
+
 static void near_f32(const sp_scan_tile *tile)
 {
     sp_predict_avx512.near_f32(tile);
@@ -62,4 +93,7 @@ const sp_predict_slots sp_predict_avx512bf16 = {.project = sp_avx512_project,
                                                 .take = sp_avx512_take,
                                                 .shrink = sp_avx512_shrink,
                                                 .match = sp_avx512_match,
+                                                .count_bits = sp_avx2_count_bits,
+                                                .list_set = list_set,
+                                                .share_set = sp_avx2_share_set,
                                                 .assign = sp_avx512_assign};

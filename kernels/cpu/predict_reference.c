@@ -149,6 +149,32 @@ static uint64_t match(const uint16_t *ids, uint32_t n_ids, uint16_t id, uint64_t
     return word;
 }
 
+static uint32_t count_bits(const uint64_t *words, size_t n)
+{
+    uint32_t count = 0;
+    for (size_t i = 0; i < n; i++) count += (uint32_t)__builtin_popcountll(words[i]);
+    return count;
+}
+
+static void list_set(const uint64_t *words, uint32_t tiles, uint32_t n, uint32_t *keys)
+{
+    uint32_t at = 0;
+    for (uint32_t t = 0; t < tiles; t++)
+        for (uint64_t word = words[t]; word && at < n; word &= word - 1)
+            keys[at++] = t * SP_TILE + (uint32_t)__builtin_ctzll(word);
+}
+
+static void share_set(const uint64_t *words, const uint64_t *other, uint32_t tiles, uint64_t *shared)
+{
+    uint32_t rank = 0;
+    for (uint32_t t = 0; t < tiles; t++) {
+        for (uint64_t word = words[t]; word; word &= word - 1, rank++) {
+            if (rank % 64 == 0) shared[rank / 64] = 0;
+            shared[rank / 64] |= (other[t] >> __builtin_ctzll(word) & 1) << rank % 64;
+        }
+    }
+}
+
 static void assign(const sp_assign_args *args, uint32_t map, size_t first, size_t rows)
 {
     const float *centroids = args->centroids + map * args->centroid_stride;
@@ -175,4 +201,7 @@ const sp_predict_slots sp_predict_reference = {.project = project,
                                                .take = take,
                                                .shrink = shrink,
                                                .match = match,
+                                               .count_bits = count_bits,
+                                               .list_set = list_set,
+                                               .share_set = share_set,
                                                .assign = assign};
