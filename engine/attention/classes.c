@@ -42,9 +42,8 @@ static const uint16_t *k_ids(const sp_classes *c, uint32_t head, uint32_t run, u
     return c->k_ids + (((size_t)head * c->runs + run) * c->n_keys + key) * c->top;
 }
 
-/* Sorts n numbered things by class. ids: of thing i at i * stride, `top` of them; starts (n_classes + 1). */
-static void sort_by_class(const uint16_t *ids, size_t n, size_t stride, uint32_t top, uint32_t n_classes,
-                          uint32_t *starts, uint32_t *sorted)
+void sp_classes_sort(const uint16_t *ids, size_t n, size_t stride, uint32_t top, uint32_t n_classes,
+                     uint32_t *starts, uint32_t *sorted)
 {
     memset(starts, 0, ((size_t)n_classes + 1) * sizeof *starts);
     for (size_t i = 0; i < n; i++)
@@ -217,8 +216,8 @@ static sp_status add_class(const grouping *g, uint32_t class, sp_error *error)
 static sp_status add_head(grouping *g, sp_error *error)
 {
     const sp_classes *c = g->classes;
-    sort_by_class(q_ids(c, g->head, g->run, 0) + g->slot, c->rows, c->top, 1, c->n_classes, g->member_starts,
-                  g->members);
+    sp_classes_sort(q_ids(c, g->head, g->run, 0) + g->slot, c->rows, c->top, 1, c->n_classes,
+                    g->member_starts, g->members);
     sp_status status = SP_OK;
     for (uint32_t class = 0; class < c->n_classes && status == SP_OK; class ++)
         if (g->member_starts[class] < g->member_starts[class + 1]) status = add_class(g, class, error);
@@ -231,8 +230,8 @@ static void sort_head(void *context, size_t head, size_t worker)
     const grouping *g = context;
     const sp_classes *c = g->classes;
     (void)worker;
-    sort_by_class(k_ids(c, (uint32_t)head, g->run, 0), c->n_keys, c->top, c->top, c->n_classes,
-                  g->starts + head * (c->n_classes + 1), g->keys + head * c->n_keys * c->top);
+    sp_classes_sort(k_ids(c, (uint32_t)head, g->run, 0), c->n_keys, c->top, c->top, c->n_classes,
+                    g->starts + head * (c->n_classes + 1), g->keys + head * c->n_keys * c->top);
 }
 
 static sp_status add_run(grouping *g, sp_error *error)

@@ -24,6 +24,11 @@ typedef struct sp_classes {
     const uint16_t *k_ids; /* (n_heads, runs, n_keys, top); SP_NO_CLASS: none */
 } sp_classes;
 
+/* Sorts n numbered things by class. ids: of thing i at i * stride, `top` of them; starts (n_classes + 1):
+ * where each class begins in sorted (n * top). */
+void sp_classes_sort(const uint16_t *ids, size_t n, size_t stride, uint32_t top, uint32_t n_classes,
+                     uint32_t *starts, uint32_t *sorted);
+
 /* The plan is begun with one list a head. Adds the band's tiles and the groups. */
 sp_status sp_classes_plan(const sp_classes *classes, const sp_band *band, uint32_t position,
                           sp_scratch *scratch, sp_plan *out, sp_error *error) SP_MUST_CHECK;

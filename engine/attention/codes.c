@@ -18,6 +18,7 @@ struct sp_codes {
     size_t memory_bytes;
     uint8_t **pages; /* (ceil(max_keys / 64)) */
     sp_code_view view;
+    sp_set_view sets;
     /* scratch of BLOCK rows */
     float *projected; /* (BLOCK, maps, rank) */
     float *wide;      /* (BLOCK, n_heads, rank): a KV head's k' once a query head, for centroids */
@@ -28,6 +29,11 @@ static size_t map_bytes(uint32_t rank, sp_dtype dtype)
 {
     size_t steps = dtype == SP_BF16 ? ((size_t)rank + 1) / 2 : rank;
     return steps * SP_TILE * sizeof(float);
+}
+
+static bool kept_as_sets(const sp_fit_table *centroids)
+{
+    return centroids->size <= SP_MOST_SETS;
 }
 
 /* Calls visit on every set that keys may be asked of. */
@@ -50,12 +56,14 @@ typedef struct page_size {
 static void measure_page(const sp_fit_set *set, void *context)
 {
     page_size *size = context;
-    size_t codes = set->n_k_maps * map_bytes(set->rank, size->dtype), ids = 0;
-    for (size_t i = 0; i < set->n_centroids && set->type != SP_FIT_BLOCK; i++)
-        if (set->centroids[i].runs > ids) ids = set->centroids[i].runs;
-    ids *= size->n_heads * IDS_BYTES;
+    size_t codes = set->n_k_maps * map_bytes(set->rank, size->dtype);
     if (set->type != SP_FIT_CLUSTER && codes > size->bytes) size->bytes = codes;
-    if (ids > size->bytes) size->bytes = ids;
+    for (size_t i = 0; i < set->n_centroids && set->type != SP_FIT_BLOCK; i++) {
+        const sp_fit_table *table = &set->centroids[i];
+        size_t one = kept_as_sets(table) ? table->size * sizeof(uint64_t) : IDS_BYTES;
+        size_t bytes = one * table->runs * size->n_heads;
+        if (bytes > size->bytes) size->bytes = bytes;
+    }
 }
 
 size_t sp_codes_page_bytes(const sp_fit *const *fits, size_t n_fits, uint32_t n_heads, sp_dtype dtype)
@@ -156,8 +164,43 @@ const uint8_t *sp_codes_page(const sp_codes *codes, uint32_t tile)
     return codes->pages[tile];
 }
 
+/* Forgets what the pages say of position .. position + rows - 1 and of what is behind them. */
+static void clear_sets(sp_codes *codes, uint32_t position, uint32_t rows)
+{
+    size_t words = (size_t)codes->runs * codes->options.n_heads * codes->centroids->size;
+    for (uint32_t at = position; at < position + rows; at = (at / SP_TILE + 1) * SP_TILE) {
+        uint64_t *page = (uint64_t *)(void *)codes->pages[at / SP_TILE],
+                 before = ((uint64_t)1 << at % SP_TILE) - 1;
+        for (size_t i = 0; i < words; i++) page[i] &= before;
+    }
+}
+
+/* ids: (n, n_heads, top) of one run. */
+static void put_sets(sp_codes *codes, uint32_t run, uint32_t position, uint32_t n)
+{
+    size_t heads = codes->options.n_heads, size = codes->centroids->size;
+    const uint16_t *ids = codes->ids;
+    for (size_t at = position; at < (size_t)position + n; at++) {
+        uint64_t *set = (uint64_t *)(void *)codes->pages[at / SP_TILE] + run * heads * size;
+        for (size_t h = 0; h < heads; h++, set += size, ids += codes->top)
+            for (uint32_t i = 0; i < codes->top; i++) set[ids[i]] |= (uint64_t)1 << at % SP_TILE;
+    }
+}
+
+static void put_ids(sp_codes *codes, uint32_t run, uint32_t position, uint32_t n)
+{
+    size_t heads = codes->options.n_heads;
+    const uint16_t *ids = codes->ids;
+    for (size_t at = position; at < (size_t)position + n; at++) {
+        uint16_t *page = (uint16_t *)(void *)(codes->pages[at / SP_TILE] + run * heads * IDS_BYTES);
+        page += at % SP_TILE * SP_IDS_A_KEY;
+        for (size_t h = 0; h < heads; h++, ids += codes->top)
+            for (uint32_t i = 0; i < codes->top; i++) page[h * SP_TILE * SP_IDS_A_KEY + i] = ids[i];
+    }
+}
+
 /* Nearest centroids of n rows (at most BLOCK) of projected keys, every run, into the pages. */
-static void store_ids(sp_codes *codes, uint32_t position, uint32_t n)
+static void store_nearest(sp_codes *codes, uint32_t position, uint32_t n)
 {
     const sp_fit_set *set = codes->set;
     const sp_codes_options *options = &codes->options;
@@ -178,14 +221,10 @@ static void store_ids(sp_codes *codes, uint32_t position, uint32_t n)
                                      .centroid_stride = codes->centroids->runs * one_run,
                                      .ids = codes->ids};
         options->device->ops->assign(options->device, &args);
-        for (size_t r = 0; r < n; r++) {
-            size_t at = position + r;
-            uint16_t *page = (uint16_t *)(void *)(codes->pages[at / SP_TILE] + run * heads * IDS_BYTES);
-            const uint16_t *from = codes->ids + r * heads * codes->top;
-            page += at % SP_TILE * SP_IDS_A_KEY;
-            for (size_t h = 0; h < heads; h++, from += codes->top)
-                for (uint32_t i = 0; i < codes->top; i++) page[h * SP_TILE * SP_IDS_A_KEY + i] = from[i];
-        }
+        if (kept_as_sets(codes->centroids))
+            put_sets(codes, run, position, n);
+        else
+            put_ids(codes, run, position, n);
     }
 }
 
@@ -195,6 +234,7 @@ void sp_codes_append(sp_codes *codes, uint32_t position, uint32_t rows, const fl
     const sp_codes_options *options = &codes->options;
     if (!set) return;
     assert(position + rows <= options->max_keys);
+    if (codes->centroids && kept_as_sets(codes->centroids)) clear_sets(codes, position, rows);
     for (uint32_t at = 0; at < rows; at += BLOCK) {
         uint32_t n = rows - at < BLOCK ? rows - at : BLOCK;
         const sp_project_args args = {.rows = n,
@@ -208,7 +248,7 @@ void sp_codes_append(sp_codes *codes, uint32_t position, uint32_t rows, const fl
                                       .out = codes->projected};
         options->device->ops->project(options->device, &args);
         if (codes->centroids)
-            store_ids(codes, position + at, n);
+            store_nearest(codes, position + at, n);
         else
             options->device->ops->store_codes(options->device, n, position + at, set->n_k_maps, set->rank,
                                               options->dtype, codes->projected, codes->view.map_bytes,
@@ -220,6 +260,12 @@ void sp_codes_attach(sp_codes *codes, uint32_t n_keys, sp_plan_request *request)
 {
     request->fit = codes->fit;
     if (!codes->set) return;
+    if (codes->centroids && kept_as_sets(codes->centroids)) {
+        codes->sets =
+            (sp_set_view){.n_keys = n_keys, .pages = (const uint64_t *const *)(const void *)codes->pages};
+        request->sets = &codes->sets;
+        return;
+    }
     if (codes->centroids) {
         request->id_pages = (const uint16_t *const *)codes->pages;
         request->n_ids = codes->top;

@@ -1,5 +1,5 @@
-/* What the engine keeps of keys for a predicting backend: projected keys k' = k W + b, or for cluster
- * grouping the ids of their nearest centroids, in side pages of 64 positions.
+/* What the engine keeps of keys for a predicting backend, in side pages of 64 positions: projected keys
+ * k' = k W + b, or for cluster grouping which keys each centroid took.
  *
  * What is kept follows from the sequence's attention: the backend names the set of the fit (sp_backend.codes)
  * and, where ids are all it reads, the centroids (sp_backend.centroids). New keys are projected once, when
@@ -9,7 +9,9 @@
  *
  * One layer's part of a page, either
  *   codes  map g at g * map_bytes, as in kernels/predict.h
- *   ids    (runs, n_heads, 64, 4) uint16: nearest first, n_ids of the four are used
+ *   sets   up to 64 centroids: (runs, n_heads, centroids) words, bit i: key i has the centroid. A centroid's
+ *          words, page after page, are the list of its keys: growing as keys come, read without the others
+ *   ids    more centroids: (runs, n_heads, 64, 4) uint16: nearest first, n_ids of the four are used
  * Owner: an sp_codes belongs to one thread at a time. Tests: tests/unit/engine/test_codes.c */
 #ifndef SPARSED_ENGINE_ATTENTION_CODES_H
 #define SPARSED_ENGINE_ATTENTION_CODES_H
@@ -18,6 +20,7 @@
 #include "engine/sparsefinder/fit.h"
 
 #define SP_IDS_A_KEY 4u
+#define SP_MOST_SETS 64u /* centroids of a run and head that are kept as sets */
 
 typedef struct sp_codes sp_codes;
 
@@ -50,8 +53,8 @@ const uint8_t *sp_codes_page(const sp_codes *codes, uint32_t tile);
 /* Projects and stores the keys of positions position .. position + rows - 1. k: (rows, n_kv_heads, head_dim)
  */
 void sp_codes_append(sp_codes *codes, uint32_t position, uint32_t rows, const float *k);
-/* Gives a plan request what was kept of keys 0 .. n_keys - 1: fit, codes, id_pages, n_ids, n_id_runs. The
- * request points into codes, until the next select. */
+/* Gives a plan request what was kept of keys 0 .. n_keys - 1: fit, codes, sets, id_pages, n_ids,
+ * n_id_runs. The request points into codes, until the next select. */
 void sp_codes_attach(sp_codes *codes, uint32_t n_keys, sp_plan_request *request);
 
 #endif

@@ -82,7 +82,10 @@ const sp_fit_table *sp_finder_thresholds(const sp_attention *attention, const sp
 const sp_fit_table *sp_finder_bins(const sp_attention *attention, const sp_fit_set *set);
 const sp_fit_table *sp_finder_centroids(const sp_attention *attention, const sp_fit_set *set);
 
-/* The groups of a chunk of one row. q_ids: (n_heads, runs, top). */
+/* Where keys are kept as sets, of `size` centroids a run. q_ids: (n_heads, runs, rows, top). */
+sp_status sp_finder_cluster_sets(const sp_finder *self, uint32_t runs, uint32_t top, uint32_t size,
+                                 const uint16_t *q_ids, sp_error *error) SP_MUST_CHECK;
+/* The groups of a chunk of one row, where keys are kept as ids. q_ids: (n_heads, runs, top). */
 sp_status sp_finder_cluster_row(const sp_finder *self, uint32_t runs, uint32_t top, const uint16_t *q_ids,
                                 sp_error *error) SP_MUST_CHECK;
 

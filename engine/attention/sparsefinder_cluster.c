@@ -1,7 +1,8 @@
 /* sparsefinder, grouping cluster: an edge where a projected query and key share one of their `top` nearest
  * centroids, in any of `runs` k-means runs (Treviso et al. 2022, section 3.3; attention.md 1.7: the sets must
- * meet). Keys bring their ids, kept when they were written (codes.h); the chunk's queries are assigned here.
- * Classes become groups in classes.c, those of a row alone in sparsefinder_row.c. Tests:
+ * meet). The chunk's queries are assigned here, keys when they were written (codes.h). Up to 64 centroids
+ * have their keys as sets, which become groups in sparsefinder_sets.c; of more each key brings its ids, and
+ * classes become groups in classes.c, those of a row alone in sparsefinder_row.c. Tests:
  * tests/attention/test_conformance.c */
 #include "engine/attention/classes.h"
 #include "engine/attention/sparsefinder.h"
@@ -80,6 +81,8 @@ sp_status sp_finder_cluster(const sp_finder *self, sp_error *error)
     uint32_t runs = sp_finder_u32(self, SP_FINDER_RUNS), top = sp_finder_u32(self, SP_FINDER_TOP);
     uint16_t *q_ids, *k_ids;
     sp_status status = assign_queries(self, table, runs, top, &q_ids, error);
+    if (status == SP_OK && request->sets)
+        return sp_finder_cluster_sets(self, runs, top, table->size, q_ids, error);
     if (status == SP_OK && request->rows == 1) return sp_finder_cluster_row(self, runs, top, q_ids, error);
     if (status == SP_OK) status = gather_keys(self, runs, top, &k_ids, error);
     if (status != SP_OK) return status;

@@ -86,7 +86,7 @@ sp_fit *test_fit_new(uint32_t n_heads, uint32_t n_kv_heads, uint32_t head_dim, b
     if (!fit->layers) abort();
     for (size_t kind = 0; kind < 2; kind++) {
         sp_fit_layer *layer = &fit->layers[kind];
-        layer->n_sets = 5;
+        layer->n_sets = 6;
         layer->sets = sp_alloc_zero(layer->n_sets, sizeof *layer->sets);
         if (!layer->sets) abort();
         fill_set(&layer->sets[0], fit, SP_FIT_DEFAULT, 0, 4, shared ? 0 : n_heads, &random);
@@ -94,6 +94,8 @@ sp_fit *test_fit_new(uint32_t n_heads, uint32_t n_kv_heads, uint32_t head_dim, b
         fill_set(&layer->sets[2], fit, SP_FIT_CLUSTER, 9, 5, n_heads, &random);
         fill_set(&layer->sets[3], fit, SP_FIT_BLOCK, 7, 2, n_heads, &random);
         fill_set(&layer->sets[4], fit, SP_FIT_BLOCK, 16, 2, 0, &random);
+        fill_set(&layer->sets[5], fit, SP_FIT_CLUSTER, 70, 5, n_heads,
+                 &random); /* more than are kept as sets */
     }
     return fit;
 }
@@ -192,6 +194,14 @@ const finder_pattern finder_patterns[] = {
      .window = 5,
      .first = 1,
      .last = 1},
+    {.json = FINDER("\"grouping\":\"cluster\",\"clusters\":70,\"top\":3,\"window\":3"),
+     .rule = FINDER_CLUSTER,
+     .set = SP_FIT_CLUSTER,
+     .set_size = 70,
+     .top = 3,
+     .runs = 1,
+     .window = 3,
+     .first = 1},
     {.json = FINDER("\"grouping\":\"block\",\"block\":16,\"keep\":2"),
      .rule = FINDER_TOKEN,
      .set = SP_FIT_BLOCK,

@@ -1,7 +1,7 @@
-/* What is kept of keys: a backend that spies on its plan requests sees projected keys, or the ids of their
- * nearest centroids, of every position so far, whatever the chunks, in pages that other sequences give back
- * and take; the sums of each map are made again in float64. Side pages are priced and poisoned with the KV
- * pages. */
+/* What is kept of keys: a backend that spies on its plan requests sees projected keys, or the sets of keys
+ * that centroids took, or ids of nearest centroids, of every position so far, whatever the chunks, in pages
+ * that other sequences give back and take; the sums of each map are made again in float64. Side pages are
+ * priced and poisoned with the KV pages. */
 #include "tests/support/test.h"
 
 #include <math.h>
@@ -12,20 +12,20 @@
 #include "engine/attention/pattern.h"
 #include "tests/support/random.h"
 
-enum { HEADS = 4, KV_HEADS = 2, DIM = 6, KEYS = 200, C = 7, RUNS = 2, TOP = 3, LAYERS = 2 };
+enum { HEADS = 4, KV_HEADS = 2, DIM = 6, KEYS = 200, C = 7, MANY = 70, RUNS = 2, TOP = 3, LAYERS = 2 };
 
 /* --- a fit of two layers: a default set of one map a head, with centroids, and a dot set of one a KV head
  * --- */
 
 typedef struct numbers {
-    float weight[HEADS * DIM * 8], bias[HEADS * 8], centroids[HEADS * RUNS * C * 8];
+    float weight[HEADS * DIM * 8], bias[HEADS * 8], centroids[HEADS * RUNS * (C + MANY) * 8];
 } numbers;
 
 typedef struct small_fit {
     sp_fit fit;
     sp_fit_layer layers[LAYERS * 2];
     sp_fit_set sets[LAYERS][2];
-    sp_fit_table tables[LAYERS];
+    sp_fit_table tables[LAYERS][2]; /* C centroids, and more than are kept as sets */
     numbers numbers[LAYERS][2];
 } small_fit;
 
@@ -35,7 +35,10 @@ static void make_fit(small_fit *f, test_random *random)
     f->fit.layers = f->layers;
     for (int l = 0; l < LAYERS; l++) {
         f->layers[2 * l] = (sp_fit_layer){.sets = f->sets[l], .n_sets = 2};
-        f->tables[l] = (sp_fit_table){.size = C, .runs = RUNS, .values = f->numbers[l][0].centroids};
+        float *centroids = f->numbers[l][0].centroids;
+        f->tables[l][0] = (sp_fit_table){.size = C, .runs = RUNS, .values = centroids};
+        f->tables[l][1] =
+            (sp_fit_table){.size = MANY, .runs = RUNS, .values = centroids + (size_t)HEADS * RUNS * C * 8};
         for (int i = 0; i < 2; i++) {
             numbers *n = &f->numbers[l][i];
             test_random_fill(random, n->weight, COUNT_OF(n->weight), .4f);
@@ -46,8 +49,8 @@ static void make_fit(small_fit *f, test_random *random)
                                          .n_k_maps = i ? KV_HEADS : HEADS,
                                          .k_weight = n->weight,
                                          .k_bias = n->bias,
-                                         .centroids = &f->tables[l],
-                                         .n_centroids = i ? 0 : 1};
+                                         .centroids = f->tables[l],
+                                         .n_centroids = i ? 0 : 2};
         }
     }
 }
@@ -78,10 +81,9 @@ static const sp_fit_set *default_set(const sp_attention *attention, const sp_fit
 static const sp_fit_table *centroids_of(const sp_attention *attention, const sp_fit_set *set, uint32_t *top,
                                         uint32_t *runs)
 {
-    (void)attention;
     *top = TOP;
     *runs = RUNS;
-    return &set->centroids[0];
+    return &set->centroids[(int)attention->params[0]];
 }
 
 static double projected(const sp_fit_set *set, uint32_t key, uint32_t map, uint32_t j)
@@ -128,31 +130,57 @@ static sp_status plan_codes(const sp_plan_request *request, sp_plan *out, sp_err
     return status ? status : sp_plan_add_intervals(out, 0, whole_row, NULL, error);
 }
 
+/* Whether a centroid is among the TOP nearest of a key. */
+static bool is_near(const double *distances, uint32_t size, uint32_t c)
+{
+    uint32_t nearer = 0;
+    for (uint32_t i = 0; i < size; i++) nearer += distances[i] < distances[c];
+    return nearer < TOP;
+}
+
+static void check_key(const sp_plan_request *request, const sp_fit_table *table, uint32_t key, uint32_t head,
+                      uint32_t run)
+{
+    const sp_fit_set *set = default_set(NULL, spied_fit, request->layer, request->kind);
+    uint32_t size = table->size;
+    double distances[MANY];
+    for (uint32_t c = 0; c < size; c++) {
+        distances[c] = 0;
+        for (uint32_t j = 0; j < set->rank; j++) {
+            double t = projected(set, key, head, j) -
+                       (double)table->values[((head * RUNS + run) * size + c) * set->rank + j];
+            distances[c] += t * t;
+        }
+    }
+    if (size == C) {
+        const uint64_t *sets = request->sets->pages[key / 64] + (run * HEADS + head) * C;
+        for (uint32_t c = 0; c < C; c++) assert_int_equal(sets[c] >> key % 64 & 1, is_near(distances, C, c));
+        return;
+    }
+    const uint16_t *ids = request->id_pages[key / 64] + ((run * HEADS + head) * 64 + key % 64) * 4;
+    for (uint32_t t = 0; t < TOP; t++) { /* the t-th nearest: as many are nearer */
+        uint32_t nearer = 0;
+        assert_in_range(ids[t], 0, size - 1);
+        for (uint32_t c = 0; c < size; c++) nearer += distances[c] < distances[ids[t]];
+        assert_int_equal(nearer, t);
+    }
+}
+
 static sp_status plan_ids(const sp_plan_request *request, sp_plan *out, sp_error *error)
 {
     const sp_fit_set *set = default_set(NULL, spied_fit, request->layer, request->kind);
+    const sp_fit_table *table = &set->centroids[(int)request->attention->params[0]];
     assert_null(request->codes);
-    assert_int_equal(request->n_ids, TOP);
-    assert_int_equal(request->n_id_runs, RUNS);
-    for (uint32_t i = 0; i < request->n_keys * HEADS * RUNS; i++) {
-        uint32_t key = i / (HEADS * RUNS), head = i / RUNS % HEADS, run = i % RUNS;
-        const uint16_t *ids = request->id_pages[key / 64] + ((run * HEADS + head) * 64 + key % 64) * 4;
-        double distances[C];
-        for (uint32_t c = 0; c < C; c++) {
-            distances[c] = 0;
-            for (uint32_t j = 0; j < set->rank; j++) {
-                double t = projected(set, key, head, j) -
-                           set->centroids[0].values[((head * RUNS + run) * C + c) * set->rank + j];
-                distances[c] += t * t;
-            }
-        }
-        for (uint32_t t = 0; t < TOP; t++) { /* the t-th nearest: as many are nearer */
-            uint32_t nearer = 0;
-            assert_in_range(ids[t], 0, C - 1);
-            for (uint32_t c = 0; c < C; c++) nearer += distances[c] < distances[ids[t]];
-            assert_int_equal(nearer, t);
-        }
+    if (table->size == C) {
+        assert_null(request->id_pages);
+        assert_int_equal(request->sets->n_keys, request->n_keys);
+    } else {
+        assert_null(request->sets);
+        assert_int_equal(request->n_ids, TOP);
+        assert_int_equal(request->n_id_runs, RUNS);
     }
+    for (uint32_t i = 0; i < request->n_keys * HEADS * RUNS; i++)
+        check_key(request, table, i / (HEADS * RUNS), i / RUNS % HEADS, i % RUNS);
     spied++;
     sp_status status = sp_pattern_begin(request, 1, out, error);
     return status ? status : sp_plan_add_intervals(out, 0, whole_row, NULL, error);
@@ -201,16 +229,17 @@ static void test_own_pages(void **state)
     sp_codes *codes;
     sp_error error;
     assert_ok(sp_codes_open(&options, &codes, &error), error);
-    const sp_backend *backends[] = {&codes_spy, &ids_spy};
-    for (uint32_t i = 0; i < 4; i++) {
-        const sp_attention attention = {.backend = backends[i % 2]};
-        assert_true(sp_codes_select(codes, &attention, &fit.fit, i / 2, SP_ATTEND_SELF));
+    const sp_backend *backends[] = {&codes_spy, &ids_spy, &ids_spy};
+    for (uint32_t i = 0; i < 6; i++) {
+        const sp_attention attention = {.backend = backends[i % 3], .params = {i % 3 == 2}};
+        assert_true(sp_codes_select(codes, &attention, &fit.fit, i / 3, SP_ATTEND_SELF));
         for (uint32_t at = 0, n; at < KEYS; at += n) {
             n = 1 + (uint32_t)test_random_below(&random, 90);
             if (n > KEYS - at) n = KEYS - at;
             sp_codes_append(codes, at, n, k + at * KV_HEADS * DIM);
         }
-        sp_plan_request request = {.layer = i / 2,
+        sp_plan_request request = {.attention = &attention,
+                                   .layer = i / 3,
                                    .causal = true,
                                    .position = KEYS - 1,
                                    .rows = 1,
@@ -276,9 +305,9 @@ static void test_served(void **state)
     make_fit(&fits[1], &random);
     const sp_fit *list[] = {&fits[0].fit, &fits[1].fit};
     sp_device *device = open_device();
-    for (int type = 0; type < 2; type++) {
+    for (int type = 0; type < 4; type++) { /* type / 2: which centroids */
         sp_error error;
-        spied_dtype = type ? SP_BF16 : SP_F32;
+        spied_dtype = type % 2 ? SP_BF16 : SP_F32;
         spied = 0;
         sp_kv_options pool = {.n_layers = LAYERS,
                               .n_kv_heads = KV_HEADS,
@@ -302,7 +331,7 @@ static void test_served(void **state)
         sp_attender *attender;
         assert_ok(sp_attender_open(&options, &attender, &error), error);
         const sp_attention attentions[] = {{.backend = &codes_spy, .normalizer = {1}},
-                                           {.backend = &ids_spy, .normalizer = {1}}};
+                                           {.backend = &ids_spy, .params = {type / 2}, .normalizer = {1}}};
         float *k[2] = {sp_alloc(KEYS * KV_HEADS * DIM, 4), sp_alloc(KEYS * KV_HEADS * DIM, 4)};
         served s[2] = {{.k = k[0]}, {.k = k[1]}};
         uint32_t gone[3];
@@ -337,10 +366,14 @@ static void test_bytes(void **state)
     small_fit fit;
     make_fit(&fit, &random);
     const sp_fit *fits[] = {&fit.fit}, *none[] = {NULL};
-    /* ids: 2 runs of 4 heads of 64 keys of 4 ids of 2 bytes; codes of the default set in bf16: 4 maps of 3
-     * pairs */
+    /* ids of many centroids: 2 runs of 4 heads of 64 keys of 4 ids of 2 bytes; codes of the default set in
+     * bf16: 4 maps of 3 pairs */
     assert_int_equal(sp_codes_page_bytes(fits, 1, HEADS, SP_BF16), 2 * 4 * 64 * 4 * 2);
-    fit.tables[0].runs = fit.tables[1].runs = 1;
+    for (int l = 0; l < LAYERS; l++) fit.sets[l][0].n_centroids = 1;
+    assert_int_equal(sp_codes_page_bytes(fits, 1, HEADS, SP_BF16), 4 * 3 * 64 * 4);
+    fit.tables[0][0].runs = 20; /* sets of 7 words of 8 bytes, 20 runs of 4 heads: 4,480, in whole lines */
+    assert_int_equal(sp_codes_page_bytes(fits, 1, HEADS, SP_BF16), 4480);
+    fit.tables[0][0].runs = 1;
     assert_int_equal(sp_codes_page_bytes(fits, 1, HEADS, SP_BF16), 4 * 3 * 64 * 4);
     assert_int_equal(sp_codes_page_bytes(fits, 1, HEADS, SP_F32), 4 * 5 * 64 * 4);
     assert_int_equal(sp_codes_page_bytes(none, 1, HEADS, SP_BF16), 0);
