@@ -456,6 +456,7 @@ sp_status sp_engine_apply(sp_engine *engine, const void *in, size_t in_size, con
 {
     sp_apply_options bounded = *options;
     if (bounded.max_bytes == 0) bounded.max_bytes = engine->options.max_tensor_bytes;
+    bounded.step_seconds = engine->options.step_seconds;
     if (!bounded.fit && engine->fits.n) bounded.fit = engine->fits.of[0];
     apply_call call = {.error = error};
     sp_status status = sp_apply_open(engine->device, "body", in, in_size, &bounded, &call.job, error);

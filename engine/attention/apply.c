@@ -21,8 +21,9 @@ enum { CHUNK = 1024 };
 /* Of one step: multiplications and additions, and positions of tiles that a plan may hold. */
 #define STEP_WORK 2e9
 #define STEP_PAIRS 8e9
-#define LIST_COST 40.0 /* of a multiplication in row_weights, against one in attend */
-#define POWER_COST 1e4 /* of a key in the solve of an alpha whose powers are no products */
+#define FIRST_SHARE 0.125 /* of it, until it is known how long that takes */
+#define LIST_COST 40.0    /* of a multiplication in row_weights, against one in attend */
+#define POWER_COST 1e4    /* of a key in the solve of an alpha whose powers are no products */
 
 struct sp_apply_job {
     sp_device *device;
@@ -47,6 +48,7 @@ struct sp_apply_job {
     sp_attention_report report;
     /* progress */
     enum { SP_APPLY_COUNTS, SP_APPLY_RUNS } pass;
+    double share[2]; /* by pass: of STEP_WORK and STEP_PAIRS, what fits into a step's time */
     uint32_t next_row;
     uint64_t *totals; /* (n_heads): edges of a head */
     /* the chunk */
@@ -171,7 +173,7 @@ static uint32_t step_rows(const sp_apply_job *run)
 {
     const sp_apply_case *input = &run->input;
     double heads = input->n_heads, left = input->valid_q - run->next_row;
-    double rows = STEP_PAIRS / (heads * input->valid + 1);
+    double share = run->share[run->pass], rows = share * STEP_PAIRS / (heads * input->valid + 1);
     if (run->pass == SP_APPLY_RUNS) {
         double wide = (double)input->head_dim + input->value_dim,
                edges = (double)run->n_edges / input->valid_q;
@@ -180,7 +182,7 @@ static uint32_t step_rows(const sp_apply_job *run)
         double list = LIST_COST * input->head_dim + solve;
         double work = edges * (wide + solve + (run->indptr ? list : 0));
         if (run->measures) work += list * heads * input->valid;
-        if (rows * work > STEP_WORK) rows = STEP_WORK / work;
+        if (rows * work > share * STEP_WORK) rows = share * STEP_WORK / work;
     }
     if (rows > CHUNK) rows = CHUNK;
     if (rows > left) rows = left;
@@ -346,6 +348,17 @@ static sp_status run_rows(sp_apply_job *run, sp_error *error)
     return SP_OK;
 }
 
+/* A step of this pass took so long: the next ones do less or more. */
+static void set_share(sp_apply_job *run, double seconds)
+{
+    double *share = &run->share[run->pass], wanted = run->options.step_seconds;
+    if (!(wanted > 0)) return;
+    double change = wanted / (seconds > 1e-6 ? seconds : 1e-6);
+    *share *= change < 0.5 ? 0.5 : change > 2 ? 2 : change;
+    if (*share > 1) *share = 1;
+    if (*share < 1e-6) *share = 1e-6;
+}
+
 sp_status sp_apply_step(sp_apply_job *run, bool *done, sp_error *error)
 {
     *done = false;
@@ -357,7 +370,9 @@ sp_status sp_apply_step(sp_apply_job *run, bool *done, sp_error *error)
         status = sp_apply_predictor_prepare(&run->predictor, run->device, &run->input,
                                             answer_limit(&run->options), error);
     } else if (run->next_row < run->input.valid_q) {
+        double start = sp_now();
         status = run->pass == SP_APPLY_COUNTS ? count_rows(run, error) : run_rows(run, error);
+        set_share(run, sp_now() - start);
     } else if (run->pass == SP_APPLY_COUNTS) {
         status = prepare(run, error);
     } else {
@@ -443,6 +458,7 @@ sp_status sp_apply_open(sp_device *device, const char *name, const void *in, siz
     if (!run) return sp_fail(error, SP_NO_MEMORY, "out of memory");
     run->device = device;
     run->options = *options;
+    run->share[0] = run->share[1] = options->step_seconds > 0 ? FIRST_SHARE : 1;
     sp_plan_init(&run->plan, answer_limit(options) + SP_APPLY_PLAN_BYTES);
     sp_status status = sp_apply_case_open(name, in, in_size, &run->input, error);
     if (!status && options->metrics && sp_is_softmax(run->input.attention.normalizer)) {

@@ -22,6 +22,7 @@ typedef struct sp_apply_options {
     size_t max_bytes;            /* of the answer; 0: no limit of ours. See SP_APPLY_WORK */
     bool (*stop)(void *context); /* asked before every step: true ends the job as SP_CANCELLED; or NULL */
     void *stop_context;
+    double step_seconds; /* what a step should take: its work follows what those before took; 0: some 50 ms */
     const sp_fit *fit; /* the layer's, for backends that need one; NULL: that of the input's own tensors */
 } sp_apply_options;
 
@@ -31,7 +32,7 @@ sp_status sp_apply(sp_device *device, const char *name, const void *in, size_t i
                    const sp_apply_options *options, sp_buffer *out, sp_error *error) SP_MUST_CHECK;
 
 /* The same in short steps, for a thread that has other work: open checks the input (any thread), each step
- * computes some 50 ms of rows on the device until *done, finish appends the answer. The bits do not depend on
+ * computes some rows on the device until *done, finish appends the answer. The bits do not depend on
  * the steps. in must stay until close, which accepts NULL. */
 typedef struct sp_apply_job sp_apply_job;
 sp_status sp_apply_open(sp_device *device, const char *name, const void *in, size_t in_size,

@@ -254,6 +254,32 @@ static sp_weights *answer(const layer *input, sp_apply_options options, sp_buffe
     return weights;
 }
 
+/* Steps that should take less do less, and give the same bits. */
+static void test_steps_follow_time(void **state)
+{
+    (void)state;
+    layer input = {.q = {3, 1, 1024, 4}, .k = {3, 1, 1024, 4}, .v = {3, 1, 1024, 4}, .dtype = SP_F32};
+    input.meta[0][0] = "attention", input.meta[0][1] = "{\"normalizer\":{\"alpha\":1.05}}";
+    input.meta[1][0] = "edges", input.meta[1][1] = "none";
+    sp_buffer buffers[3];
+    sp_weights *answers[3];
+    int steps[3];
+    const double seconds[3] = {0, 1e9, 1e-5};
+    for (int i = 0; i < 3; i++) {
+        steps[i] = 10000;
+        sp_apply_options options = {.stop = stop_soon, .stop_context = &steps[i], .step_seconds = seconds[i]};
+        answers[i] = answer(&input, options, &buffers[i]);
+        steps[i] = 10000 - steps[i];
+        assert_memory_equal(sp_weights_find(answers[i], "out")->data,
+                            sp_weights_find(answers[0], "out")->data, 1024 * 4 * sizeof(float));
+    }
+    assert_true(steps[2] >= 20 * steps[0] && steps[1] <= 2 * steps[0]);
+    for (int i = 0; i < 3; i++) {
+        sp_weights_close(answers[i]);
+        sp_buffer_fini(&buffers[i]);
+    }
+}
+
 static void check_output(const layer *input, const expectation *want, sp_apply_options options)
 {
     sp_buffer buffer;
@@ -409,6 +435,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_edge_limit),
     cmocka_unit_test(test_stop),
     cmocka_unit_test(test_costly_rows_make_short_steps),
+    cmocka_unit_test(test_steps_follow_time),
     cmocka_unit_test(test_outputs),
     cmocka_unit_test(test_without_edges),
     cmocka_unit_test(test_chunks),
