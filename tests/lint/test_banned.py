@@ -16,6 +16,9 @@ BANNED = {
 }
 CALL = re.compile(r"\b(%s)[ \t\n]*\(" % "|".join(BANNED))
 EXIT = re.compile(r"(?<![\w.>])(exit|quick_exit)[ \t\n]*\(")
+# A clock that people set must not end a wait: it names times in the log, nothing else.
+CLOCK = re.compile(r"\b(CLOCK_REALTIME|gettimeofday)\b")
+CONDITION = re.compile(r"pthread_cond_init\([^;]*NULL\)")
 MARK = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X|HA" r"CK)\b")
 TEXT = (".c", ".h", ".cu", ".cuh", ".py", ".sh", ".txt", ".cmake", ".def", ".md", ".yaml", ".yml")
 
@@ -28,6 +31,11 @@ def check_c(lint, path, text):
     if path != "server/main.c" and not path.startswith("tests/"):
         for match in EXIT.finditer(code):
             lint.wrong(path, line_of(code, match.start()), "only server/main.c calls %s" % match.group(1))
+    if path != "kernels/base.c" and not path.startswith("tests/"):
+        for match in CLOCK.finditer(code):
+            lint.wrong(path, line_of(code, match.start()), "%s; waits are on sp_now's clock" % match.group(1))
+    if "pthread_cond_timedwait" in code and CONDITION.search(code):
+        lint.wrong(path, line_of(code, CONDITION.search(code).start()), "timed waits need sp_deadline_condition")
     if not text.startswith("/*"):
         lint.wrong(path, 1, "no head comment")
 

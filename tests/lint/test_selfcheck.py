@@ -28,6 +28,8 @@ FAULTS = [
     ("banned", "kernels/base.c", "int sp_x(char *a) { return atoi(a); }\n", "kernels/base.c:6: atoi is banned"),
     ("banned", "kernels/base.c", "void sp_x(char *a) { strcpy (a, a); }\n", "strcpy is banned"),
     ("banned", "kernels/base.c", "void sp_x(void) { exit(1); }\n", "only server/main.c calls exit"),
+    ("banned", "engine/attention/dense.c", "int sp_x = CLOCK_REALTIME;\n", "CLOCK_REALTIME; waits are on"),
+    ("banned", "kernels/base.c", "void sp_x(void) { pthread_cond_init(c, NULL); pthread_cond_timedwait(c, l, t); }\n", "sp_deadline_condition"),
     ("banned", "kernels/base.c", "/* TO" "DO: x */\n", "mark of unfinished work"),
     ("banned", "kernels/base.c", "\tint sp_x;\n", "kernels/base.c:6: tab"),
     ("banned", "kernels/base.c", "int sp_x; \n", "blank at the end"),
