@@ -18,13 +18,16 @@ sp_status sp_graph_run_edges(sp_graph_call *call, sp_error *error)
     sp_slice slice = {0};
     sp_status status = sp_graph_head(call, call->capture, call->layer, call->head, &head, error);
     if (status != SP_OK || !head) return status;
-    const sp_head_view view = {.head = head, .graph = call->graph};
+    sp_head_view view = {.head = head, .graph = call->graph};
+    status = sp_graph_part(call, call->capture, call->layer, call->head, head, call->graph, true, &view.part,
+                           error);
     const sp_rows rows = sp_head_rows(&view);
-    status = sp_head_check(head, call->graph, error);
-    if (status == SP_OK)
+    if (status == SP_OK && !call->pending) {
         status = sp_slice_fill(&rows, &call->filter, call->first, call->limit, sp_graph_stopped, call, &slice,
                                error);
-    if (status == SP_OK) {
+        status = sp_graph_part_end(view.part, status, error);
+    }
+    if (status == SP_OK && !call->pending) {
         sp_graph_describe(call, call->layer, call->head, call->graph, head, &slice);
         status = sp_graph_reply_slice(call, &slice, error);
     }
@@ -65,13 +68,16 @@ static sp_status run_line(sp_graph_call *call, sp_error *error)
     sp_line line = {0};
     sp_status status = sp_graph_head(call, call->capture, call->layer, call->head, &head, error);
     if (status != SP_OK || !head) return status;
-    const sp_head_view view = {.head = head, .graph = call->graph};
+    sp_head_view view = {.head = head, .graph = call->graph};
+    status = sp_graph_part(call, call->capture, call->layer, call->head, head, call->graph, true, &view.part,
+                           error);
     const sp_rows rows = sp_head_rows(&view);
-    status = sp_head_check(head, call->graph, error);
-    if (status == SP_OK)
+    if (status == SP_OK && !call->pending) {
         status = call->column ? sp_line_col(&rows, call->line, &call->filter, &line, error)
                               : sp_line_row(&rows, call->line, &call->filter, &line, error);
-    if (status == SP_OK) write_line(call, &line);
+        status = sp_graph_part_end(view.part, status, error);
+        if (status == SP_OK) write_line(call, &line);
+    }
     sp_line_fini(&line);
     sp_capture_release_head(call->capture, call->layer, call->head);
     return status;
@@ -85,18 +91,22 @@ static sp_status run_tile(sp_graph_call *call, sp_error *error)
     bool empty = true;
     sp_status status = sp_graph_head(call, call->capture, call->layer, call->head, &head, error);
     if (status != SP_OK || !head) return status;
-    sp_graph graph = call->stat == SP_TILE_DIFF ? SP_GRAPH_EXTRA : call->graph;
-    if (sp_graph_later(call, head, graph)) {
+    bool weighs = sp_tile_weighs(head, call->graph, call->stat);
+    if (weighs && sp_graph_later(call, head, call->graph)) {
         sp_capture_release_head(call->capture, call->layer, call->head);
         return SP_OK;
     }
     size_t size = sp_tile_bytes(call->stat);
     uint8_t *tile = sp_alloc(size, 1);
-    status = tile ? sp_head_check(head, graph, error) : sp_fail(error, SP_NO_MEMORY, "no memory for a tile");
-    if (status == SP_OK)
-        status =
-            sp_tile_make(head, call->graph, call->stat, call->z, call->ty, call->tx, tile, &empty, error);
-    if (status == SP_OK) {
+    sp_head_view view = {.head = head, .graph = call->graph};
+    status = tile ? sp_graph_part(call, call->capture, call->layer, call->head, head, call->graph, weighs,
+                                  &view.part, error)
+                  : sp_fail(error, SP_NO_MEMORY, "no memory for a tile");
+    if (status == SP_OK && !call->pending) {
+        status = sp_tile_make(&view, call->stat, call->z, call->ty, call->tx, tile, &empty, error);
+        status = sp_graph_part_end(view.part, status, error);
+    }
+    if (status == SP_OK && !call->pending) {
         sp_graph_binary(call, "application/octet-stream");
         (void)snprintf(call->reply.etag, sizeof call->reply.etag, "\"%016llx\"",
                        (unsigned long long)sp_hash_bytes(tile, size));

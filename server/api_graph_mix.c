@@ -22,10 +22,13 @@ static sp_status with_head(sp_graph_call *call, uint32_t layer, uint32_t head, r
     const sp_head *made;
     sp_status status = sp_graph_head(call, call->capture, layer, head, &made, error);
     if (status != SP_OK || !made) return status;
-    const sp_head_view view = {.head = made, .graph = call->graph};
+    sp_head_view view = {.head = made, .graph = call->graph};
+    status = sp_graph_part(call, call->capture, layer, head, made, call->graph, true, &view.part, error);
     const sp_rows rows = sp_head_rows(&view);
-    status = sp_head_check(made, call->graph, error);
-    if (status == SP_OK) status = read(call, &rows, layer, head, context, error);
+    if (status == SP_OK) {
+        status = read(call, &rows, layer, head, context, error);
+        status = sp_graph_part_end(view.part, status, error);
+    }
     sp_capture_release_head(call->capture, layer, head);
     return status;
 }
@@ -61,12 +64,20 @@ static uint64_t most_edges(const sp_graph_call *call)
     return 2 * (uint64_t)call->options->graph_edges;
 }
 
+/* Only the rows that the answer shows. */
+static void limit_rows(const sp_graph_call *call, sp_mix *mix)
+{
+    mix->row_begin = call->filter.row_begin;
+    mix->row_end = call->filter.row_end;
+}
+
 /* Sum or maximum of all chosen heads. */
-static sp_status mix_all(sp_graph_call *call, bool largest, sp_mix *out, sp_error *error)
+static sp_status mix_all(sp_graph_call *call, bool largest, bool all_rows, sp_mix *out, sp_error *error)
 {
     mixing m = {.mix = out, .factor = 1, .largest = largest};
     if (!largest) m.factor = 1 / ((double)call->n_layers * call->n_heads);
     sp_status status = sp_mix_open(out, call->n, call->n, most_edges(call), error);
+    if (!all_rows) limit_rows(call, out);
     for (uint32_t l = 0; l < call->n_layers && status == SP_OK && !call->pending; l++)
         status = with_layer(call, call->layers[l], add_head, &m, error);
     return status;
@@ -125,24 +136,34 @@ static sp_status roll(sp_graph_call *call, sp_mix *out, sp_error *error)
 static sp_status reach(sp_graph_call *call, sp_mix *out, sp_error *error)
 {
     sp_mix mean = {0};
-    sp_status status = mix_all(call, false, &mean, error);
+    sp_status status = mix_all(call, false, true, &mean, error);
     if (status == SP_OK) status = sp_mix_open(out, call->n, call->n, most_edges(call), error);
+    limit_rows(call, out);
     if (status == SP_OK && !call->pending)
         status = sp_mix_multiply(&mean, &mean, 0, out, sp_graph_stopped, call, error);
     sp_mix_close(&mean);
     return status;
 }
 
+/* Edges that these rows of a mix may have. */
+static uint64_t most_in(const sp_graph_call *call, uint32_t begin, uint32_t end)
+{
+    uint64_t rows = end - begin, pairs = rows * call->n, most = most_edges(call);
+    if (call->info->causal) pairs = rows * ((uint64_t)begin + end + 1) / 2;
+    return pairs < most ? pairs : most;
+}
+
 /* Most bytes that an aggregate works on: the graphs that it holds at once. */
 static size_t price(const sp_graph_call *call)
 {
-    uint64_t n = call->n, pairs = call->info->causal ? n * (n + 1) / 2 : n * n;
-    uint64_t edges = pairs < most_edges(call) ? pairs : most_edges(call), cut = edges;
-    if (call->filter.has_top_k && n * call->filter.top_k < edges) cut = n * call->filter.top_k;
+    const sp_filter *f = &call->filter;
+    uint64_t n = call->n, edges = most_in(call, 0, call->n), cut = edges;
+    if (f->has_top_k && n * f->top_k < edges) cut = n * f->top_k;
     size_t whole = sp_mix_bytes(call->n, edges), work = sp_mix_work_bytes(call->n);
+    size_t shown = sp_mix_bytes(call->n, most_in(call, f->row_begin, f->row_end));
     if (strcmp(call->text, "rollout") == 0)
         return work + whole + 2 * sp_mix_bytes(call->n, cut) + sp_mix_bytes(call->n, n);
-    return work + (strcmp(call->text, "reach2") == 0 ? 2 : 1) * whole;
+    return work + shown + (strcmp(call->text, "reach2") == 0 ? whole : 0);
 }
 
 static sp_status refuse_price(const sp_graph_call *call, size_t bytes, sp_error *error)
@@ -166,7 +187,7 @@ static sp_status make_aggregate(sp_graph_call *call, sp_error *error)
     else if (strcmp(call->text, "reach2") == 0)
         status = reach(call, &mix, error);
     else
-        status = mix_all(call, strcmp(call->text, "mean") != 0, &mix, error);
+        status = mix_all(call, strcmp(call->text, "mean") != 0, false, &mix, error);
     if (status == SP_OK && !call->pending) {
         const sp_rows rows = sp_mix_rows(&mix);
         slice.kv_head = SP_NO_HEAD;
@@ -389,6 +410,23 @@ static void write_difference(sp_graph_call *call, const sp_difference *found)
     sp_json_close(&out, '}');
 }
 
+/* Which edges there are: weights matter only where they decide that. */
+static sp_status compare_heads(sp_graph_call *call, const sp_head *a, const sp_head *b, sp_difference *found,
+                               sp_error *error)
+{
+    sp_head_view views[2] = {{.head = a, .graph = call->graph}, {.head = b, .graph = call->graph}};
+    sp_capture *const captures[2] = {call->capture, call->other};
+    bool weighs = call->graph == SP_GRAPH_AFTER;
+    sp_status status = SP_OK;
+    for (int i = 0; i < 2 && status == SP_OK; i++)
+        status = sp_graph_part(call, captures[i], call->layer, call->head, views[i].head, call->graph, weighs,
+                               &views[i].part, error);
+    const sp_rows rows_a = sp_head_rows(&views[0]), rows_b = sp_head_rows(&views[1]);
+    if (status == SP_OK && !call->pending) status = sp_rows_compare(&rows_a, &rows_b, found, error);
+    for (int i = 0; i < 2; i++) status = sp_graph_part_end(views[i].part, status, error);
+    return status;
+}
+
 static sp_status run_compare(sp_graph_call *call, sp_error *error)
 {
     const sp_head *a = NULL, *b = NULL;
@@ -396,15 +434,8 @@ static sp_status run_compare(sp_graph_call *call, sp_error *error)
     call->pending = false;
     sp_status status = sp_graph_head(call, call->capture, call->layer, call->head, &a, error);
     if (status == SP_OK && a) status = sp_graph_head(call, call->other, call->layer, call->head, &b, error);
-    if (status == SP_OK && a && b) status = sp_head_check(a, call->graph, error);
-    if (status == SP_OK && a && b) status = sp_head_check(b, call->graph, error);
-    if (status == SP_OK && a && b) {
-        const sp_head_view view_a = {.head = a, .graph = call->graph},
-                           view_b = {.head = b, .graph = call->graph};
-        const sp_rows rows_a = sp_head_rows(&view_a), rows_b = sp_head_rows(&view_b);
-        status = sp_rows_compare(&rows_a, &rows_b, &found, error);
-        if (status == SP_OK) write_difference(call, &found);
-    }
+    if (status == SP_OK && a && b) status = compare_heads(call, a, b, &found, error);
+    if (status == SP_OK && a && b && !call->pending) write_difference(call, &found);
     if (a) sp_capture_release_head(call->capture, call->layer, call->head);
     if (b) sp_capture_release_head(call->other, call->layer, call->head);
     return status;

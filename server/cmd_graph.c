@@ -128,6 +128,7 @@ static sp_status make_file(sp_engine *engine, const sp_options *options, sp_grap
                           .limit = MAX_EDGES,
                           .filter = {.row_end = now.n_tokens, .col_end = now.n_tokens}};
     sp_engine_graph_runner(engine, stop, NULL, &call.runner);
+    call.reader = call.runner;
     sp_status status = SP_OK;
     if (options->graph && !sp_graph_find(options->graph, &call.graph))
         status = sp_fail_param(error, SP_INVALID, "graph",

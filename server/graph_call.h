@@ -53,10 +53,10 @@ struct sp_graph_call {
     double wait;                          /* seconds to compute before 202 */
 
     /* while it runs */
-    sp_graph_runner runner;
-    bool blocking; /* may compute */
-    double until;  /* of a run on the HTTP thread; 0: none */
-    bool pending;  /* a head is not done */
+    sp_graph_runner runner, reader; /* reader: of rows that are made when they are read; without a deadline */
+    bool blocking;                  /* may compute */
+    double until;                   /* of a run on the HTTP thread; 0: none */
+    bool pending;                   /* a head is not done */
     double progress;
 
     /* the answer */
@@ -80,6 +80,14 @@ sp_status sp_graph_head(sp_graph_call *call, sp_capture *capture, uint32_t layer
                         const sp_head **out, sp_error *error) SP_MUST_CHECK;
 /* For loops: the asker has left, or it has run for long enough on the HTTP thread; SP_CANCELLED then takes it
  * to a graph thread. */
+/* What the weights of this graph are read through, where the head does not hold them: a part, else *part
+ * NULL. weighs: weights are read, not only which edges there are. The call may be pending then: to be run
+ * again on a thread that may compute. */
+sp_status sp_graph_part(sp_graph_call *call, sp_capture *capture, uint32_t layer, uint32_t head,
+                        const sp_head *made, sp_graph graph, bool weighs, sp_head_part **part,
+                        sp_error *error) SP_MUST_CHECK;
+/* Closes the part: what kept its rows from being made is the call's failure. */
+sp_status sp_graph_part_end(sp_head_part *part, sp_status status, sp_error *error) SP_MUST_CHECK;
 bool sp_graph_stopped(void *call);
 /* The graph has an edge a pair, too many to read on the HTTP thread: then the call is pending, run must
  * return. */

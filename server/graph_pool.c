@@ -97,6 +97,27 @@ sp_status sp_graph_head(sp_graph_call *call, sp_capture *capture, uint32_t layer
     return status;
 }
 
+sp_status sp_graph_part(sp_graph_call *call, sp_capture *capture, uint32_t layer, uint32_t head,
+                        const sp_head *made, sp_graph graph, bool weighs, sp_head_part **part,
+                        sp_error *error)
+{
+    *part = NULL;
+    bool needs = weighs && !sp_head_holds(made, graph);
+    if (needs && !call->blocking) {
+        call->pending = true;
+        return SP_OK;
+    }
+    return needs ? sp_head_part_open(capture, layer, head, &call->reader, part, error) : SP_OK;
+}
+
+sp_status sp_graph_part_end(sp_head_part *part, sp_status status, sp_error *error)
+{
+    sp_error own;
+    sp_status read = sp_head_part_close(part, &own);
+    if (read != SP_OK) *error = own;
+    return read != SP_OK ? read : status;
+}
+
 static void begin_reply(sp_graph_call *call, unsigned status, const char *content_type)
 {
     size_t most = (size_t)call->options->graph_edges * EDGE_BYTES + SP_REPLY_BYTES;
@@ -339,6 +360,7 @@ static void run_job(sp_graph_job *job)
 {
     sp_graph_call *call = job->call;
     sp_engine_graph_runner(call->engine, stop_making, call, &call->runner);
+    sp_engine_graph_runner(call->engine, sp_graph_stopped, call, &call->reader);
     call->blocking = true;
     job->deadline = sp_now() + call->wait;
     job->status = call->run(call, &job->error);

@@ -103,22 +103,45 @@ void sp_graph_describe(const sp_graph_call *call, uint32_t layer, uint32_t head,
     slice->source = info->source;
 }
 
+static sp_status refuse_edges(uint64_t edges, uint64_t limit, sp_error *error)
+{
+    return sp_fail_param(error, SP_TOO_LARGE, "rows",
+                         "%" PRIu64 " edges, a file holds at most %" PRIu64
+                         " (graph_edges): give rows, top_k or mass, or read pages of .../edges",
+                         edges, limit);
+}
+
+/* Refuses what can be counted before any row is read. */
+static sp_status check_count(const sp_graph_call *call, const sp_rows *rows, sp_error *error)
+{
+    const sp_filter *f = &call->filter;
+    uint64_t edges = 0, limit = (uint64_t)call->options->graph_edges;
+    if (f->has_top_k || f->has_min_weight || f->has_mass) return SP_OK;
+    for (uint32_t i = f->row_begin; i < f->row_end; i++) {
+        uint32_t n = rows->count(rows->context, i, f->col_begin, f->col_end);
+        if (n == SP_NOT_COUNTED) return SP_OK;
+        edges += n;
+    }
+    return edges > limit ? refuse_edges(edges, limit, error) : SP_OK;
+}
+
 /* A file holds all edges or none. */
 static sp_status fill_slice(sp_graph_call *call, uint32_t layer, uint32_t head, sp_graph graph,
                             const sp_head *made, sp_slice *out, sp_error *error)
 {
-    const sp_head_view view = {.head = made, .graph = graph};
-    const sp_rows rows = sp_head_rows(&view);
+    sp_head_view view = {.head = made, .graph = graph};
     uint64_t limit = (uint64_t)call->options->graph_edges;
-    sp_status status = sp_head_check(made, graph, error);
+    const sp_rows counted = sp_head_rows(&view);
+    sp_status status = check_count(call, &counted, error);
     if (!status)
-        status = sp_slice_fill(&rows, &call->filter, call->filter.row_begin, limit, sp_graph_stopped, call,
-                               out, error);
+        status = sp_graph_part(call, call->capture, layer, head, made, graph, true, &view.part, error);
+    if (status) return status;
+    const sp_rows rows = sp_head_rows(&view);
+    status = sp_slice_fill(&rows, &call->filter, call->filter.row_begin, limit, sp_graph_stopped, call, out,
+                           error);
+    status = sp_graph_part_end(view.part, status, error);
     if (!status && (out->truncated || sp_slice_edges(out) > limit))
-        status = sp_fail_param(error, SP_TOO_LARGE, "rows",
-                               "%" PRIu64 " edges, a file holds at most %" PRIu64
-                               " (graph_edges): give rows, top_k or mass, or read pages of .../edges",
-                               out->edges_total, limit);
+        status = refuse_edges(out->edges_total, limit, error);
     if (!status) {
         sp_graph_describe(call, layer, head, graph, made, out);
         status = sp_capture_tokens(call->capture, &out->tokens, error);
@@ -140,8 +163,17 @@ static sp_status describe_part(const sp_graph_call *call, const sp_head *made, s
                       .col_begin = f->col_begin,
                       .col_end = f->col_end};
     sp_graph_describe(call, call->layer, call->head, graph, made, out);
-    sp_status status = sp_head_check(made, graph, error);
-    return status ? status : sp_capture_tokens(call->capture, &out->tokens, error);
+    return sp_capture_tokens(call->capture, &out->tokens, error);
+}
+
+static sp_status draw(sp_graph_call *call, const sp_picture_graph drawn[3], const sp_graph_wish *wish,
+                      sp_error *error)
+{
+    sp_buffer *out = &call->reply.body;
+    if (wish->view == SP_VIEW_PANELS)
+        return sp_picture_panels(&drawn[0], &drawn[1], &drawn[2], &wish->picture, out, error);
+    if (wish->view == SP_VIEW_LINES) return sp_picture_lines(&drawn[0], &wish->picture, out, error);
+    return sp_picture_matrix(&drawn[0], &wish->picture, out, error);
 }
 
 /* Pictures read the head row by row: they take the memory of their cells, whatever edges there are. */
@@ -154,22 +186,23 @@ static sp_status write_picture(sp_graph_call *call, const sp_head *made, const s
     sp_rows rows[3];
     sp_slice parts[3];
     sp_picture_graph drawn[3];
-    sp_status status = SP_OK;
+    sp_head_part *part;
+    sp_status status = sp_graph_part(call, call->capture, call->layer, call->head, made,
+                                     panels ? SP_GRAPH_AFTER : call->graph, true, &part, error);
+    if (status) return status;
     for (int i = 0; i < (panels ? 3 : 1) && !status; i++) {
-        views[i] = (sp_head_view){.head = made, .graph = graphs[i]};
+        views[i] = (sp_head_view){
+            .head = made, .graph = graphs[i], .part = sp_head_holds(made, graphs[i]) ? NULL : part};
         rows[i] = sp_head_rows(&views[i]);
-        status = describe_part(call, made, graphs[i], &parts[i], error);
         drawn[i] = (sp_picture_graph){.about = &parts[i],
                                       .rows = &rows[i],
                                       .filter = &call->filter,
                                       .stop = sp_graph_stopped,
                                       .context = call};
+        status = describe_part(call, made, graphs[i], &parts[i], error);
     }
-    if (status) return status;
-    sp_buffer *out = &call->reply.body;
-    if (panels) return sp_picture_panels(&drawn[0], &drawn[1], &drawn[2], &wish->picture, out, error);
-    if (wish->view == SP_VIEW_LINES) return sp_picture_lines(&drawn[0], &wish->picture, out, error);
-    return sp_picture_matrix(&drawn[0], &wish->picture, out, error);
+    if (!status) status = draw(call, drawn, wish, error);
+    return sp_graph_part_end(part, status, error);
 }
 
 static sp_status write_file(sp_graph_call *call, const sp_head *made, const sp_graph_wish *wish,
@@ -253,10 +286,15 @@ sp_status sp_graph_thumbnail(sp_graph_call *call, uint32_t layer, uint32_t head,
     }
     sp_status status = sp_graph_head(call, call->capture, layer, head, &made, error);
     if (status != SP_OK || !made) return status;
-    status = sp_head_check(made, call->graph, error);
-    if (status == SP_OK) status = sp_thumbnail_make(made, call->graph, fresh, error);
+    sp_head_view view = {.head = made, .graph = call->graph};
+    status = sp_graph_part(call, call->capture, layer, head, made, call->graph,
+                           sp_tile_weighs(made, call->graph, SP_TILE_COUNT), &view.part, error);
+    if (status == SP_OK && !call->pending) {
+        status = sp_thumbnail_make(&view, fresh, error);
+        status = sp_graph_part_end(view.part, status, error);
+    }
     sp_capture_release_head(call->capture, layer, head);
-    if (status == SP_OK)
+    if (status == SP_OK && !call->pending)
         status = sp_capture_keep_thumbnail(call->capture, layer, head, call->graph, fresh, error);
     *cells = sp_capture_thumbnail(call->capture, layer, head, call->graph);
     return status;

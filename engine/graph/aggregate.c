@@ -20,7 +20,7 @@ size_t sp_mix_work_bytes(uint32_t n_key)
 
 sp_status sp_mix_open(sp_mix *mix, uint32_t n_query, uint32_t n_key, uint64_t max_edges, sp_error *error)
 {
-    *mix = (sp_mix){.n_query = n_query, .n_key = n_key, .max_edges = max_edges};
+    *mix = (sp_mix){.n_query = n_query, .n_key = n_key, .row_end = n_query, .max_edges = max_edges};
     mix->rows = sp_alloc_zero(n_query, sizeof *mix->rows);
     return mix->rows ? SP_OK : sp_fail(error, SP_NO_MEMORY, "no memory for a graph of %u rows", n_query);
 }
@@ -44,9 +44,10 @@ static sp_status put_row(sp_mix *mix, uint32_t at, const uint32_t *keys, const d
 {
     sp_mix_row fresh = {.n = n, .mass = mass}, *row = &mix->rows[at];
     if (mix->edges - row->n + n > mix->max_edges)
-        return sp_fail_param(error, SP_TOO_LARGE, remedy,
-                             "this graph has more than %llu edges; set or lower %s, or choose fewer heads",
-                             (unsigned long long)mix->max_edges, remedy);
+        return sp_fail_param(error, SP_TOO_LARGE, remedy, "this graph has more than %llu edges; %s",
+                             (unsigned long long)mix->max_edges,
+                             strcmp(remedy, "heads") == 0 ? "choose fewer heads, or fewer rows"
+                                                          : "set or lower top_k, or choose fewer heads");
     if (n > 0) {
         fresh.keys = sp_alloc(n, sizeof *fresh.keys);
         fresh.weights = sp_alloc(n, sizeof *fresh.weights);
@@ -102,7 +103,7 @@ sp_status sp_mix_add(sp_mix *mix, const sp_rows *rows, double factor, bool large
     double *weights = sp_alloc((size_t)mix->n_key + 1, sizeof *weights);
     sp_status status = sp_row_room_open(&room, mix->n_key, error);
     if (status == SP_OK && (!keys || !weights)) status = sp_fail(error, SP_NO_MEMORY, "no memory for a row");
-    for (uint32_t i = 0; i < mix->n_query && status == SP_OK; i++) {
+    for (uint32_t i = mix->row_begin; i < mix->row_end && status == SP_OK; i++) {
         sp_row row;
         double mass = mix->rows[i].mass;
         if (i % 256 == 0 && stop && stop(context))
@@ -219,7 +220,7 @@ sp_status sp_mix_multiply(const sp_mix *left, const sp_mix *right, uint32_t top_
     dense_row row;
     sp_status status = open_dense(&row, right->n_key, error);
     if (status != SP_OK) return status;
-    for (uint32_t i = 0; i < left->n_query && status == SP_OK; i++) {
+    for (uint32_t i = out->row_begin; i < out->row_end && status == SP_OK; i++) {
         if (i % 64 == 0 && stop && stop(context)) {
             status = sp_fail(error, SP_CANCELLED, "the request was cancelled");
             break;

@@ -20,7 +20,8 @@ typedef struct sp_mix_row {
 
 typedef struct sp_mix {
     uint32_t n_query, n_key;
-    sp_mix_row *rows; /* (n_query) */
+    uint32_t row_begin, row_end; /* rows that add and multiply fill: all, unless their owner wants fewer */
+    sp_mix_row *rows;            /* (n_query) */
     uint64_t edges, max_edges;
 } sp_mix;
 

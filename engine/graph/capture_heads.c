@@ -9,6 +9,8 @@
 #include "engine/deadline.h"
 #include "engine/graph/capture_parts.h"
 
+#define WIDE_SHARE 4
+
 static sp_capture_slot *slot_at(sp_capture *capture, uint32_t layer, uint32_t head)
 {
     return &capture->slots[(size_t)capture->slot_of[layer] * capture->info.model_heads + head];
@@ -24,34 +26,29 @@ void sp_slot_drop(sp_capture *capture, sp_capture_slot *slot)
     slot->progress = 0;
 }
 
-/* Tables of a head's source, (ceil(n / 64)) each; they must outlive it. */
-typedef struct tables {
-    const uint8_t **pages;
-    uint8_t **sides, **prompt_sides;
-} tables;
-
-static void close_tables(tables *t)
+void sp_head_tables_close(sp_head_tables *t)
 {
     sp_free((void *)t->pages);
     sp_free(t->sides);
     sp_free(t->prompt_sides);
 }
 
-static sp_status open_tables(uint32_t n_tokens, tables *t, sp_error *error)
+sp_status sp_head_tables_open(uint32_t n_tokens, sp_head_tables *t, sp_error *error)
 {
     size_t n = (n_tokens + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
-    *t = (tables){.pages = sp_alloc(n, sizeof *t->pages),
-                  .sides = sp_alloc(n, sizeof *t->sides),
-                  .prompt_sides = sp_alloc(n, sizeof *t->prompt_sides)};
+    *t = (sp_head_tables){.pages = sp_alloc(n, sizeof *t->pages),
+                          .sides = sp_alloc(n, sizeof *t->sides),
+                          .prompt_sides = sp_alloc(n, sizeof *t->prompt_sides)};
     if (t->pages && t->sides && t->prompt_sides) return SP_OK;
-    close_tables(t);
-    *t = (tables){0};
+    sp_head_tables_close(t);
+    *t = (sp_head_tables){0};
     return sp_fail(error, SP_NO_MEMORY, "no memory for a graph job");
 }
 
 /* What the run kept of keys, for the prompt's attention and for that of generated positions. Sides hold what
  * decoding reads, where it reads anything (step.c). */
-static void fill_sides(sp_capture *capture, const sp_kv *kv, uint32_t layer, tables *t, sp_head_source *out)
+static void fill_sides(sp_capture *capture, const sp_kv *kv, uint32_t layer, sp_head_tables *t,
+                       sp_head_source *out)
 {
     size_t n_pages = (capture->n_tokens + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
     if (!kv->side) return;
@@ -64,9 +61,8 @@ static void fill_sides(sp_capture *capture, const sp_kv *kv, uint32_t layer, tab
     out->sides = t->prompt_sides;
 }
 
-/* What a head is made from. */
-static void fill_source(sp_capture *capture, const sp_graph_runner *runner, uint32_t layer, uint32_t head,
-                        tables *t, sp_head_source *out)
+void sp_head_source_fill(sp_capture *capture, const sp_graph_runner *runner, uint32_t layer, uint32_t head,
+                         sp_head_tables *t, sp_head_source *out)
 {
     const sp_capture_info *info = &capture->info;
     uint32_t n = capture->n_tokens;
@@ -162,6 +158,14 @@ static sp_status make_head(sp_capture *capture, const sp_head_source *source, sp
     return status;
 }
 
+/* Whether the weights of all pairs would take more than a share of the budget: others' captures are worth
+ * more, and they are made again for the rows that are asked for (capture_part.c). */
+static bool is_wide(const sp_captures *store, const sp_head *head)
+{
+    size_t pairs = (size_t)head->n_query * head->n_key / (head->causal ? 2 : 1);
+    return head->full && !head->like_gold && pairs * sizeof(float) > store->options.max_bytes / WIDE_SHARE;
+}
+
 /* With the lock held: an empty head in the slot, counted. */
 static sp_status begin_head(sp_capture *capture, sp_capture_slot *slot, const sp_head_source *source,
                             sp_error *error)
@@ -173,6 +177,7 @@ static sp_status begin_head(sp_capture *capture, sp_capture_slot *slot, const sp
                              "what is in use leaves no room for a head within capture_bytes");
     sp_status status = sp_head_open(source, &head, error);
     if (status == SP_OK) {
+        head->lost = is_wide(capture->store, head);
         slot->head = head;
         slot->bytes = head->bytes;
         return SP_OK;
@@ -187,10 +192,10 @@ static sp_status build(sp_capture *capture, sp_capture_slot *slot, uint32_t laye
 {
     sp_captures *store = capture->store;
     sp_head_source source;
-    tables t;
-    sp_status status = open_tables(capture->n_tokens, &t, error);
+    sp_head_tables t;
+    sp_status status = sp_head_tables_open(capture->n_tokens, &t, error);
     if (status != SP_OK) return status;
-    fill_source(capture, runner, layer, head, &t, &source);
+    sp_head_source_fill(capture, runner, layer, head, &t, &source);
     slot->building = true;
     status = begin_head(capture, slot, &source, error);
     pthread_mutex_unlock(&store->lock);
@@ -208,7 +213,7 @@ static sp_status build(sp_capture *capture, sp_capture_slot *slot, uint32_t laye
         sp_slot_drop(capture, slot);
     }
     pthread_cond_broadcast(&store->changed);
-    close_tables(&t);
+    sp_head_tables_close(&t);
     return status;
 }
 
@@ -283,14 +288,14 @@ sp_status sp_capture_measure(sp_capture *capture, uint32_t layer, uint32_t head,
                              const sp_attention *attention, const sp_graph_runner *runner,
                              sp_head_record *out, sp_error *error)
 {
-    tables t;
+    sp_head_tables t;
     const sp_head_options options = {.given = gold, .record_only = true};
     head_call call = {.seconds = runner->step_seconds};
     sp_head_source source;
     sp_head *made = NULL;
-    sp_status status = open_tables(capture->n_tokens, &t, error);
+    sp_status status = sp_head_tables_open(capture->n_tokens, &t, error);
     if (status == SP_OK) {
-        fill_source(capture, runner, layer, head, &t, &source);
+        sp_head_source_fill(capture, runner, layer, head, &t, &source);
         source.attention = attention;
         source.decoding = NULL;
         source.sides = NULL; /* those are of the run's own attention */
@@ -302,7 +307,7 @@ sp_status sp_capture_measure(sp_capture *capture, uint32_t layer, uint32_t head,
     if (status == SP_OK) *out = made->record;
     sp_head_builder_close(call.builder);
     sp_head_close(made);
-    close_tables(&t);
+    sp_head_tables_close(&t);
     return status;
 }
 

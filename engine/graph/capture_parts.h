@@ -100,6 +100,18 @@ void sp_store_bury(sp_captures *store, sp_capture *capture);
 double sp_store_now(const sp_captures *store);
 void sp_store_wake(sp_captures *store); /* without the lock */
 
+/* --- heads --- */
+/* Tables of a head's source, (ceil(n / 64)) each; they must outlive it. */
+typedef struct sp_head_tables {
+    const uint8_t **pages;
+    uint8_t **sides, **prompt_sides;
+} sp_head_tables;
+sp_status sp_head_tables_open(uint32_t n_tokens, sp_head_tables *tables, sp_error *error) SP_MUST_CHECK;
+void sp_head_tables_close(sp_head_tables *tables);
+/* What a head of a ready capture is made from. */
+void sp_head_source_fill(sp_capture *capture, const sp_graph_runner *runner, uint32_t layer, uint32_t head,
+                         sp_head_tables *tables, sp_head_source *out);
+
 /* Frees what a capture holds, not its pages. */
 void sp_capture_free_parts(sp_capture *capture);
 

@@ -83,7 +83,7 @@ double sp_gold_apply(const sp_gold *gold, float *weights, size_t n, uint64_t *or
 
 /* --- opening --- */
 
-static uint32_t block_rows_of(uint32_t n_key)
+uint32_t sp_head_block_rows(uint32_t n_key)
 {
     uint32_t rows = MAX_BLOCK;
     while (rows > 4 && (uint64_t)rows * n_key > BLOCK_CELLS) rows /= 2;
@@ -97,7 +97,7 @@ static size_t csr_bytes(uint32_t n_query, uint32_t n_blocks)
 
 size_t sp_head_base_bytes(const sp_head_source *source)
 {
-    uint32_t rows = block_rows_of(source->n_key);
+    uint32_t rows = sp_head_block_rows(source->n_key);
     size_t csr = csr_bytes(source->n_query, (source->n_query + rows - 1) / rows);
     return sizeof(sp_head) + sizeof(sp_head_sums) + 2 * csr +
            (source->gold.cut != SP_CUT_NONE ? (size_t)source->n_query * sizeof(float) : 0);
@@ -135,7 +135,7 @@ sp_status sp_head_open(const sp_head_source *source, sp_head **out, sp_error *er
     head->n_query = source->n_query, head->n_key = source->n_key;
     head->n_valid_key = source->kv.n_keys, head->n_valid_query = source->n_valid_query;
     head->causal = source->causal;
-    head->block_rows = block_rows_of(source->n_key);
+    head->block_rows = sp_head_block_rows(source->n_key);
     head->n_blocks = (source->n_query + head->block_rows - 1) / head->block_rows;
     head->full = is_dense(source->attention) && (!source->decoding || is_dense(source->decoding));
     head->like_gold = head->full && source->gold.cut == SP_CUT_NONE && own == source->gold.normalizer.alpha;
@@ -164,7 +164,7 @@ void sp_head_close(sp_head *head)
 
 size_t sp_head_builder_bytes(uint32_t n_key, size_t n_workers)
 {
-    size_t rows = block_rows_of(n_key), keys = n_key;
+    size_t rows = sp_head_block_rows(n_key), keys = n_key;
     return rows * keys * (2 * sizeof(float) + sizeof(uint32_t)) + n_workers * keys * sizeof(uint64_t) +
            rows * sizeof(row_state) + sizeof(sp_head_builder);
 }
@@ -214,6 +214,23 @@ void sp_head_builder_close(sp_head_builder *b)
     sp_free(b->order);
     sp_free(b->states);
     sp_free(b);
+}
+
+void sp_head_builder_seek(sp_head_builder *b, uint32_t row)
+{
+    sp_head *head = b->head;
+    uint32_t block = row / head->block_rows, last = b->first ? (b->first - 1) / head->block_rows : 0;
+    sp_csr *both[2] = {&head->gold, &head->pred};
+    for (int i = 0; i < 2; i++) {
+        sp_free(both[i]->indices[last]);
+        sp_free(both[i]->weights[last]);
+        both[i]->indices[last] = NULL;
+        both[i]->weights[last] = NULL;
+        both[i]->indptr[block * head->block_rows] = 0;
+    }
+    b->first = head->rows_done = block * head->block_rows;
+    b->staged = 0;
+    head->done = false;
 }
 
 /* --- one row --- */

@@ -69,7 +69,7 @@ typedef struct sp_head {
     sp_csr gold, pred;             /* pred.indices NULL where pred is full */
     bool full;                     /* pred is every allowed pair */
     bool like_gold;                /* full, and pred's weights are gold's, 0 elsewhere */
-    bool lost;  /* full, and pred's weights took more memory than allowed: only its counts are known */
+    bool lost;  /* full, and pred's weights are not held, for they are too many: only its counts are known */
     float *cut; /* (n_query) gold mass that the cut dropped; NULL: no cut */
     sp_head_record record;
     uint32_t rows_done; /* a multiple of block_rows until the end */
@@ -79,6 +79,8 @@ typedef struct sp_head {
     struct sp_head_sums *sums; /* while it is made */
 } sp_head;
 
+/* Rows of a block. */
+uint32_t sp_head_block_rows(uint32_t n_key);
 /* Bytes that opening takes; a block adds what its edges need. */
 size_t sp_head_base_bytes(const sp_head_source *source);
 sp_status sp_head_open(const sp_head_source *source, sp_head **out, sp_error *error) SP_MUST_CHECK;
@@ -103,6 +105,10 @@ void sp_head_builder_close(sp_head_builder *builder);
  * the device. SP_NO_MEMORY; SP_TOO_LARGE: reserve refused. */
 sp_status sp_head_step(sp_head_builder *builder, double seconds, sp_error *error) SP_MUST_CHECK;
 
+/* A full head that is not done goes on at the block of this row, whatever was made before; the edges of the
+ * block at hand are freed. */
+void sp_head_builder_seek(sp_head_builder *builder, uint32_t row);
+
 /* --- reading a head that is done --- */
 typedef struct sp_row {
     const uint32_t *keys; /* rising */
@@ -122,6 +128,10 @@ void sp_head_row(const sp_head *head, sp_graph graph, uint32_t row, uint32_t beg
                  sp_row_room *room, sp_row *out);
 /* The row's full mass before any cut: of gold for gold, both, missed; of pred for the others. */
 double sp_head_row_mass(const sp_head *head, sp_graph graph, uint32_t row);
+/* Edges of one row with begin <= key < end, where they are counted without being listed; else SP_NOT_COUNTED.
+ */
+uint32_t sp_head_row_count(const sp_head *head, sp_graph graph, uint32_t row, uint32_t begin, uint32_t end);
+#define SP_NOT_COUNTED UINT32_MAX
 /* Edges of the whole graph, without listing them. */
 uint64_t sp_head_edges(const sp_head *head, sp_graph graph);
 /* Keys that a row may see: 0 .. n - 1. */
@@ -130,7 +140,7 @@ static inline uint32_t sp_head_allowed(const sp_head *head, uint32_t row)
     if (row >= head->n_valid_query) return 0;
     return head->causal && row + 1 < head->n_valid_key ? row + 1 : head->n_valid_key;
 }
-/* SP_TOO_LARGE naming "graph" where this graph's weights are not held. */
-sp_status sp_head_check(const sp_head *head, sp_graph graph, sp_error *error) SP_MUST_CHECK;
+/* Whether this graph's weights are held. */
+bool sp_head_holds(const sp_head *head, sp_graph graph);
 
 #endif

@@ -160,12 +160,28 @@ uint64_t sp_head_edges(const sp_head *head, sp_graph graph)
     }
 }
 
-sp_status sp_head_check(const sp_head *head, sp_graph graph, sp_error *error)
+bool sp_head_holds(const sp_head *head, sp_graph graph)
 {
-    bool of_gold = graph == SP_GRAPH_GOLD || graph == SP_GRAPH_BOTH || graph == SP_GRAPH_MISSED;
-    if (!head->lost || of_gold) return SP_OK;
-    return sp_fail_param(error, SP_TOO_LARGE, "graph",
-                         "dense attention has %llu edges here, whose weights do not fit capture_bytes; ask "
-                         "for gold, or capture fewer tokens",
-                         (unsigned long long)head->record.edges_pred);
+    return !head->lost || graph == SP_GRAPH_GOLD || graph == SP_GRAPH_BOTH || graph == SP_GRAPH_MISSED;
+}
+
+uint32_t sp_head_row_count(const sp_head *head, sp_graph graph, uint32_t row, uint32_t begin, uint32_t end)
+{
+    uint32_t allowed = sp_head_allowed(head, row), gold;
+    if (graph == SP_GRAPH_PRED && !head->full) return narrow(csr_row(head, &head->pred, row), begin, end).n;
+    if (graph != SP_GRAPH_GOLD && !head->full) return SP_NOT_COUNTED;
+    gold = narrow(csr_row(head, &head->gold, row), begin, end).n;
+    if (end > allowed) end = allowed;
+    switch (graph) {
+    case SP_GRAPH_PRED:
+        return begin < end ? end - begin : 0;
+    case SP_GRAPH_EXTRA:
+        return begin < end ? end - begin - gold : 0;
+    case SP_GRAPH_MISSED:
+        return 0;
+    case SP_GRAPH_AFTER:
+        return SP_NOT_COUNTED;
+    default:
+        return gold;
+    }
 }

@@ -1,6 +1,8 @@
 /* See query.h. */
 #include "engine/graph/query.h"
 
+#include "engine/graph/capture.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,19 +10,30 @@ static void head_row(const void *context, uint32_t row, uint32_t begin, uint32_t
                      sp_row *out)
 {
     const sp_head_view *view = context;
-    sp_head_row(view->head, view->graph, row, begin, end, room, out);
+    if (view->part)
+        sp_head_part_row(view->part, view->graph, row, begin, end, room, out);
+    else
+        sp_head_row(view->head, view->graph, row, begin, end, room, out);
 }
 
 static double head_mass(const void *context, uint32_t row)
 {
     const sp_head_view *view = context;
-    return sp_head_row_mass(view->head, view->graph, row);
+    return view->part ? sp_head_part_mass(view->part, view->graph, row)
+                      : sp_head_row_mass(view->head, view->graph, row);
+}
+
+static uint32_t head_count(const void *context, uint32_t row, uint32_t begin, uint32_t end)
+{
+    const sp_head_view *view = context;
+    return sp_head_row_count(view->head, view->graph, row, begin, end);
 }
 
 sp_rows sp_head_rows(const sp_head_view *view)
 {
     return (sp_rows){.row = head_row,
                      .mass = head_mass,
+                     .count = head_count,
                      .context = view,
                      .n_query = view->head->n_query,
                      .n_key = view->head->n_key};
@@ -150,6 +163,14 @@ static bool append(page *p, const sp_row *row, double full)
     return true;
 }
 
+/* Edges that the filter keeps of a row that nobody reads, where its cuts leave that easy. */
+static uint32_t count_row(const sp_rows *rows, const sp_filter *filter, uint32_t row)
+{
+    bool cuts = filter->has_top_k || filter->has_min_weight || filter->has_mass;
+    return !cuts && rows->count ? rows->count(rows->context, row, filter->col_begin, filter->col_end)
+                                : SP_NOT_COUNTED;
+}
+
 static sp_status fill(const sp_rows *rows, const sp_filter *filter, uint32_t first, uint64_t limit,
                       bool (*stop)(void *context), void *stop_context, sp_row_room *room, page *p,
                       sp_error *error)
@@ -160,9 +181,15 @@ static sp_status fill(const sp_rows *rows, const sp_filter *filter, uint32_t fir
         sp_row row;
         if (i % 16 == 0 && stop && stop(stop_context))
             return sp_fail(error, SP_CANCELLED, "the request was cancelled");
+        bool read = i >= first && open;
+        uint32_t n = read ? SP_NOT_COUNTED : count_row(rows, filter, i);
+        if (n != SP_NOT_COUNTED) {
+            out->edges_total += n;
+            continue;
+        }
         sp_filtered_row(rows, filter, i, room, &row);
         out->edges_total += row.n;
-        if (i < first || !open) continue;
+        if (!read) continue;
         uint64_t held = out->indptr[out->row_end - out->row_begin];
         if (i > first && held + row.n > limit) {
             open = false;

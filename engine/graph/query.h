@@ -21,14 +21,18 @@ typedef struct sp_rows {
     void (*row)(const void *context, uint32_t row, uint32_t begin, uint32_t end, sp_row_room *room,
                 sp_row *out);
     double (*mass)(const void *context, uint32_t row); /* the row's full mass */
+    /* Edges with begin <= key < end without listing them, or SP_NOT_COUNTED; NULL: never. */
+    uint32_t (*count)(const void *context, uint32_t row, uint32_t begin, uint32_t end);
     const void *context;
     uint32_t n_query, n_key;
 } sp_rows;
 
 /* A head's graph as rows; view lives as long as they are read. */
+struct sp_head_part;
 typedef struct sp_head_view {
     const sp_head *head;
     sp_graph graph;
+    struct sp_head_part *part; /* where the head does not hold the graph's weights (capture.h); else NULL */
 } sp_head_view;
 sp_rows sp_head_rows(const sp_head_view *view);
 

@@ -44,19 +44,63 @@ static void add_row(bins *b, uint32_t bin_row, uint32_t first_bin, uint32_t z, c
     b->edges += row->n;
 }
 
+/* The keys begin .. end - 1, one edge each. */
+static void add_run(bins *b, uint32_t bin_row, uint32_t first_bin, uint32_t z, uint32_t begin, uint32_t end)
+{
+    for (uint32_t key = begin; key < end;) {
+        uint32_t bin = key >> z;
+        uint64_t next = (uint64_t)(bin + 1) << z;
+        uint32_t stop = next < end ? (uint32_t)next : end;
+        b->counts[(size_t)bin_row * BINS + bin - first_bin] += stop - key;
+        key = stop;
+    }
+    b->edges += end - begin;
+}
+
+static void take_row(bins *b, uint32_t bin_row, uint32_t first_bin, uint32_t z, const sp_row *row)
+{
+    for (uint32_t i = 0; i < row->n; i++)
+        b->counts[(size_t)bin_row * BINS + (row->keys[i] >> z) - first_bin]--;
+    b->edges -= row->n;
+}
+
+/* A graph whose counts are those of all allowed pairs, without gold's for extra. */
+static bool is_run(const sp_head *head, sp_graph graph)
+{
+    return head->full && (graph == SP_GRAPH_PRED || graph == SP_GRAPH_EXTRA);
+}
+
+bool sp_tile_weighs(const sp_head *head, sp_graph graph, sp_tile_stat stat)
+{
+    return stat == SP_TILE_MASS || stat == SP_TILE_MAX ||
+           (stat == SP_TILE_COUNT && graph == SP_GRAPH_AFTER && !is_run(head, graph));
+}
+
 /* Every row of the tile into the bins. */
-static void gather(const sp_head *head, sp_graph graph, uint32_t z, uint32_t ty, uint32_t tx,
+static void gather(const sp_head_view *view, sp_graph graph, uint32_t z, uint32_t ty, uint32_t tx,
                    sp_row_room *room, bins *b)
 {
+    const sp_head *head = view->head;
+    const sp_head_view of_graph = {.head = head, .graph = graph, .part = view->part};
+    const sp_rows rows = sp_head_rows(&of_graph);
     uint64_t first = (uint64_t)ty * BINS << z, begin = (uint64_t)tx * BINS << z;
     uint64_t last = first + ((uint64_t)BINS << z), end = begin + ((uint64_t)BINS << z);
+    bool run = is_run(head, graph) && !b->mass && !b->top;
     if (last > head->n_query) last = head->n_query;
     if (end > head->n_key) end = head->n_key;
     for (uint64_t i = first; i < last; i++) {
         sp_row row;
-        if (head->causal && begin > i) continue;
-        sp_head_row(head, graph, (uint32_t)i, (uint32_t)begin, (uint32_t)end, room, &row);
-        add_row(b, (uint32_t)(i >> z) - ty * BINS, tx * BINS, z, &row);
+        uint32_t bin_row = (uint32_t)(i >> z) - ty * BINS, allowed = sp_head_allowed(head, (uint32_t)i);
+        if (begin >= allowed) continue;
+        if (!run) {
+            rows.row(rows.context, (uint32_t)i, (uint32_t)begin, (uint32_t)end, room, &row);
+            add_row(b, bin_row, tx * BINS, z, &row);
+            continue;
+        }
+        add_run(b, bin_row, tx * BINS, z, (uint32_t)begin, end < allowed ? (uint32_t)end : allowed);
+        if (graph != SP_GRAPH_EXTRA) continue;
+        sp_head_row(head, SP_GRAPH_GOLD, (uint32_t)i, (uint32_t)begin, (uint32_t)end, room, &row);
+        take_row(b, bin_row, tx * BINS, z, &row);
     }
 }
 
@@ -106,18 +150,18 @@ static sp_status open_bins(bins *b, sp_row_room *room, uint32_t n_key, sp_tile_s
     return status;
 }
 
-sp_status sp_tile_make(const sp_head *head, sp_graph graph, sp_tile_stat stat, uint32_t z, uint32_t ty,
-                       uint32_t tx, uint8_t *out, bool *empty, sp_error *error)
+sp_status sp_tile_make(const sp_head_view *view, sp_tile_stat stat, uint32_t z, uint32_t ty, uint32_t tx,
+                       uint8_t *out, bool *empty, sp_error *error)
 {
     static const sp_graph diff[] = {SP_GRAPH_BOTH, SP_GRAPH_MISSED, SP_GRAPH_EXTRA};
     bins b;
     sp_row_room room;
-    sp_status status = open_bins(&b, &room, head->n_key, stat, error);
+    sp_status status = open_bins(&b, &room, view->head->n_key, stat, error);
     if (status != SP_OK) return status;
     uint32_t planes = stat == SP_TILE_DIFF ? 3 : 1;
     for (uint32_t p = 0; p < planes; p++) {
         if (p > 0) memset(b.counts, 0, (size_t)BINS * BINS * sizeof *b.counts);
-        gather(head, stat == SP_TILE_DIFF ? diff[p] : graph, z, ty, tx, &room, &b);
+        gather(view, stat == SP_TILE_DIFF ? diff[p] : view->graph, z, ty, tx, &room, &b);
         put_plane(&b, stat, out + p * sp_tile_bytes(SP_TILE_COUNT));
     }
     *empty = b.edges == 0;
@@ -153,20 +197,39 @@ static uint8_t shade(uint64_t edges, uint64_t pairs)
     return value > 255 ? 255 : (uint8_t)value;
 }
 
-sp_status sp_thumbnail_make(const sp_head *head, sp_graph graph, uint8_t *cells, sp_error *error)
+/* Edges of one row by cell; a row of a run without listing its keys. */
+static void count_cells(const sp_head_view *view, const sp_rows *rows, uint32_t i, sp_row_room *room,
+                        uint32_t counts[SIDE])
 {
+    const sp_head *head = view->head;
+    bool run = is_run(head, view->graph);
+    uint32_t allowed = sp_head_allowed(head, i);
+    sp_row row = {0};
+    for (uint32_t x = 0; x < SIDE && run; x++) {
+        uint32_t begin = cell_begin(x, head->n_key), end = cell_begin(x + 1, head->n_key);
+        if (begin < allowed) counts[x] += (allowed < end ? allowed : end) - begin;
+    }
+    if (!run)
+        rows->row(rows->context, i, 0, head->n_key, room, &row);
+    else if (view->graph == SP_GRAPH_EXTRA)
+        sp_head_row(head, SP_GRAPH_GOLD, i, 0, head->n_key, room, &row);
+    for (uint32_t e = 0; e < row.n; e++) {
+        uint32_t x = (uint32_t)((uint64_t)SIDE * row.keys[e] / head->n_key);
+        counts[x] = run ? counts[x] - 1 : counts[x] + 1;
+    }
+}
+
+sp_status sp_thumbnail_make(const sp_head_view *view, uint8_t *cells, sp_error *error)
+{
+    const sp_head *head = view->head;
+    const sp_rows rows = sp_head_rows(view);
     uint32_t counts[SIDE * SIDE];
     sp_row_room room;
     sp_status status = sp_row_room_open(&room, head->n_key, error);
     if (status != SP_OK) return status;
     memset(counts, 0, sizeof counts);
-    for (uint32_t i = 0; i < head->n_query; i++) {
-        sp_row row;
-        uint32_t y = (uint32_t)((uint64_t)SIDE * i / head->n_query);
-        sp_head_row(head, graph, i, 0, head->n_key, &room, &row);
-        for (uint32_t e = 0; e < row.n; e++)
-            counts[y * SIDE + (uint32_t)((uint64_t)SIDE * row.keys[e] / head->n_key)]++;
-    }
+    for (uint32_t i = 0; i < head->n_query; i++)
+        count_cells(view, &rows, i, &room, counts + (uint64_t)SIDE * i / head->n_query * SIDE);
     for (uint32_t y = 0; y < SIDE; y++)
         for (uint32_t x = 0; x < SIDE; x++)
             cells[y * SIDE + x] =

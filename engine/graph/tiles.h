@@ -19,12 +19,14 @@ bool sp_tile_exists(uint32_t n_query, uint32_t n_key, uint32_t z, uint32_t ty, u
 /* Bytes of a tile: one plane of 256 x 256 of 4 bytes, diff three. */
 size_t sp_tile_bytes(sp_tile_stat stat);
 /* Little-endian planes into out (sp_tile_bytes): count u32; mass, max f32; diff u32 both, missed, extra.
- * *empty: there is no edge in it. SP_NO_MEMORY. */
-sp_status sp_tile_make(const sp_head *head, sp_graph graph, sp_tile_stat stat, uint32_t z, uint32_t ty,
-                       uint32_t tx, uint8_t *out, bool *empty, sp_error *error) SP_MUST_CHECK;
+ * *empty: there is no edge in it. diff ignores the view's graph; counts of full graphs need no weights.
+ * SP_NO_MEMORY. */
+sp_status sp_tile_make(const sp_head_view *view, sp_tile_stat stat, uint32_t z, uint32_t ty, uint32_t tx,
+                       uint8_t *out, bool *empty, sp_error *error) SP_MUST_CHECK;
 
 /* 64 x 64 cells as slice.h says. */
-sp_status sp_thumbnail_make(const sp_head *head, sp_graph graph, uint8_t *cells,
-                            sp_error *error) SP_MUST_CHECK;
+sp_status sp_thumbnail_make(const sp_head_view *view, uint8_t *cells, sp_error *error) SP_MUST_CHECK;
+/* Whether these need weights: a view of a graph whose weights are not held then needs a part. */
+bool sp_tile_weighs(const sp_head *head, sp_graph graph, sp_tile_stat stat);
 
 #endif

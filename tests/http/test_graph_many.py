@@ -82,6 +82,10 @@ def test_mean_max_union():
         joined += part["indices"]
         cursor = part["next"] and "&cursor=" + part["next"]
     assert joined == get(ONE, "/aggregate?op=mean")["indices"]
+    for op in ("mean", "max", "reach2", "rollout"):  # rows of an answer are those of the whole
+        weights, mask = dense(get(ONE, "/aggregate?op=" + op))
+        part = dense(get(ONE, "/aggregate?rows=30:70&op=" + op))
+        assert (part[1][30:70] == mask[30:70]).all() and (part[0][30:70] == weights[30:70]).all(), op
     binary = server.get(PATH + "/" + ONE["id"] + "/aggregate?op=mean&format=safetensors&weights=f32")
     _, tensors = llama_numpy.read_safetensors(binary.body)
     assert tensors["indices"].tolist() == joined
@@ -150,6 +154,8 @@ def test_aggregate_memory():
             assert error["param"] == param and "bytes" in error["message"], error
         assert other.get("/v1/limits").json()["capture_bytes_used"] == size
         assert other.get(path).json()["cached_heads"] == []
+        every, some = (ask("mean&rows=40:50" + more, 200).json() for more in ("", "&cols=10:30"))
+        assert every["edges_total"] > 10 and set(some["indices"]) <= set(every["indices"]) & set(range(10, 30))
         for query in ("mean", "union", "rollout&top_k=5"):
             assert ask(query, 200).json()["edges_total"] > 250, query
         heads = sum(h["bytes"] for h in other.get(path).json()["cached_heads"])

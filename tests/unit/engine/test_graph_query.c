@@ -229,6 +229,7 @@ static void test_tiles(void **state)
     sp_error error;
     uint8_t *tile = malloc(sp_tile_bytes(SP_TILE_DIFF));
     bool empty;
+    const sp_head_view of_pred = {.head = &head, .graph = SP_GRAPH_PRED}, of_gold = {.head = &head};
     assert_int_equal(sp_tile_levels(N, N), 1);
     assert_int_equal(sp_tile_levels(256, 10), 0);
     assert_int_equal(sp_tile_levels(32768, 32768), 7);
@@ -238,8 +239,7 @@ static void test_tiles(void **state)
         uint64_t total = 0, all = 0;
         for (uint32_t ty = 0; ty < 2u >> z; ty++) {
             for (uint32_t tx = 0; tx < 2u >> z; tx++) {
-                assert_ok(sp_tile_make(&head, SP_GRAPH_PRED, SP_TILE_COUNT, z, ty, tx, tile, &empty, &error),
-                          error);
+                assert_ok(sp_tile_make(&of_pred, SP_TILE_COUNT, z, ty, tx, tile, &empty, &error), error);
                 for (size_t b = 0; b < 65536; b++) total += u32_at(tile, b);
                 assert_true(empty == (ty == 0 && tx == 1)); /* the future */
             }
@@ -248,7 +248,7 @@ static void test_tiles(void **state)
             for (uint32_t j = 0; j < N; j++) all += pred[i][j] >= 0;
         assert_int_equal(total, all);
     }
-    assert_ok(sp_tile_make(&head, SP_GRAPH_GOLD, SP_TILE_DIFF, 1, 0, 0, tile, &empty, &error), error);
+    assert_ok(sp_tile_make(&of_gold, SP_TILE_DIFF, 1, 0, 0, tile, &empty, &error), error);
     for (uint32_t y = 0; y < 150; y++) {
         for (uint32_t x = 0; x < 150; x++) {
             static const sp_graph planes[] = {SP_GRAPH_BOTH, SP_GRAPH_MISSED, SP_GRAPH_EXTRA};
@@ -267,7 +267,8 @@ static void test_thumbnail(void **state)
     (void)state;
     sp_error error;
     uint8_t cells[SP_OVERVIEW_SIDE * SP_OVERVIEW_SIDE];
-    assert_ok(sp_thumbnail_make(&head, SP_GRAPH_GOLD, cells, &error), error);
+    const sp_head_view of_gold = {.head = &head, .graph = SP_GRAPH_GOLD};
+    assert_ok(sp_thumbnail_make(&of_gold, cells, &error), error);
     for (uint32_t y = 0; y < 64; y++) {
         for (uint32_t x = 0; x < 64; x++) {
             uint32_t edges = 0, pairs = 0;
