@@ -182,14 +182,21 @@ static bool next_pair(const char **query, const char **name, size_t *name_size, 
     return true;
 }
 
+/* In the arena; NULL: a bad escape, a control byte or no memory. */
+static const char *decode(sp_exchange *exchange, const char *value, size_t size)
+{
+    char *decoded = sp_arena_alloc(&exchange->arena, size + 1, 1);
+    return decoded && sp_gate_decode(value, size, true, decoded, size + 1) ? decoded : NULL;
+}
+
 const char *sp_exchange_query(sp_exchange *exchange, const char *name)
 {
     const char *query = exchange->query, *key, *value;
     size_t key_size, size;
     while (query && next_pair(&query, &key, &key_size, &value, &size)) {
         if (key_size != strlen(name) || memcmp(key, name, key_size) != 0) continue;
-        char *decoded = sp_arena_alloc(&exchange->arena, size + 1, 1);
-        return decoded && sp_gate_decode(value, size, true, decoded, size + 1) ? decoded : "";
+        const char *decoded = decode(exchange, value, size);
+        return decoded ? decoded : "";
     }
     return NULL;
 }
@@ -205,10 +212,13 @@ bool sp_exchange_only(sp_exchange *exchange, const char *const *names)
             i++;
         bool known = names && names[i], again = known && i < 64 && seen >> i & 1;
         if (known && i < 64) seen |= (uint64_t)1 << i;
-        if (known && !again) continue;
+        if (known && !again && decode(exchange, value, size)) continue;
         char name[65];
         snprintf(name, sizeof name, "%.*s", (int)(key_size < 64 ? key_size : 64), key);
-        sp_exchange_refuse(exchange, 400, name, again ? "given twice" : "unknown query parameter");
+        sp_exchange_refuse(exchange, 400, name,
+                           !known  ? "unknown query parameter"
+                           : again ? "given twice"
+                                   : "a bad escape, a control byte or ill-formed UTF-8");
         return false;
     }
     return true;

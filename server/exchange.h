@@ -57,8 +57,8 @@ const char *sp_exchange_id(const sp_exchange *exchange);   /* x-request-id */
 const char *sp_exchange_hex(const sp_exchange *exchange);  /* 24 hex digits, unique: for "cmpl-" ids */
 const char *sp_exchange_rest(const sp_exchange *exchange); /* what "{name}" of the route took, decoded */
 const char *sp_exchange_query(sp_exchange *exchange, const char *name); /* decoded value; NULL: not given */
-/* False: there is a query parameter that is not in known (NULL terminated), or one is there twice; refused,
- * 400. */
+/* False: there is a query parameter that is not in known (NULL terminated), one is there twice, or its value
+ * can't be decoded; refused, 400. */
 bool sp_exchange_only(sp_exchange *exchange, const char *const *known);
 uint64_t sp_exchange_owner(const sp_exchange *exchange);         /* of the API key; 0: none */
 const char *sp_exchange_accept(const sp_exchange *exchange);     /* the Accept header, or "" */

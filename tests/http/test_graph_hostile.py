@@ -126,6 +126,9 @@ def test_names():
     for query, name in (("graph=gold&graph=pred", "graph"), ("top_k=1&top_k=1", "top_k"), ("rows=0:5&rows=0:6", "rows")):
         path = "%s/%s/heads/0/0/edges?%s" % (PATH, ONE, query)
         assert check(path, get(path), (400,))["param"] == name
+    for value in ("%", "%0", "%zz", "%00", "a%00", "%0a", "%ff", "%c3%28", "%ed%a0%80"):
+        path = "%s/%s/tokens?q=%s" % (PATH, ONE, value)
+        assert check(path, get(path), (400,))["param"] == "q"
     for query in ("", "?", "?&", "?&&graph=gold", "?graph=gold&", "?graph"):
         path = "%s/%s/heads/0/0/edges%s" % (PATH, ONE, query)
         check(path, get(path))
