@@ -168,6 +168,7 @@ static void end_well(sp_scheduler *s, sp_sequence *sequence, sp_finish finish)
         return;
     }
     book_end(s, sequence, SP_OK, finish);
+    sp_sequence_leave_capture(sequence);
     sp_sequence_finish(sequence, finish);
     sp_sequence_close(sequence);
 }

@@ -397,6 +397,12 @@ size_t sp_sequence_max_bytes(const sp_sequence_host *host)
            REPORT_JSON_BYTES;
 }
 
+void sp_sequence_leave_capture(sp_sequence *s)
+{
+    if (s->capture) sp_capture_leave(s->capture);
+    s->capture = NULL;
+}
+
 void sp_sequence_close(sp_sequence *s)
 {
     if (!s) return;
@@ -405,7 +411,7 @@ void sp_sequence_close(sp_sequence *s)
         sp_stream_finish(stream, &(sp_event){.type = SP_EVENT_ERROR});
         sp_stream_free(stream);
     }
-    if (s->capture) sp_capture_leave(s->capture);
+    sp_sequence_leave_capture(s);
     sp_stops_close(&s->stops);
     sp_free(s->tokens);
     sp_free(s->pages);

@@ -100,6 +100,8 @@ sp_status sp_sequence_open(const sp_sequence_host *host, const sp_request *reque
                            sp_error *error) SP_MUST_CHECK;
 /* Bytes that one request may take at most, its stream and its report included. */
 size_t sp_sequence_max_bytes(const sp_sequence_host *host);
+/* Drops the hold on its capture, before its end is told: who sees the end may evict the capture. */
+void sp_sequence_leave_capture(sp_sequence *sequence);
 /* Frees a sequence whose stream was finished (or never handed out: then both references are dropped). */
 void sp_sequence_close(sp_sequence *sequence);
 

@@ -62,12 +62,19 @@ sp_graph_call *sp_graph_call_new(sp_exchange *exchange)
     return call;
 }
 
+/* Before the answer goes out: who has it may evict what it was about. */
+static void let_captures_go(sp_graph_call *call)
+{
+    if (call->capture) sp_capture_release(call->capture);
+    if (call->other) sp_capture_release(call->other);
+    call->capture = call->other = NULL;
+}
+
 void sp_graph_call_free(sp_graph_call *call)
 {
     if (!call) return;
     if (call->release) call->release(call);
-    if (call->capture) sp_capture_release(call->capture);
-    if (call->other) sp_capture_release(call->other);
+    let_captures_go(call);
     sp_buffer_fini(&call->reply.body);
     sp_arena_fini(&call->arena);
     sp_free(call);
@@ -209,10 +216,12 @@ static void poll_job(sp_exchange *exchange)
     bool done = job->done;
     pthread_mutex_unlock(&job->pool->lock);
     sp_status cut = sp_exchange_cut(exchange, &error);
-    if (done && cut != SP_CANCELLED) /* what was cancelled stopped somewhere */
+    if (done && cut != SP_CANCELLED) { /* what was cancelled stopped somewhere */
         answer(exchange, job->call, job->status, &job->error);
-    else if (cut)
+        let_captures_go(job->call);
+    } else if (cut) {
         sp_exchange_fail(exchange, &error);
+    }
 }
 
 static void push(sp_graph_pool *pool, sp_graph_job *job)

@@ -304,6 +304,35 @@ def test_every_pair():
     assert (shown.reshape(H, 64, 64) == 255 * numpy.tril(numpy.ones((64, 64), int))).all()
 
 
+def test_cursor_survives():  # point 9
+    """Pages go on after the head's edges were evicted, by the least recent use; with the capture they are gone."""
+    ids = reference.tokens(4, 700)
+    sized = capture(room()[0], ids, "dense")
+    ask(room()[0], sized["id"] + "/heads")
+    largest = max(head["bytes"] for head in ask(room()[0], sized["id"]).json()["cached_heads"])
+    budget = sized["bytes"] + 3 * largest
+    with harness.Server("--kv", "f32", "--capture-bytes", budget, "--capture-max-bytes", budget, model=ROOM["folder"].name) as server:
+        made, path = capture(server, ids, "dense"), "/heads/1/1/edges?limit=1500"
+        cached = lambda: [(h["layer"], h["head"]) for h in ask(server, made["id"]).json()["cached_heads"]]
+        whole = ask(server, made["id"] + "/heads/1/1/edges").json()
+        parts, cursor, others = [], "", [(l, h) for l in range(reference.LAYERS) for h in range(H) if (l, h) != (1, 1)]
+        while cursor is not None:
+            page = ask(server, made["id"] + path + cursor).json()
+            parts.append(page)
+            assert (1, 1) in cached()
+            for l, h in others:
+                ask(server, "%s/heads/%d/%d/edges?limit=1" % (made["id"], l, h))
+                assert (l, h) in cached()
+            assert (1, 1) not in cached(), cached()
+            cursor = page["next"] and "&cursor=" + page["next"]
+        assert len(parts) > 3
+        for name in ("indices", "weights", "left_out"):
+            assert sum((part[name] for part in parts), []) == whole[name]
+        others = [capture(server, ids, "dense") for _ in range(3)]
+        ask(server, made["id"] + path + "&cursor=" + parts[0]["next"], 410)
+        assert ask(server, others[-1]["id"]).json()["state"] == "ready"
+
+
 def layer_case(heads, kv_heads, n, m, allowed):
     """q, k, v and scores of a layer whose pairs all lie clear of their thresholds."""
     for seed in range(200):
