@@ -148,7 +148,6 @@ typedef struct sp_request {
     const struct sp_capture_spec *capture; /* capture the run as engine/graph/capture.h says; or NULL */
     uint64_t owner;         /* of captures and pages: who may ask for them, who may reuse them */
     bool share_pages;       /* what is computed may be kept for later requests of the same owner and salt */
-    bool fresh;             /* takes nothing that was kept: for measuring times */
     const char *cache_salt; /* (cache_salt_size) pages are shared among requests with the same; or NULL */
     size_t cache_salt_size;
     struct sp_flag *abandoned; /* engine/flag.h; once raised the request ends as if cancelled; or NULL */

@@ -46,7 +46,7 @@ void sp_pages_describe(sp_sequence *s, const sp_request *request)
     s->shares = request->share_pages && !s->whole && (caps & SP_CAP_PREFIX);
     bool needs_rows = s->attention.measure || s->attention.capture || request->capture ||
                       request->prompt_logprobs || request->pooling == SP_POOLING_MEAN;
-    s->takes = s->shares && !request->fresh && !needs_rows;
+    s->takes = s->shares && !needs_rows;
     if (s->shares) make_key(s, request);
 }
 

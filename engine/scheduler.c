@@ -147,6 +147,7 @@ static void book_end(sp_scheduler *s, sp_sequence *sequence, sp_status status, s
                                                .e2e = now - sequence->submitted,
                                                .inference = ran ? now - sequence->admitted : 0,
                                                .max_tokens = sequence->max_tokens,
+                                               .looked_up = sequence->takes,
                                                .backend = sequence->attention.backend,
                                                .prefill = &sequence->prefill,
                                                .decode = &sequence->decode});

@@ -75,7 +75,7 @@ void sp_stats_finish(sp_stats *stats, const sp_stats_end *end)
         stats->finished_stop++;
     else
         stats->finished_length++;
-    stats->prefix_queries += usage->prompt_tokens;
+    if (end->looked_up) stats->prefix_queries += usage->prompt_tokens;
     stats->prefix_hits += usage->cached_tokens;
     sp_histogram_add(&stats->e2e, end->e2e);
     sp_histogram_add(&stats->inference_time, end->inference);

@@ -16,6 +16,7 @@ typedef struct sp_stats_end {
     sp_finish finish;
     double e2e, inference; /* seconds since it was submitted, and since it was admitted */
     uint32_t max_tokens;
+    bool looked_up; /* its prompt might have been reused */
     const sp_backend *backend;
     const sp_attention_phase *prefill, *decode;
 } sp_stats_end;

@@ -87,6 +87,7 @@ static sp_status read_body(const sp_body *body, const sp_engine_info *info, embe
         if (!request->attention) return sp_fail(error, SP_NO_MEMORY, "no memory for the request");
     }
     request->max_tokens = 0;
+    request->share_pages = true;
     request->plain_prompt = !special;
     request->pooling = last ? SP_POOLING_LAST : SP_POOLING_MEAN;
     out->dimensions = (uint32_t)dimensions;
@@ -311,6 +312,7 @@ void sp_api_embeddings(sp_exchange *exchange)
     sp_status status = sp_body_open(&body, text->data, text->size, &e->arena, &error);
     bool open = !status;
     if (!status && engine) status = read_body(&body, sp_engine_get_info(engine), e, &error);
+    e->asked.request.owner = sp_exchange_owner(exchange);
     if (!status) status = sp_exchange_admit(exchange, &error);
     if (open) sp_body_close(&body);
     sp_buffer_fini(text); /* what is needed is in the arena */

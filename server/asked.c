@@ -327,8 +327,6 @@ static sp_status read_attention(const sp_body *body, sp_request *request, sp_err
 
 sp_status sp_asked_read(const sp_body *body, const sp_engine_info *info, sp_asked *out, sp_error *error)
 {
-    const char *salt = NULL;
-    size_t size = 0;
     int64_t min_tokens = 0;
     sp_request *request = &out->request;
     sp_status status = sp_asked_adapter(body, info, &out->request.adapter, error);
@@ -343,7 +341,8 @@ sp_status sp_asked_read(const sp_body *body, const sp_engine_info *info, sp_aske
     request->min_tokens = (uint32_t)min_tokens;
     if (!status) status = sp_body_bool(body, "ignore_eos", &request->ignore_eos, error);
     if (!status) status = sp_body_bool(body, "return_token_ids", &out->return_token_ids, error);
-    if (!status) status = sp_body_text(body, "cache_salt", &salt, &size, error);
+    if (!status)
+        status = sp_body_text(body, "cache_salt", &request->cache_salt, &request->cache_salt_size, error);
     if (!status) status = check_refused(body, error);
     if (!status) status = read_attention(body, request, error);
     return status;

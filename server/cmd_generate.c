@@ -176,6 +176,7 @@ sp_status sp_generate_request(const sp_options *options, sp_arena *arena, sp_req
 {
     sp_request_init(request);
     request->adapter = (uint32_t)options->adapters.n;
+    request->share_pages = true; /* the turns of a conversation */
     request->max_tokens = (uint32_t)options->max_tokens;
     if (options->max_tokens < 0) request->max_tokens = options->chat ? CHAT_TOKENS : TEXT_TOKENS;
     request->min_tokens = (uint32_t)options->min_tokens;

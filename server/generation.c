@@ -478,6 +478,7 @@ static sp_status open_generation(sp_exchange *exchange, sp_generation *g, sp_err
     g->asked.request.may_capture = true;
     g->asked.request.owner = sp_exchange_owner(exchange);
     g->asked.request.abandoned = sp_exchange_flag(exchange);
+    g->asked.request.share_pages = true;
     g->n_choices = g->asked.n_prompts * g->asked.n;
     sp_buffer_init(&id, sizeof g->id - 1);
     if (sp_buffer_format(&id, "%s%s", g->format->id_prefix, sp_exchange_hex(exchange)))

@@ -25,14 +25,6 @@
 #define ARENA_MAX_BYTES (8u << 20)
 #define AT(field) offsetof(sp_options, field)
 
-/* Documented names whose feature is not built yet: refused by name, so that nobody believes they are in
- * force. */
-static const struct {
-    const char *name, *why;
-} later[] = {
-    {"share-prefixes", "reuse of prompt prefixes comes later"},
-};
-
 /* Field names are option names with underscores; both spellings are found. */
 static bool same_name(const char *option, const char *name, size_t size, char joiner)
 {
@@ -51,13 +43,8 @@ static const sp_option *find_option(unsigned command, const char *name, size_t s
 }
 
 /* label: "--max-queue" or "FILE: max_queue". */
-static sp_status unknown_option(const char *label, const char *name, size_t size, char joiner,
-                                sp_error *error)
+static sp_status unknown_option(const char *label, const char *name, size_t size, sp_error *error)
 {
-    for (size_t i = 0; i < sizeof later / sizeof later[0]; i++)
-        if (same_name(later[i].name, name, size, joiner))
-            return sp_fail_param(error, SP_USAGE, later[i].name, "%s: unknown option: %s", label,
-                                 later[i].why);
     char shown[96] = "";
     memcpy(shown, name, size < sizeof shown - 1 ? size : sizeof shown - 1);
     return sp_fail_param(error, SP_USAGE, shown, "%s: unknown option; --help lists them", label);
@@ -300,7 +287,7 @@ static sp_status read_config(sp_options *options, const char *path, const char *
         char label[224];
         snprintf(label, sizeof label, "%.120s: %.64s", path, name);
         const sp_option *option = find_option(SP_FOR_SERVE, name, length, '_');
-        if (!option || option->offset == AT(config)) return unknown_option(label, name, length, '_', error);
+        if (!option || option->offset == AT(config)) return unknown_option(label, name, length, error);
         sp_json_type type = sp_json_next(&reader);
         if (type == SP_JSON_NULL) continue;
         bool list = option->type == SP_OPTION_ADAPTERS && type == SP_JSON_ARRAY;
@@ -336,7 +323,7 @@ static sp_status read_argument(unsigned command, int argc, char **argv, int at, 
     const char *name = text + 2;
     size_t size = strcspn(name, "=");
     *option = find_option(command, name, size, '-');
-    if (!*option) return unknown_option(text, name, size, '-', error);
+    if (!*option) return unknown_option(text, name, size, error);
     *used = 1;
     if (name[size] == '=')
         *value = name + size + 1;
@@ -536,6 +523,7 @@ sp_status sp_options_engine(const sp_options *options, sp_engine_options *out, s
                                                              : SP_WEIGHTS_STORED;
     out->adapters = options->adapters.items;
     out->n_adapters = options->adapters.n;
+    out->share_prefixes = options->share_prefixes;
     out->kv_bytes = (size_t)options->kv_bytes;
     out->attend_scratch = (size_t)options->attn_scratch;
     out->max_sequences = (uint32_t)options->max_sequences;

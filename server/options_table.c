@@ -105,6 +105,10 @@ const sp_option sp_option_table[] = {
      "Listen beyond loopback without keys, although anybody who reaches the port may use the model."},
     {"public-metrics", SP_OPTION_FLAG, AT(public_metrics), LIMIT, 0, 0, "false", NULL,
      "Serve /metrics without a key."},
+    {"share-prefixes", SP_OPTION_FLAG, AT(share_prefixes), LIMIT, 0, 0, "false", NULL,
+     "Let a prompt reuse what was computed for another API key's prompt that begins alike. Then a fast "
+     "answer "
+     "tells that somebody asked such a thing before."},
     {"log-format", SP_OPTION_TEXT, AT(log_format), SERVE, 0, 0, "text", "text|json",
      "Lines of the log on standard error, one of them a request: text, or a JSON object each."},
     {"config", SP_OPTION_TEXT, AT(config), SERVE, 0, 0, NULL, "FILE",

@@ -329,7 +329,7 @@ static void test_backends_list(void **state)
     assert_ok(sp_json_validate(buffer.data, buffer.size, &error), error);
     sp_buffer_append(&buffer, "", 1);
     assert_true(strncmp(buffer.data, "{\"object\":\"list\",\"data\":[{\"name\":\"dense\",", 38) == 0);
-    assert_non_null(strstr(buffer.data, "\"caps\":[\"static\",\"streaming\",\"bidirectional\"]"));
+    assert_non_null(strstr(buffer.data, "\"caps\":[\"static\",\"streaming\",\"bidirectional\",\"prefix\"]"));
     assert_non_null(strstr(buffer.data, "{\"name\":\"stride\",\"type\":\"integer\",\"default\":128,\"min\":1,"
                                         "\"max\":1048576,\"values\":null,\"summary\":"));
     assert_non_null(strstr(buffer.data, "\"max\":9223372036854775807"));

@@ -40,9 +40,12 @@ static void test_ends(void **state)
     end.prefill = &prefill;
     end.decode = &decode;
     sp_stats_init(&stats);
+    end.looked_up = true;
     sp_stats_finish(&stats, &end);
     end.finish = SP_FINISH_LENGTH;
     sp_stats_finish(&stats, &end);
+    end.looked_up = false;
+    usage.cached_tokens = 0;
     sp_stats_finish(&stats, &end);
     end.status = SP_CANCELLED;
     sp_stats_finish(&stats, &end);
@@ -59,8 +62,8 @@ static void test_ends(void **state)
     assert_int_equal(stats.generation_length.counts[3], 3);
     assert_int_equal(stats.max_tokens.sum, 27);
     assert_int_equal(stats.step_tokens.counts[6], 1);
-    assert_int_equal(stats.prefix_queries, 390);
-    assert_int_equal(stats.prefix_hits, 192);
+    assert_int_equal(stats.prefix_queries, 260);
+    assert_int_equal(stats.prefix_hits, 128);
     assert_int_equal(stats.prefill[1].edges, 5000); /* whatever the end */
     assert_int_equal(stats.prefill[0].edges, 0);
     assert_int_equal(stats.decode[1].tokens, 35);

@@ -75,7 +75,7 @@ static void test_defaults(void **state)
     assert_true(o.drain_delay == 5 && o.drain_timeout == 30);
     assert_string_equal(o.half_close, "abort");
     assert_null(o.allowed_host);
-    assert_false(o.insecure || o.public_metrics || o.mmap || o.allow_nonfinite);
+    assert_false(o.insecure || o.public_metrics || o.share_prefixes || o.mmap || o.allow_nonfinite);
     sp_options_fini(&o);
 }
 
@@ -150,7 +150,6 @@ static void test_refusals(void **state)
 static void test_later(void **state)
 {
     (void)state;
-    REFUSED(SP_FOR_SERVE, "share-prefixes", "comes later", "--model=m", "--share-prefixes");
     REFUSED(SP_FOR_SERVE, "cors-origin", "no origin", "--model=m", "--cors-origin=example.org");
     REFUSED(SP_FOR_SERVE, "cors-origin", "empty", "--model=m", "--cors-origin= , ");
 }
