@@ -10,7 +10,8 @@
  * only captures do, cached while nobody does but an index knows it, else free. used + pinned + cached + free
  * is all of them. Cached pages count as free: who takes pages gets the free ones, then those that are cached
  * for longest, which leave the index. Owner: the engine thread. Pages that become free are filled with NaN in
- * debug builds (poison), so that reading a page nobody owns shows. Tests: tests/unit/engine/test_kv.c */
+ * debug builds (poison), so that reading a page nobody owns shows. Tests: tests/unit/engine/test_kv.c,
+ * test_prefix_index.c */
 #ifndef SPARSED_ENGINE_KV_H
 #define SPARSED_ENGINE_KV_H
 

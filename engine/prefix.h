@@ -12,7 +12,7 @@
  *
  * Whoever holds a page holds those before it, and they are given back last first (engine/kv.h). So of the
  * cached pages, the one cached for longest has none after it, and an entry never outlives the one before it.
- * Owner: the engine thread. Tests: tests/unit/engine/test_prefix.c, tests/unit/engine/test_pages.c */
+ * Owner: the engine thread. Tests: tests/unit/engine/test_prefix_index.c */
 #ifndef SPARSED_ENGINE_PREFIX_H
 #define SPARSED_ENGINE_PREFIX_H
 
