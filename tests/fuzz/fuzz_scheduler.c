@@ -1,10 +1,11 @@
 /* Fuzz target: sequences of operations on the scheduler over the fake model: submit, step, cancel, free,
  * read, stop reading, let time pass, fail a forward pass.
  *
- * The pool asserts that no page has two owners; freed pages are NaN. After every operation the gauges must
- * fit together; at the end everything is free and every accepted request has ended once. What a request
- * generates is a function of its two bytes alone: a finished one must hash to what the same bytes gave
- * before, in whatever company.
+ * Prompts begin alike, so that requests take each other's pages. Freed pages are NaN. After every operation
+ * the gauges must fit together: used, cached and free pages are all there are, and what several hold is in
+ * the index; at the end nothing is held and every accepted request has ended once. What a request generates
+ * is a function of its two bytes alone: a finished one must hash to what the same bytes gave before, in
+ * whatever company and with whatever was cached.
  *
  * The model beside it is a list of requests in the order they came. Those that wait are the youngest of it
  * (admission is in order, so are the times of admission that ends tell), none of them longer than the queue's
@@ -111,9 +112,15 @@ static void submit(world *w, slot *s, uint32_t key)
     sp_sequence *sequence;
     sp_request_init(&request);
     request.n_ids = 1 + (key & 31) * 7;
-    for (size_t i = 0; i < request.n_ids; i++) ids[i] = (int32_t)((key * 31 + i * i) % 256);
+    size_t own = (key >> 6 & 3) * 9, common = request.n_ids > own ? request.n_ids - own : 0;
+    for (size_t i = 0; i < request.n_ids; i++)
+        ids[i] = (int32_t)(((i < common ? key >> 5 & 1 : key) * 31 + i * i) % 256);
     if ((key & 0xff) == 0xff) ids[request.n_ids - 1] = FAKE_NAN_TOKEN;
     request.ids = ids;
+    request.share_pages = true;
+    request.owner = key >> 9 & 1;
+    request.cache_salt = key >> 8 & 1 ? "salt" : NULL;
+    request.cache_salt_size = key >> 8 & 1 ? 4 : 0;
     request.max_tokens = (key >> 5 & 31) * 5;
     request.ignore_eos = key >> 12 & 1;
     request.sampling.temperature = key & 1 ? 0 : 1;
@@ -190,6 +197,7 @@ static void read_events(world *w, slot *s)
             require(seen[s->key] == 0 || seen[s->key] == hash, "the same request gave something else");
             seen[s->key] = hash;
             check_order(w, s, s->submitted + event.usage.queue_seconds);
+            require(event.usage.cached_tokens < event.usage.prompt_tokens, "more cached than may be");
         }
         require(s->n_tokens <= s->max_tokens, "more tokens than asked for");
         if (event.type != SP_EVENT_DONE && event.type != SP_EVENT_ERROR) continue;
@@ -202,9 +210,18 @@ static void read_events(world *w, slot *s)
 static void check_gauges(world *w)
 {
     sp_stats stats;
+    const sp_kv *kv = sp_scheduler_kv(w->scheduler);
+    uint32_t held = 0, cached = 0;
     sp_scheduler_stats(w->scheduler, &stats);
-    require(stats.kv_pages_used <= PAGES && stats.kv_pages_used >= stats.running,
-            "pages do not fit the running");
+    for (uint32_t i = 0; i < PAGES; i++) {
+        const sp_kv_page *page = &kv->pages[i];
+        held += page->refs > 0;
+        cached += page->refs == 0 && page->kept;
+        require(page->refs <= 1 || page->kept, "a page of several is not in the index");
+    }
+    require(held == sp_kv_used(kv) && cached == kv->n_cached && held + cached + kv->n_free == PAGES,
+            "a page is lost");
+    require((stats.running == 0) == (held == 0), "pages do not fit the running");
     require(stats.waiting <= QUEUE + PLACES, "queue over its limit");
 }
 
@@ -302,6 +319,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     sp_scheduler_stats(w.scheduler, &stats);
     require(stats.running == 0 && stats.waiting == 0 && stats.kv_pages_used == 0, "something is left");
+    require(stats.kv_pages_cached + sp_scheduler_kv(w.scheduler)->n_free == PAGES, "a page is left");
+    check_gauges(&w);
     require(stats.finished_stop + stats.finished_length + stats.finished_cancelled + stats.finished_error ==
                 w.accepted,
             "a request did not end once");
