@@ -23,7 +23,7 @@ typedef struct sp_apply_options {
     bool (*stop)(void *context); /* asked before every step: true ends the job as SP_CANCELLED; or NULL */
     void *stop_context;
     double step_seconds; /* what a step should take: its work follows what those before took; 0: some 50 ms */
-    const sp_fit *fit; /* the layer's, for backends that need one; NULL: that of the input's own tensors */
+    const sp_fit *fit;   /* the layer's, for backends that need one; NULL: that of the input's own tensors */
 } sp_apply_options;
 
 /* in: safetensors bytes (stay the caller's). out: bytes appended. SP_INVALID or SP_DATA name the field or

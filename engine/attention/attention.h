@@ -20,8 +20,7 @@
 #define SP_CAP_STREAMING 8u /* row t never changes when later tokens arrive: may decode */
 #define SP_CAP_BIDIRECTIONAL 16u
 #define SP_CAP_CROSS 32u
-#define SP_CAP_PREFIX 64u /* of the tokens before it a row reads pages and their sides alone: may be shared  \
-                           */
+#define SP_CAP_PREFIX 64u /* its rows read nothing of earlier tokens but pages and sides: may be shared */
 
 typedef enum sp_param_type { SP_PARAM_INT, SP_PARAM_NUMBER, SP_PARAM_NAME } sp_param_type;
 typedef struct sp_param {

@@ -1,3 +1,4 @@
+/* See golden_numbers.h. */
 #include "tests/support/golden_numbers.h"
 
 #include "tests/support/test.h"

@@ -1,3 +1,4 @@
+/* See guarded.h. */
 #include "tests/support/guarded.h"
 
 #include "tests/support/test.h"
