@@ -47,6 +47,11 @@ void sp_caption_head(const sp_graph_source *source, const sp_slice *slice, sp_bu
     if (slice->head != SP_NO_HEAD) sp_buffer_format(out, ", head %u", slice->head);
 }
 
+const char *sp_caption_graph(sp_graph graph)
+{
+    return graph_words[graph];
+}
+
 void sp_caption_title(const sp_graph_source *source, const sp_slice *slice, sp_buffer *out)
 {
     bool one = slice->graph < SP_N_GRAPHS && strcmp(slice->name, sp_graph_name(slice->graph)) == 0;

@@ -57,6 +57,8 @@ void sp_caption_facts(const sp_slice *slice, sp_buffer *out);
 void sp_caption_head(const sp_graph_source *source, const sp_slice *slice, sp_buffer *out);
 void sp_caption_part(const sp_slice *slice, sp_buffer *out);
 void sp_caption_provenance(const sp_graph_source *source, sp_buffer *out);
+/* "gold graph", "missed edges: gold, not predicted". */
+const char *sp_caption_graph(sp_graph graph);
 /* "1,234,567". */
 void sp_caption_count(uint64_t value, sp_buffer *out);
 

@@ -2,8 +2,8 @@
  *
  * Up to SP_PICTURE_LINES edges are strokes, weak ones first, so that strong ones lie on top. Of more, each
  * pair of places one unit high adds the weight between them to every pixel column of the gutter that its line
- * crosses (a digital differential analyser, one sample a column), and the sums are drawn on a logarithmic
- * ramp: the picture of any number of edges costs what its pixels cost and depends on no order. */
+ * crosses (a digital differential analyser, one sample a column), and the sums are drawn on the ramp: the
+ * picture of any number of edges costs what its pixels cost and depends on no order. */
 #include "engine/graph/sheet.h"
 
 #include <math.h>
@@ -13,8 +13,9 @@
 #define GUTTER 300.0
 #define ROW_HEIGHT 15.0
 #define MAX_HEIGHT 1080.0
-#define HEADER 22.0 /* the axis words */
-#define GAP 8.0     /* between a token and its lines */
+#define HEADER 22.0     /* the axis words */
+#define AXIS_WIDTH 48.0 /* of the axis words, which stand above the labels */
+#define GAP 8.0         /* between a token and its lines */
 
 typedef struct columns {
     double query_pitch, key_pitch; /* units between neighbours */
@@ -31,7 +32,7 @@ static double y_of(double pitch, uint32_t index)
 static double label_width(const sp_slice *slice, uint32_t begin, uint32_t end, double pitch)
 {
     uint32_t stride = sp_label_stride(pitch);
-    double width = 34;
+    double width = AXIS_WIDTH;
     sp_buffer text;
     sp_buffer_init(&text, 4096);
     for (uint64_t i = (begin + stride - 1) / stride * (uint64_t)stride; i < end; i += stride) {
@@ -162,9 +163,9 @@ static sp_status draw_density(sp_sheet *sheet, const sp_slice *about, const sp_b
             if (sums[i] > 0) least = fmin(least, sums[i]);
         }
         *high = most;
-        *low = fmax(least, most * 1e-4);
+        *low = sheet->scale == SP_SCALE_LOG ? fmax(least, most * 1e-4) : 0;
         for (size_t i = 0; i < n; i++)
-            levels[i] = sums[i] > 0 ? sp_color_level(SP_SCALE_LOG, sums[i], *low, *high) : 0;
+            levels[i] = sums[i] > 0 ? sp_color_level(sheet->scale, sums[i], *low, *high) : 0;
         sp_rect rect = {c->origin.x, c->origin.y, GUTTER, c->height};
         sp_canvas_cells(&sheet->canvas, rect, levels, height, width, sheet->palette.ramp);
     } else {
@@ -186,17 +187,29 @@ static sp_status draw_lines(sp_sheet *sheet, const sp_picture_graph *graph, cons
     draw_labels(sheet, about, c, false);
     draw_labels(sheet, about, c, true);
     sp_weight_range(bins, NULL, sheet->scale, &low, &high);
-    if (strokes) {
-        status = draw_strokes(sheet, graph, c, low, high, error);
-    } else {
-        sheet->scale = SP_SCALE_LOG;
-        status = draw_density(sheet, about, bins, c, &low, &high, error);
-    }
+    status = strokes ? draw_strokes(sheet, graph, c, low, high, error)
+                     : draw_density(sheet, about, bins, c, &low, &high, error);
     sp_legend_heading(sheet, strokes ? "weight of the edge" : "weight passing a point");
     sp_legend_ramp(sheet, low, high);
     sp_legend_note(sheet, strokes ? "no line: no edge" : "background: no edge");
     if (!strokes) sp_legend_note(sheet, "too many edges for single lines");
     return status;
+}
+
+/* How to read it. */
+static const char *reading_of(const sp_bins *bins, bool dark)
+{
+    if (bins->edges > SP_PICTURE_LINES)
+        return dark
+                   ? "Every edge adds its weight along the line from its query on the left to its key on the "
+                     "right: brighter is more."
+                   : "Every edge adds its weight along the line from its query on the left to its key on the "
+                     "right: darker is more.";
+    return dark
+               ? "A line is an edge: the query on its left reads the key on its right; brighter and wider is "
+                 "more."
+               : "A line is an edge: the query on its left reads the key on its right; darker and wider is "
+                 "more.";
 }
 
 static sp_status make_lines(const sp_picture_graph *graph, const sp_bins *bins,
@@ -212,11 +225,7 @@ static sp_status make_lines(const sp_picture_graph *graph, const sp_bins *bins,
     sp_caption_title(about.source, &about, &texts.title);
     sp_caption_facts(&about, &texts.facts);
     sp_caption_provenance(about.source, &texts.provenance);
-    texts.reading =
-        "A line is an edge: the query on its left reads the key on its right; darker and wider is more.";
-    if (options->dark)
-        texts.reading = "A line is an edge: the query on its left reads the key on its right; brighter and "
-                        "wider is more.";
+    texts.reading = reading_of(bins, options->dark);
     double width = c.left + c.right + 2 * GAP + GUTTER;
     double height = fmax(HEADER + c.height, sp_legend_height(true, 0, 2));
     sp_status status = sp_sheet_open(&sheet, options, &texts, width, height, error);

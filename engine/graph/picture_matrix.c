@@ -183,15 +183,38 @@ static sp_status draw_difference(sp_sheet *sheet, const sp_grid *grid, const sp_
     return SP_OK;
 }
 
-static void say_kind(sp_sheet *sheet, const sp_grid *grid, sp_legend_key key, const char *word,
-                     uint64_t count)
+/* "1,234 missed: gold only", ending with a NUL. */
+static void kind_text(int kind, uint64_t count, sp_buffer *out)
 {
+    static const char *const words[SP_KINDS] = {"both", "missed: gold only", "extra: predicted only"};
+    sp_buffer_clear(out);
+    sp_caption_count(count, out);
+    sp_buffer_format(out, " %s%c", words[kind], 0);
+}
+
+static void say_kinds(sp_sheet *sheet, const sp_grid *grid, const sp_difference_bins *d)
+{
+    static const sp_legend_key keys[SP_KINDS] = {SP_KEY_BOTH, SP_KEY_MISSED, SP_KEY_EXTRA};
     sp_buffer text;
     sp_buffer_init(&text, 256);
-    sp_caption_count(count, &text);
-    sp_buffer_format(&text, " %s%c", word, 0);
-    if (!text.failed) sp_legend_entry(sheet, key, has_shapes(grid), text.data);
+    for (int kind = 0; kind < SP_KINDS; kind++) {
+        kind_text(kind, d->totals[kind], &text);
+        if (!text.failed) sp_legend_entry(sheet, keys[kind], has_shapes(grid), text.data);
+    }
     sp_buffer_fini(&text);
+}
+
+static double kinds_width(const sp_difference_bins *d)
+{
+    double width = 0;
+    sp_buffer text;
+    sp_buffer_init(&text, 256);
+    for (int kind = 0; kind < SP_KINDS; kind++) {
+        kind_text(kind, d->totals[kind], &text);
+        if (!text.failed) width = fmax(width, sp_legend_entry_width(text.data, text.size - 1));
+    }
+    sp_buffer_fini(&text);
+    return width;
 }
 
 static void draw_panel_head(sp_sheet *sheet, const sp_grid *grid, const char *name, uint64_t edges)
@@ -238,9 +261,7 @@ static sp_status draw_panels(sp_sheet *sheet, panels *p, sp_error *error)
     }
     sp_legend_heading(sheet, "weight (gold, after)");
     sp_legend_ramp(sheet, low, high);
-    say_kind(sheet, grid, SP_KEY_BOTH, "both", d->totals[SP_BOTH]);
-    say_kind(sheet, grid, SP_KEY_MISSED, "missed: gold only", d->totals[SP_MISSED]);
-    say_kind(sheet, grid, SP_KEY_EXTRA, "extra: predicted only", d->totals[SP_EXTRA]);
+    say_kinds(sheet, grid, d);
     sp_legend_entry(sheet, SP_KEY_NONE, true, "no edge");
     if (grid->causal) sp_legend_entry(sheet, SP_KEY_MASKED, true, "masked: key after query");
     say_step(sheet, grid, "their largest, or most frequent");
@@ -260,12 +281,15 @@ static void panel_texts(const panels *p, sp_sheet_texts *texts)
     sp_buffer_text(&texts->title, ": gold, predicted, and after normalizing");
     texts->reading = "A mark is an edge: the query of its row reads the key of its column. Left: what full "
                      "attention would read. Middle: what the backend predicted. Right: what was computed.";
+    uint64_t predicted = d->totals[SP_BOTH] + d->totals[SP_EXTRA];
     sp_caption_count(d->totals[SP_BOTH], &texts->facts);
     sp_buffer_text(&texts->facts, " of ");
     sp_caption_count(p->gold.edges, &texts->facts);
-    sp_buffer_text(&texts->facts, " gold edges are predicted, by ");
-    sp_caption_count(d->totals[SP_BOTH] + d->totals[SP_EXTRA], &texts->facts);
-    sp_buffer_text(&texts->facts, " edges");
+    sp_buffer_text(&texts->facts, d->totals[SP_BOTH] == 1 ? " gold edges is predicted, by "
+                                                          : " gold edges are predicted, by ");
+    sp_caption_count(predicted, &texts->facts);
+    sp_buffer_text(&texts->facts, predicted == 1 ? " edge" : " edges");
+    texts->legend_width = kinds_width(d);
     put_share(d, SP_MISSED, "recall", &texts->facts);
     put_share(d, SP_EXTRA, "precision", &texts->facts);
     sp_caption_part(p->about, &texts->facts);

@@ -147,8 +147,10 @@ sp_status sp_picture_overview(const sp_overview *overview, const sp_picture_opti
                      .name = sp_graph_name(overview->graph),
                      .layer = SP_NO_HEAD,
                      .head = SP_NO_HEAD};
-    sp_caption_title(overview->source, &like, &texts.title);
-    sp_buffer_text(&texts.title, " of all heads");
+    uint32_t n_heads = overview->n_layers * overview->n_heads;
+    sp_caption_head(overview->source, &like, &texts.title);
+    sp_buffer_format(&texts.title, ", %u %s: %s", n_heads, n_heads == 1 ? "head" : "heads",
+                     sp_caption_graph(overview->graph));
     texts.reading =
         "Each square is one head over the whole text: rows are queries from top to bottom, columns are "
         "keys from left to right; a coloured point says that there are edges.";

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#define ENTRY_TEXT 24.0 /* from the legend's edge to the text of an entry */
 #define MARGIN 22.0
 #define TITLE_HEIGHT 20.0
 #define MIN_WIDTH 480.0
@@ -100,7 +101,8 @@ sp_status sp_sheet_open(sp_sheet *sheet, const sp_picture_options *options, cons
     *sheet = (sp_sheet){.scale = options->scale};
     sp_palette_init(&sheet->palette, options->colors, options->dark);
     const sp_palette *p = &sheet->palette;
-    double inner = fmax(content_width + SP_LEGEND_GAP + SP_LEGEND_WIDTH, MIN_WIDTH);
+    double legend = fmax(SP_LEGEND_WIDTH, texts->legend_width);
+    double inner = fmax(content_width + SP_LEGEND_GAP + legend, MIN_WIDTH);
     double top = draw_head(NULL, texts, p, inner), bottom = top + content_height + 14;
     double height = draw_foot(NULL, texts, p, inner, bottom) + MARGIN - 4;
     sp_status status =
@@ -110,9 +112,7 @@ sp_status sp_sheet_open(sp_sheet *sheet, const sp_picture_options *options, cons
     draw_head(sheet, texts, p, inner);
     draw_foot(sheet, texts, p, inner, bottom);
     sheet->content = (sp_point){MARGIN, top};
-    sheet->legend = (sp_point){MARGIN + inner - SP_LEGEND_WIDTH, top};
-    if (content_width + SP_LEGEND_GAP + SP_LEGEND_WIDTH < inner)
-        sheet->legend.x = MARGIN + content_width + SP_LEGEND_GAP;
+    sheet->legend = (sp_point){MARGIN + content_width + SP_LEGEND_GAP, top};
     return SP_OK;
 }
 
@@ -186,6 +186,11 @@ void sp_legend_ramp(sp_sheet *sheet, double low, double high)
     sheet->legend.y += 9;
 }
 
+double sp_legend_entry_width(const char *text, size_t size)
+{
+    return ENTRY_TEXT + sp_text_width(SP_FONT_TEXT, text, size);
+}
+
 void sp_legend_entry(sp_sheet *sheet, sp_legend_key key, bool shapes, const char *text)
 {
     const sp_palette *p = &sheet->palette;
@@ -204,6 +209,6 @@ void sp_legend_entry(sp_sheet *sheet, sp_legend_key key, bool shapes, const char
     else if (key == SP_KEY_EXTRA)
         sp_canvas_marks(c, SP_MARK_CROSS, &middle, 1, 4, 1.8, color);
     if (key == SP_KEY_NONE || key == SP_KEY_MASKED) sp_canvas_frame(c, box, p->faint);
-    sp_sheet_say(sheet, box.x + 22, box.y + 11, text, p->ink, SP_START);
+    sp_sheet_say(sheet, sheet->legend.x + ENTRY_TEXT, box.y + 11, text, p->ink, SP_START);
     sheet->legend.y += 20;
 }

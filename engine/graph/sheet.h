@@ -26,6 +26,7 @@ typedef struct sp_sheet_texts {
     sp_buffer title, facts, provenance;
     const char *reading;
     bool bare;
+    double legend_width; /* where an entry needs more than SP_LEGEND_WIDTH; 0: it does not */
 } sp_sheet_texts;
 void sp_sheet_texts_init(sp_sheet_texts *texts);
 void sp_sheet_texts_fini(sp_sheet_texts *texts);
@@ -54,6 +55,7 @@ typedef enum sp_legend_key {
 } sp_legend_key;
 /* shapes: differences have their shapes; else they are squares, as in cells too small for shapes. */
 void sp_legend_entry(sp_sheet *sheet, sp_legend_key key, bool shapes, const char *text);
+double sp_legend_entry_width(const char *text, size_t size);
 double sp_legend_height(bool ramp, uint32_t entries, uint32_t notes);
 
 /* --- a matrix --- */

@@ -43,7 +43,7 @@ def test_files():
                    check=True, timeout=120)
     with open(target, "rb") as file:
         width, height, texts = png_reader.describe(file.read())
-    assert texts["Title"] == "austen: gold graph of all heads" and width > 400 and height > 400
+    assert texts["Title"] == "austen, 24 heads: gold graph" and width > 400 and height > 400
     assert sorted(os.listdir(FOLDER)) == ["picture.png", "text"]
 
 
