@@ -152,7 +152,7 @@ static bool ask_edges(sp_exchange *exchange, sp_graph_call *call)
 
 static bool ask_line(sp_exchange *exchange, sp_graph_call *call, const char *name, const char *number)
 {
-    static const char *const known[] = {"graph", "rows", "cols", "top_k", "min_weight", "mass", NULL};
+    static const char *const known[] = {"graph", "top_k", "min_weight", "mass", NULL};
     bool plain = strspn(number, "0123456789") == strlen(number) && strlen(number) < 10;
     call->run = run_line;
     call->column = name[0] == 'c';
