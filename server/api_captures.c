@@ -144,7 +144,9 @@ static void reply_created(sp_exchange *exchange, sp_capture *capture)
 
 typedef struct waiting {
     sp_stream *stream;
+    sp_captures *store;
     uint64_t owner;
+    bool told; /* the client was given the capture's id */
 } waiting;
 
 static void wake(void *context)
@@ -155,6 +157,15 @@ static void wake(void *context)
 static void free_waiting(void *state)
 {
     waiting *w = state;
+    sp_capture *capture;
+    sp_error error;
+    bool gone;
+    /* Done, but its client left before it could learn the id: nobody can ask for it, or delete it. */
+    if (!w->told && sp_captures_hold(w->store, sp_stream_attention_id(w->stream), w->owner, false, &capture,
+                                     &gone, &error) == SP_OK) {
+        sp_capture_delete(capture);
+        sp_capture_release(capture);
+    }
     sp_stream_free(w->stream);
     sp_free(w);
 }
@@ -166,16 +177,17 @@ static sp_status hold(sp_exchange *exchange, const sp_stream *stream, sp_capture
                             sp_exchange_owner(exchange), true, out, &gone, error);
 }
 
-static void finish_waiting(sp_exchange *exchange, const sp_stream *stream)
+static void finish_waiting(sp_exchange *exchange, waiting *w)
 {
     sp_capture *capture;
     sp_error error;
-    if (hold(exchange, stream, &capture, &error) != SP_OK) {
+    if (hold(exchange, w->stream, &capture, &error) != SP_OK) {
         sp_exchange_refuse(exchange, 503, NULL, "the capture was evicted at once: others need capture_bytes");
         return;
     }
     reply_created(exchange, capture);
     sp_capture_release(capture);
+    w->told = true;
 }
 
 static void poll_capture(sp_exchange *exchange)
@@ -188,7 +200,7 @@ static void poll_capture(sp_exchange *exchange)
         if (event.type == SP_EVENT_PROGRESS) sp_exchange_progress(exchange, "prefill", event.done);
     }
     if (event.type == SP_EVENT_DONE)
-        finish_waiting(exchange, w->stream);
+        finish_waiting(exchange, w);
     else if (event.type == SP_EVENT_ERROR)
         sp_exchange_fail(exchange, &event.error);
     else if (sp_exchange_cut(exchange, &error))
@@ -240,6 +252,8 @@ static void start_waited(sp_exchange *exchange, const sp_request *request)
         fail_request(exchange, request, &error);
         sp_free(w);
     } else {
+        w->store = sp_engine_captures(sp_exchange_engine(exchange));
+        w->owner = sp_exchange_owner(exchange);
         sp_exchange_set_state(exchange, w, free_waiting);
         sp_exchange_track(exchange, sp_stream_attention_id(w->stream));
         sp_exchange_wait(exchange, poll_capture);

@@ -67,6 +67,12 @@ void sp_connection_set(sp_conn *conn, sp_conn_state state)
     if (state == SP_CONN_REPLY) conn->acked = look(conn->fd).acked;
 }
 
+void sp_connection_shut(sp_conn *conn)
+{
+    sp_connection_set(conn, SP_CONN_DEAD);
+    shutdown(conn->fd, SHUT_RDWR);
+}
+
 static uint64_t event_key(const sp_conn *conn)
 {
     return (uint64_t)conn->serial << 32 | (uint32_t)conn->fd;
@@ -166,8 +172,7 @@ static void cut(sp_conn *conn)
 {
     struct linger reset = {.l_onoff = 1, .l_linger = 0};
     setsockopt(conn->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-    sp_connection_set(conn, SP_CONN_DEAD);
-    shutdown(conn->fd, SHUT_RDWR);
+    sp_connection_shut(conn);
     if (!conn->exchange) return;
     conn->exchange->left = true;
     sp_exchange_abandon(conn->exchange);
@@ -225,8 +230,7 @@ static void check_deadline(sp_server *server, sp_conn *conn, double now)
         if (may_look(conn, options->header_timeout, now) && look(conn->fd).received != conn->received) {
             sp_connection_set(conn, SP_CONN_HEADERS);
         } else if (age > options->idle_timeout || server->phase >= SP_DRAINING) {
-            sp_connection_set(conn, SP_CONN_DEAD);
-            shutdown(conn->fd, SHUT_RDWR);
+            sp_connection_shut(conn);
         }
         return;
     case SP_CONN_DEAD:

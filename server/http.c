@@ -136,6 +136,20 @@ static void clear_out(sp_exchange *exchange)
     exchange->out_at = 0;
 }
 
+/* Gives a stream up. libmicrohttpd 0.9.75 keeps a connection whose content reader fails open until its socket
+ * reports something new, which a socket that was reset never does; after a failed write it closes it. So the
+ * socket is shut down and some bytes follow, which can't be written. */
+static ssize_t give_up(sp_exchange *exchange, char *bytes, size_t capacity)
+{
+    static const char nothing[] = ":\n\n";
+    size_t n = capacity < sizeof nothing - 1 ? capacity : sizeof nothing - 1;
+    lock(exchange->server);
+    sp_connection_shut(exchange->conn);
+    unlock(exchange->server);
+    memcpy(bytes, nothing, n);
+    return (ssize_t)n;
+}
+
 /* Content reader of streams: hands over what is there; suspends when nothing is. */
 static ssize_t read_stream(void *context, uint64_t position, char *bytes, size_t capacity)
 {
@@ -156,13 +170,13 @@ static ssize_t read_stream(void *context, uint64_t position, char *bytes, size_t
             return (ssize_t)n;
         }
         if (exchange->ended) return MHD_CONTENT_READER_END_OF_STREAM;
-        if (begin_look(exchange, &ping)) return MHD_CONTENT_READER_END_WITH_ERROR;
+        if (begin_look(exchange, &ping)) return give_up(exchange, bytes, capacity);
         clear_out(exchange);
         sp_pull result = exchange->pull(exchange, out);
-        if (out->failed) return MHD_CONTENT_READER_END_WITH_ERROR;
+        if (out->failed) return give_up(exchange, bytes, capacity);
         exchange->ended = result == SP_PULL_END;
         if (exchange->ended) drop_state(exchange);
-        if (!sp_exchange_hold(exchange, exchange->kept)) return MHD_CONTENT_READER_END_WITH_ERROR;
+        if (!sp_exchange_hold(exchange, exchange->kept)) return give_up(exchange, bytes, capacity);
         if (ping && out->size == 0) sp_sse_ping(out);
         if (out->size == 0 && result == SP_PULL_WAIT && suspend(exchange)) return 0;
     }

@@ -69,8 +69,7 @@ static bool close_oldest_idle(sp_server *server, const uint64_t *origin)
         if (conn->state == SP_CONN_IDLE && (!oldest || conn->since < oldest->since)) oldest = conn;
     }
     if (!oldest) return false;
-    sp_connection_set(oldest, SP_CONN_DEAD);
-    shutdown(oldest->fd, SHUT_RDWR);
+    sp_connection_shut(oldest);
     return true;
 }
 

@@ -189,6 +189,7 @@ sp_status sp_connection_watch(sp_server *server, sp_error *error) SP_MUST_CHECK;
 void sp_connection_set(sp_conn *conn, sp_conn_state state);
 void sp_connection_observe(sp_exchange *exchange); /* from now on the client leaving wakes the exchange */
 void sp_connection_release(sp_exchange *exchange); /* its exchange is over */
+void sp_connection_shut(sp_conn *conn); /* nothing comes or goes any more; libmicrohttpd will close it */
 void sp_connection_closed(sp_server *server, sp_conn *conn); /* frees it */
 void sp_connection_drop(sp_server *server, sp_conn *conn);   /* takes it from the table and frees it */
 /* Takes the socket over: what its client still sends is read and dropped for a while, then it is closed. */
