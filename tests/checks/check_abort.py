@@ -1,0 +1,335 @@
+"""A client that leaves stops costing: {FIN, RST, half-close} x {queued, prefill, decode, graph, last token}, each many
+times, and clients that fall silent without a word. What ran for it, its pages and its place in the queue must be free
+within one step and 100 ms; after all, descriptors and memory are what they were.
+
+A step is at most 2 x --step-ms. The clock starts when close() or shutdown() returns and stops when /metrics says that all
+is free. Where a machine is too busy to run this program itself, the time it wasn't run counts for nobody: between two
+polls of /metrics only the first POLL_SECONDS count. A client that falls silent is dropped within --write-timeout, to
+which the kernel's timers add a probe's pause.
+"""
+import json
+import os
+import random
+import shutil
+import socket
+import struct
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+import harness
+import tiny_model
+from check import Check
+
+WAYS = ("fin", "rst", "half")
+PHASES = ("queued", "prefill", "decode", "graph", "last")
+STEP_MS, WRITE_TIMEOUT, KV_BYTES = 10, 1, 2100000
+POLL_SECONDS = 0.02
+FREE = {"sparsed_num_requests_running": 0, "sparsed_num_requests_waiting": 0, "sparsed_kv_pages_used": 0,
+        "sparsed_graph_jobs_running": 0}  # fmt: skip
+
+
+class Missed(Exception):
+    """The moment has passed before the client left: drawn again."""
+
+
+class Watch:
+    """/metrics over one connection that stays open."""
+
+    def __init__(self, server):
+        self.link = server.connect(60.0)
+
+    def read(self, request=b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+        self.link.sendall(request)
+        got = b""
+        while b"\r\n\r\n" not in got:
+            got += self.link.recv(65536)
+        head, body = got.split(b"\r\n\r\n", 1)
+        size = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+        while len(body) < size:
+            body += self.link.recv(65536)
+        return body
+
+    def gauges(self):
+        values = {}
+        for line in self.read().decode().splitlines():
+            name = line.split("{")[0].split(" ")[0]
+            if name in FREE:
+                values[name] = float(line.rsplit(" ", 1)[1])
+        assert len(values) == len(FREE), values
+        return values
+
+    def until(self, condition, seconds=60.0):
+        deadline = time.time() + seconds
+        while not condition(self.gauges()):
+            assert time.time() < deadline, "it does not come: %r" % self.gauges()
+
+    def freed(self, wanted, limit):
+        """Seconds until the gauges are as wanted."""
+        spent, last = 0.0, time.time()
+        while self.gauges() != wanted:
+            now = time.time()
+            spent, last = spent + min(now - last, POLL_SECONDS), now
+            if spent > limit:
+                raise AssertionError("not free after %.3f s: %r instead of %r" % (spent, self.gauges(), wanted))
+        return spent + min(time.time() - last, POLL_SECONDS)
+
+
+def send(server, path, value, small=False, method="POST"):
+    link = socket.socket()
+    link.settimeout(60.0)
+    if small:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    link.connect(("127.0.0.1", server.port))
+    body = json.dumps(value).encode() if value is not None else b""
+    link.sendall(("%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+                  % (method, path, len(body))).encode() + body)  # fmt: skip
+    return link
+
+
+def stream(server, **fields):
+    small = fields.pop("small", False)
+    return send(server, "/v1/completions", dict(fields, stream=True, ignore_eos=True), small)
+
+
+def leave(link, way):
+    if way == "rst":
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if way == "silent":
+        harness.vanish(link)
+    elif way == "half":
+        link.shutdown(socket.SHUT_WR)
+    else:
+        link.close()
+
+
+def has_come(link):
+    """What can be read without waiting."""
+    link.setblocking(False)
+    try:
+        return link.recv(65536)
+    except BlockingIOError:
+        return b""
+    finally:
+        link.settimeout(60.0)
+
+
+class Phases:
+    """Each function makes a socket, `link`, whose request is in that phase; `after` is what must be deleted later."""
+
+    def __init__(self, server, watch, rng):
+        self.server, self.watch, self.rng, self.link, self.after = server, watch, rng, None, None
+        self.baseline, self.blocker = dict(FREE), None
+
+    def ids(self, n):
+        return [self.rng.randrange(1, 250) for _ in range(n)]  # never the same prompt twice: nothing is reused
+
+    def pause(self, most):
+        time.sleep(self.rng.random() * most)
+
+    def block(self):
+        """A stream that nobody reads: it pauses, keeps its pages, and nothing that is longer fits beside it."""
+        self.blocker = stream(self.server, prompt=self.ids(10), max_tokens=16000, logprobs=20, small=True)
+        seen, since = None, time.time()
+        while time.time() - since < 0.5:
+            rows = json.loads(self.watch.read(b"GET /v1/requests HTTP/1.1\r\nHost: localhost\r\n\r\n"))["data"]
+            if not rows or rows[0]["tokens"] != seen or not seen:
+                seen, since = rows and rows[0]["tokens"], time.time()
+        self.baseline = self.watch.gauges()
+        assert self.baseline["sparsed_num_requests_running"] == 1 and self.baseline["sparsed_kv_pages_used"] > 200
+
+    def unblock(self):
+        if self.blocker:
+            self.blocker.close()
+            self.blocker, self.baseline = None, dict(FREE)
+            self.watch.until(lambda g: g == FREE)
+
+    def queued(self):
+        self.link = stream(self.server, prompt=self.ids(200), max_tokens=15000, small=self.rng.random() < 0.5)
+        self.watch.until(lambda g: g["sparsed_num_requests_waiting"] >= 1)
+        self.pause(0.005)
+
+    def prefill(self):
+        self.link = stream(self.server, prompt=self.ids(12000), max_tokens=1000)
+        harness.read_some(self.link)  # the head of the reply comes with the first chunk
+        self.pause(0.02)
+        if b"data: " in has_come(self.link):
+            raise Missed
+
+    def decode(self):
+        deaf = self.rng.random() < 0.5
+        self.link = stream(self.server, prompt=self.ids(20), max_tokens=12000, small=deaf, logprobs=5)
+        got = harness.read_some(self.link, 1 if deaf else 600 * self.rng.randrange(1, 20))
+        assert b" 200 " in got, got
+        self.pause(0.01)
+
+    def graph(self):
+        path = "/v1/attention/captures"
+        if self.rng.random() < 0.5:  # the run that is captured
+            self.link = send(self.server, path, {"input": self.ids(2000)})
+            self.pause(0.005)
+        else:  # a head of it
+            one = self.server.post(path, {"input": self.ids(2000)}).json()["id"]
+            self.after = path + "/" + one
+            self.link = send(self.server, "%s/%s/heads/%d/%d/edges?min_weight=0.5&graph=gold" % (
+                path, one, self.rng.randrange(2), self.rng.randrange(2)), None, method="GET")  # fmt: skip
+            self.pause(0.003)
+        if has_come(self.link):
+            raise Missed
+
+    def last(self):
+        n = 3 + self.rng.randrange(6)
+        self.link = stream(self.server, prompt=self.ids(20), max_tokens=n, return_token_ids=True)
+        got, wanted = b"", n - self.rng.randrange(2)  # about when the last token comes, or after it
+        while got.count(b"data: ") < wanted:
+            got += harness.read_some(self.link)
+        self.pause(0.001)
+
+    def undo(self):
+        if self.after:
+            self.server.request("DELETE", self.after)
+        self.after = None
+
+
+def one_trial(phases, phase, way, limit):
+    for _ in range(200):
+        phases.link = None
+        try:
+            getattr(phases, phase)()
+            leave(phases.link, way)
+            return phases.watch.freed(phases.baseline, limit)
+        except Missed:
+            leave(phases.link, "rst")
+            phases.watch.freed(phases.baseline, 60)
+        finally:
+            if phases.link:
+                phases.link.close()
+            phases.undo()
+    raise AssertionError("the moment to leave was always missed")
+
+
+def state_of(server):
+    """Descriptors and resident bytes."""
+    with open("/proc/%d/statm" % server.process.pid) as file:
+        pages = int(file.read().split()[1])
+    return len(os.listdir("/proc/%d/fd" % server.process.pid)), pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def warm(server, seed):
+    """Every HTTP thread has read the largest bodies once: what its allocator keeps afterwards is there before we count."""
+    phases = Phases(server, Watch(server), random.Random(seed))
+    for _ in range(4):
+        links = [stream(server, prompt=phases.ids(12000), max_tokens=1000) for _ in range(8)]
+        links += [send(server, "/v1/attention/captures", {"input": phases.ids(2000)}) for _ in range(8)]
+        for link in links:
+            harness.read_some(link)
+            link.close()
+        phases.watch.until(lambda g: g == FREE)
+    phases.watch.link.close()
+
+
+def settled(server):
+    """The same once the last connections are closed."""
+    seen, since = None, time.time()
+    while time.time() - since < 0.5:
+        now = state_of(server)
+        if seen is None or now[0] != seen[0]:
+            since = time.time()
+        seen = now
+        time.sleep(0.01)
+    return seen
+
+
+def matrix(check, server, trials, limit, times):
+    """Runs the 15 cells, so many trials each; -> trials done. Raises at the first that takes too long."""
+    phases = Phases(server, Watch(server), random.Random(check.seed))
+    done = 0
+    for phase in PHASES:
+        if phase == "queued":
+            phases.block()
+        for way in WAYS:
+            for trial in range(trials):
+                try:
+                    took = one_trial(phases, phase, way, limit)
+                except AssertionError as error:
+                    raise AssertionError("%s, %s, trial %d: %s" % (way, phase, trial, error))
+                times.setdefault(phase, []).append(took)
+                done += 1
+                check.progress(done, len(PHASES) * len(WAYS) * trials, "%s, %s" % (way, phase))
+        phases.unblock()
+    phases.watch.link.close()
+    return done
+
+
+def vanish_all(phases, names, alone, limit):
+    """All these at once; -> seconds until what ran for them is free and their connections are closed."""
+    links = []
+    for name in names:
+        try:
+            getattr(phases, name)()
+        except Missed:
+            pass  # its answer is on the way: one more way to fall silent
+        links.append(phases.link)
+    for link in links:
+        leave(link, "silent")
+    begin = time.time()
+    phases.watch.freed(alone, limit)
+    while phases.server.gauge("sparsed_http_connections") > 2 + (alone != FREE):  # the watch's, this one
+        assert time.time() - begin < limit, "connections are still open after %.1f s" % (time.time() - begin)
+    took = time.time() - begin
+    for link in links:
+        link.close()
+    return took
+
+
+def silent(check, tiny, options, each):
+    """Clients that vanish; -> (how many, longest time)."""
+    limit = WRITE_TIMEOUT + 1 + 0.1 * WRITE_TIMEOUT + (10 if check.quick else 0.3)
+    options = ("--write-timeout", WRITE_TIMEOUT, "--max-queue", 100) + options
+    slow = {"SPARSED_CPU": "reference"}
+    with harness.Server(*options, "--kv-bytes", 32 << 20, model=tiny, environment=slow) as server:
+        phases = Phases(server, Watch(server), random.Random(check.seed + 1))
+        longest = vanish_all(phases, [name for name in PHASES if name != "queued"] * each, FREE, limit)
+    # queued behind one that runs for long: one that is paused would be cut by the same timeout
+    with harness.Server(*options, "--kv-bytes", KV_BYTES, model=tiny, environment=slow) as server:
+        phases = Phases(server, Watch(server), random.Random(check.seed + 2))
+        first = send(server, "/v1/completions", {"prompt": phases.ids(20), "max_tokens": 16000, "ignore_eos": True})
+        phases.watch.until(lambda g: g["sparsed_num_requests_running"] == 1)
+        longest = max(longest, vanish_all(phases, ["queued"] * each, phases.watch.gauges(), limit))
+        first.close()
+        phases.watch.until(lambda g: g == FREE)
+    return each * len(PHASES), longest
+
+
+def main():
+    check = Check("check-abort", full=200, quick=3)
+    room = tempfile.mkdtemp(prefix="sparsed-abort-")
+    tiny_model.CONFIG["max_position_embeddings"] = 16384
+    tiny = os.path.join(room, "tiny")
+    tiny_model.write(tiny)
+    options = ("--step-ms", STEP_MS, "--request-timeout", 3600, "--queue-timeout", 3600)
+    limit = 2 * STEP_MS / 1000 + (2.0 if check.quick else 0.1)
+    times, done, failure, changes = {}, 0, None, ""
+    try:
+        with harness.Server("--write-timeout", 600, "--kv-bytes", KV_BYTES, *options, model=tiny) as server:
+            warm(server, check.seed + 3)
+            matrix(check, server, max(check.count // 10, 2), 10.0, {})
+            before = settled(server)
+            done = matrix(check, server, check.count, limit, times)
+            after = settled(server)
+            changes = "%d descriptors, then %d, resident %.1f MB, then %.1f MB" % (
+                before[0], after[0], before[1] / 1e6, after[1] / 1e6)  # fmt: skip
+            assert after[0] == before[0] and after[1] <= before[1] * 1.02 + ((8 if check.quick else 1) << 20), changes
+        n_silent, longest = silent(check, tiny, options, 1 if check.quick else 4)
+        changes += "; %d silent ones within %.1f s (--write-timeout %d)" % (n_silent, longest, WRITE_TIMEOUT)
+        done += n_silent
+    except AssertionError as error:
+        failure = str(error)
+    shutil.rmtree(room)
+    figures = ", ".join("%s %.0f ms" % (phase, 1000 * max(t)) for phase, t in times.items())
+    check.verdict(failure is None, "%d clients left, longest until free (limit %.0f ms): %s; %s" % (
+        done, 1000 * limit, figures, changes), failure)  # fmt: skip
+
+
+main()
