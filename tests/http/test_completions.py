@@ -168,6 +168,9 @@ def test_errors_name_the_field(server):
                    stream=None, stream_options=None, user="u", metadata={"a": 1}, store=True, service_tier="x",
                    response_format={"type": "text"}, some_unknown_field=[1], add_special_tokens=True, cache_salt="s")
     assert server.complete(prompt="a", max_tokens=1, **neutral).status == 200
+    deadline = time.monotonic() + 10  # the log is another pipe than the answer
+    while not any("some_unknown_field" in line for line in server.log) and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert sum("some_unknown_field" in line for line in server.log) == 1
     reply = server.complete(prompt="a", model="gpt-4")
     assert reply.status == 404 and reply.error()["param"] == "model" and reply.error()["type"] == "not_found_error"
