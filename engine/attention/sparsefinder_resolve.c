@@ -106,21 +106,23 @@ static void list_sizes(const sp_fit_table *tables, size_t n, char *text, size_t 
     }
 }
 
-/* Sizes of the sets of a type, and of the centroids of the default set where those of clusters are asked. */
+/* Sizes of the sets of a type, and of the centroids of the default set where those of clusters are asked;
+ * each once. */
 static void list_sets(const resolving *r, sp_fit_type type, char *text, size_t size)
 {
     const sp_fit_layer *layer = &r->fit->layers[2 * (size_t)r->layer + (r->kind == SP_ATTEND_CROSS)];
     const sp_fit_set *whole = find(r, SP_FIT_DEFAULT, 0);
-    size_t used = 0;
+    const sp_fit_table *tables = whole && type == SP_FIT_CLUSTER ? whole->centroids : NULL;
+    size_t n_tables = tables ? whole->n_centroids : 0, used = 0;
     snprintf(text, size, "none");
-    if (type == SP_FIT_CLUSTER && whole && whole->n_centroids) {
-        list_sizes(whole->centroids, whole->n_centroids, text, size);
+    if (n_tables) {
+        list_sizes(tables, n_tables, text, size);
         used = strlen(text);
     }
     for (size_t i = 0; i < layer->n_sets && used < size; i++) {
-        if (layer->sets[i].type != type) continue;
-        int more =
-            snprintf(text + used, size - used, "%s%u", used ? ", " : "", (unsigned)layer->sets[i].size);
+        const sp_fit_set *set = &layer->sets[i];
+        if (set->type != type || sp_fit_table_find(tables, n_tables, set->size)) continue;
+        int more = snprintf(text + used, size - used, "%s%u", used ? ", " : "", (unsigned)set->size);
         used += more > 0 ? (size_t)more : 0;
     }
 }

@@ -13,12 +13,13 @@
 
 #define DIGEST "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
-/* A file being made: 2 layers, 4 heads, d 3. */
+/* A file being made: 2 layers alike, 4 heads, d 3. Tensors 0 to 17 are layer 1's self and layer 0's cross. */
 typedef struct maker {
     sp_tensor_entry tensors[48];
     sp_metadata_entry metadata[16];
     size_t n_tensors, n_metadata;
     float values[4096];
+    char names[18][64];
 } maker;
 
 static void put(maker *m, const char *name, uint32_t rank, size_t a, size_t b, size_t c, size_t d)
@@ -74,6 +75,12 @@ static void make(maker *m)
     put(m, "layers.0.cross.block16.q_proj.weight", 3, 4, 3, 2, 1);
     put(m, "layers.0.cross.block16.q_proj.bias", 2, 4, 2, 1, 1);
     put(m, "layers.0.cross.block16.centroids", 4, 4, 1, 6, 32);
+    for (size_t i = 0; i < 18; i++) { /* the same of the other layer */
+        m->tensors[m->n_tensors] = m->tensors[i];
+        m->tensors[m->n_tensors++].name = m->names[i];
+        snprintf(m->names[i], sizeof m->names[i], "%s", m->tensors[i].name);
+        m->names[i][7] ^= 1;
+    }
 }
 
 static sp_status read_made(const maker *m, bool one_layer, sp_fit **out, sp_error *error)
@@ -104,7 +111,7 @@ static void test_reads_every_part(void **state)
     assert_int_equal(fit->length, 1024);
     assert_int_equal(fit->seed, -7);
     assert_true(fit->alpha == 1.5 && !fit->rope_pre);
-    assert_null(sp_fit_find(fit, 0, SP_ATTEND_SELF, SP_FIT_DEFAULT, 0));
+    assert_non_null(sp_fit_find(fit, 0, SP_ATTEND_SELF, SP_FIT_DEFAULT, 0));
     assert_null(sp_fit_find(fit, 2, SP_ATTEND_SELF, SP_FIT_DEFAULT, 0));
     assert_non_null(sp_fit_find(fit, 0, SP_ATTEND_CROSS, SP_FIT_BLOCK, 16));
     assert_null(sp_fit_find(fit, 0, SP_ATTEND_CROSS, SP_FIT_BLOCK, 32));
@@ -185,6 +192,9 @@ static void test_metadata_is_checked(void **state)
         {"model", "abc", "model"},
         {"corpus", DIGEST "0", "corpus"},
         {"length", "0", "length"},
+        {"r", "0", "r is '0'"},
+        {"r", "1025", "r is '1025'"},
+        {"gold_mass", "0.95", "gold_mass"},
     };
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
         make(&shared_maker);
@@ -206,7 +216,7 @@ static void test_tensors_are_checked(void **state)
         "layers.01.self.q_proj.weight",
         "layers.1.self.block0.q_proj.weight",
         "model.norm.weight",
-        "layers.0.self.thresholds",
+        "layers.1.self.block5.thresholds",
         "layers.1.self.dot.k_proj.weight.1",
     };
     maker *m = &shared_maker;
@@ -234,6 +244,35 @@ static void test_tensors_are_checked(void **state)
     m->tensors[11].name = "layers.1.self.dot.bins.6";
     m->tensors[11].tensor = m->tensors[5].tensor;
     expect_refused(m, "layers.1.self.dot.");
+}
+
+/* A tensor that one layer has alone: the other lacks it, and is named. */
+static void test_layers_are_alike(void **state)
+{
+    (void)state;
+    maker *m = &shared_maker;
+    static const struct {
+        size_t first, n; /* tensors taken away, of the other layer's */
+        const char *missing;
+    } faults[] = {{2, 1, "layers.0.self.centroids: there is none of size 16, which layer 1 has"},
+                  {5, 1, "layers.0.self.bins: there is none of size 6"},
+                  {6, 1, "layers.0.self.thresholds: there is none of size 80"},
+                  {8, 4, "layers.0.self.dot.q_proj.weight: is missing, which layer 1 has"},
+                  {12, 3, "layers.0.self.cluster7.q_proj.weight: is missing"},
+                  {15, 3, "layers.1.cross.block16.q_proj.weight: is missing, which layer 0 has"}};
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
+        make(m);
+        size_t first = 18 + faults[i].first, n = faults[i].n;
+        m->n_tensors -= n;
+        memmove(m->tensors + first, m->tensors + first + n, (m->n_tensors - first) * sizeof *m->tensors);
+        expect_refused(m, faults[i].missing);
+    }
+    make(m);
+    m->n_tensors = 0;
+    expect_refused(m, "layers.0.self.q_proj.weight: is missing");
+    make(m);
+    m->metadata[6] = m->metadata[--m->n_metadata]; /* alpha goes */
+    expect_refused(m, "alpha is missing");
 }
 
 static void test_one_layer_in_a_body(void **state)
@@ -280,7 +319,7 @@ static void test_check_names_both_values(void **state)
     assert_true(strstr(error.message, DIGEST) && strstr(error.message, other));
     /* The dot set has two maps of keys: no number of KV heads but 2 can read it. */
     assert_int_equal(sp_fit_check(fit, DIGEST, 2, 4, 4, 3, &error), SP_DATA);
-    assert_true(strstr(error.message, "2 maps of keys in layer 1") && strstr(error.message, "(4)"));
+    assert_true(strstr(error.message, "2 maps of keys in layer 0") && strstr(error.message, "(4)"));
     assert_int_equal(sp_fit_check(fit, "", 2, 4, 1, 3, &error), SP_DATA);
     fit->model[0] = 0;
     assert_int_equal(sp_fit_check(fit, DIGEST, 2, 4, 2, 3, &error), SP_DATA);
@@ -320,7 +359,7 @@ static void test_written_is_read_back(void **state)
     }
     assert_memory_equal(a->q_weight, b->q_weight, 24 * sizeof(float));
     sp_error absent;
-    assert_int_equal(sp_fit_write(fit, "/tmp/no such folder/fit", &absent), SP_IO);
+    assert_int_equal(sp_fit_write(fit, "/tmp/no such folder/fit", &absent), SP_NOT_FOUND);
     assert_int_equal(sp_fit_open("/tmp/no such folder/fit", &none, &absent), SP_NOT_FOUND);
     for (size_t i = 0; i < 2; i++) {
         unlink(paths[i]);
@@ -336,7 +375,7 @@ int main(void)
         cmocka_unit_test(test_reads_every_part),     cmocka_unit_test(test_infinite_thresholds),
         cmocka_unit_test(test_metadata_is_checked),  cmocka_unit_test(test_tensors_are_checked),
         cmocka_unit_test(test_one_layer_in_a_body),  cmocka_unit_test(test_check_names_both_values),
-        cmocka_unit_test(test_written_is_read_back),
+        cmocka_unit_test(test_written_is_read_back), cmocka_unit_test(test_layers_are_alike),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
