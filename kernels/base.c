@@ -306,6 +306,13 @@ sp_status sp_read_file(const char *path, size_t max_bytes, char **data, size_t *
     return status;
 }
 
+sp_status sp_fail_create(const char *path, sp_error *error)
+{
+    bool place = errno == ENOENT || errno == ENOTDIR || errno == EACCES || errno == EPERM || errno == EROFS ||
+                 errno == EISDIR;
+    return sp_fail_param(error, place ? SP_NOT_FOUND : SP_IO, path, "%s: cannot create: %m", path);
+}
+
 uint64_t sp_hash_bytes(const void *bytes, size_t n)
 {
     const unsigned char *c = bytes;

@@ -108,6 +108,10 @@ void sp_buffer_fini(sp_buffer *buffer);
 sp_status sp_read_file(const char *path, size_t max_bytes, char **data, size_t *size,
                        sp_error *error) SP_MUST_CHECK;
 
+/* Names a file that could not be created or opened for writing, from errno: SP_NOT_FOUND where its place is
+ * not there or must not be written to, else SP_IO. */
+sp_status sp_fail_create(const char *path, sp_error *error);
+
 /* FNV-1a, 64 bit. */
 uint64_t sp_hash_bytes(const void *bytes, size_t n);
 

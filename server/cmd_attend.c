@@ -129,6 +129,7 @@ int sp_command_attend(const sp_options *options)
     sp_device_options device_options = {.n_threads = (size_t)options->threads,
                                         .attend_scratch = (size_t)options->attn_scratch};
     sp_device *device = NULL;
+    if (sp_check_result(options->out, &error)) return sp_command_fail(&error);
     if (sp_device_open(options->device, &device_options, &device, &error)) return sp_command_fail(&error);
     sp_buffer out;
     sp_buffer_init(&out, SIZE_MAX / 2);

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "engine/sparsefinder/fit_job.h"
@@ -77,6 +78,7 @@ static sp_status read_options(const sp_options *options, const sp_hparams *hpara
 /* --- progress --- */
 
 typedef struct fit_view {
+    const char *out; /* --out */
     sp_progress bar;
     double begin;
     bool sampling;
@@ -108,6 +110,13 @@ static void show_trained(void *context, uint32_t layer, uint32_t first, uint32_t
     if (figures->last_loss > 0)
         fprintf(stderr, ": loss %.3f to %.3f", figures->first_loss, figures->last_loss);
     fprintf(stderr, "%s held-out recall %.3f at sparsity 0.8\n", figures->last_loss > 0 ? "," : ":", recall);
+}
+
+static void show_resumed(void *context, uint32_t done, uint32_t all)
+{
+    const fit_view *view = context;
+    fprintf(stderr, "sparsed: goes on from %s.state: %u of %u groups of heads are done\n", view->out,
+            (unsigned)done, (unsigned)all);
 }
 
 /* --- tables --- */
@@ -219,6 +228,13 @@ static void write_judgement(const sp_judgement *judged, sp_json_writer *json)
     sp_json_close(json, '}');
 }
 
+/* Bytes that this process has had resident at once, at most. */
+static double peak_memory(void)
+{
+    struct rusage usage;
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? 1024.0 * (double)usage.ru_maxrss : 0;
+}
+
 static bool write_json(const sp_fit *fit, const sp_head_figures *figures)
 {
     sp_buffer out;
@@ -231,6 +247,8 @@ static bool write_json(const sp_fit *fit, const sp_head_figures *figures)
     sp_json_open(&json, '[');
     for (size_t s = 0; s < SP_SPARSITIES; s++) sp_json_number(&json, sp_judged_sparsities[s]);
     sp_json_close(&json, ']');
+    sp_json_key(&json, "peak_memory_bytes");
+    sp_json_uint(&json, (uint64_t)peak_memory());
     sp_json_key(&json, "mean");
     write_judgement(&mean, &json);
     sp_json_key(&json, "heads");
@@ -269,7 +287,7 @@ static sp_status measure_fit(const sp_options *options, const sp_sample_options 
     if (status != SP_OK) return status;
     sp_sample_options from = *source;
     from.rope_pre = fit->rope_pre;
-    const sp_fit_progress progress = {show_sampling, NULL, view};
+    const sp_fit_progress progress = {.sampling = show_sampling, .context = view};
     const char *fingerprint = source->adapter > 0 ? source->model->adapters[source->adapter - 1]->fingerprint
                                                   : source->model->fingerprint;
     status = sp_fit_check(fit, fit->model[0] ? fingerprint : "", h->n_layers, h->n_heads, h->n_kv_heads,
@@ -292,11 +310,8 @@ static sp_status train_fit(const sp_options *options, const sp_sample_options *s
     sp_fit_result result;
     sp_status status = read_options(options, &source->model->hparams, &fit_options, error);
     if (status != SP_OK) return status;
-    struct stat there;
-    if (stat(options->out, &there) == 0 && !S_ISREG(there.st_mode))
-        return sp_fail_param(error, SP_USAGE, "out", "--out: %s is no file; name the fit file to write",
-                             options->out);
-    const sp_fit_progress progress = {show_sampling, show_trained, view};
+    const sp_fit_progress progress = {
+        .sampling = show_sampling, .trained = show_trained, .resumed = show_resumed, .context = view};
     fprintf(stderr, "sparsed: %zu windows of %u tokens, rank %u, seed %lld\n", source->text->n_windows,
             (unsigned)source->text->length, (unsigned)fit_options.rank, (long long)fit_options.seed);
     status = sp_fit_run(source, &fit_options, options->out, &progress, &interrupted, &result, error);
@@ -306,8 +321,9 @@ static sp_status train_fit(const sp_options *options, const sp_sample_options *s
     if (status != SP_OK) return status;
     if (!(options->json ? write_json(result.fit, result.figures) : write_tables(result.fit, result.figures)))
         status = sp_fail(error, SP_IO, "cannot write to standard output");
-    fprintf(stderr, "sparsed: %s: trained on %zu windows, measured on %zu, %.0f s\n", options->out,
-            result.n_train, result.n_held_out, sp_now() - view->begin);
+    fprintf(stderr, "sparsed: %s: trained on %zu windows, measured on %zu, %.0f s, peak memory %.0f MiB\n",
+            options->out, result.n_train, result.n_held_out, sp_now() - view->begin,
+            peak_memory() / (1 << 20));
     sp_fit_close(result.fit);
     sp_free(result.figures);
     return status;
@@ -324,7 +340,7 @@ static sp_status run_model(const sp_options *options, const sp_engine_options *e
                            sp_error *error)
 {
     sp_fit_text text = {0};
-    fit_view view = {.begin = sp_now()};
+    fit_view view = {.out = options->out, .begin = sp_now()};
     uint32_t context = model->hparams.context, adapter = (uint32_t)options->adapters.n;
     uint32_t length = context < DEFAULT_LENGTH ? context : DEFAULT_LENGTH;
     sp_progress_init(&view.bar, "reading the text");
@@ -347,13 +363,24 @@ static sp_status run_model(const sp_options *options, const sp_engine_options *e
     return status;
 }
 
+/* The fit is written when all is done: that it can be is known before. */
+static sp_status check_out(const char *path, sp_error *error)
+{
+    struct stat there;
+    if (stat(path, &there) == 0 && !S_ISREG(there.st_mode))
+        return sp_fail_param(error, SP_USAGE, "out", "--out: %s is no file; name the fit file to write",
+                             path);
+    return sp_check_result(path, error);
+}
+
 static sp_status run_fit(const sp_options *options, sp_error *error)
 {
     sp_engine_options engine;
     sp_device *device;
     sp_model *model;
     sp_engine_options_init(&engine);
-    sp_status status = sp_options_engine(options, &engine, error);
+    sp_status status = options->measured ? SP_OK : check_out(options->out, error);
+    if (status == SP_OK) status = sp_options_engine(options, &engine, error);
     if (status != SP_OK) return status;
     const sp_device_options on = {.n_threads = engine.n_threads, .openblas = engine.openblas};
     status = sp_device_open("cpu", &on, &device, error);

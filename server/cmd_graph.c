@@ -207,7 +207,11 @@ int sp_command_graph(const sp_options *options)
     signal(SIGPIPE, SIG_IGN);
     sp_status status = read_wish(&own, &wish, &error);
     if (!status) status = check_out(&own, &wish, &error);
+    if (!status) status = sp_check_result(own.out, &error);
     if (!status) status = sp_read_text(own.text, &text, &error);
+    if (!status && text.size == 0)
+        status = sp_fail_param(&error, SP_DATA, "text", "--text: %s is empty, there is no graph of nothing",
+                               own.text);
     if (!status) status = open_engine(&own, &engine, &error);
     if (!status) status = draw_text(engine, &own, &wish, &text, &error);
     sp_engine_close(engine);

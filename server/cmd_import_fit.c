@@ -68,7 +68,8 @@ static sp_status import(import_job *job, sp_error *error)
     const sp_options *options = job->options;
     sp_import_options wanted = {
         .layers = (uint32_t)options->layers, .heads = (uint32_t)options->heads, .alpha = options->alpha};
-    sp_status status = sp_torch_open(options->projections, &job->projections, error);
+    sp_status status = sp_check_result(options->out, error);
+    if (!status) status = sp_torch_open(options->projections, &job->projections, error);
     if (!status && options->centroids) status = sp_torch_open(options->centroids, &job->centroids, error);
     if (!status && options->model) status = read_model(job, &wanted, error);
     if (!status)

@@ -5,6 +5,7 @@
  * and goes on with the points that sweep.json lacks. A sweep.json of another model or text in the folder is
  * refused rather than overwritten. Owner: run_sweep owns everything of its sweep_run. Tests:
  * tests/http/test_sweep.py */
+#include <errno.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -54,7 +55,8 @@ static sp_status write_file(const char *folder, const char *name, const sp_buffe
     if (file && fclose(file) != 0) written = false;
     if (written && rename(temporary, path) == 0) return SP_OK;
     (void)remove(temporary);
-    return sp_fail(error, SP_IO, "%s cannot be written", path);
+    if (!file && !content->failed) return sp_fail_create(path, error);
+    return sp_fail(error, SP_IO, "%s cannot be written: %s", path, strerror(errno));
 }
 
 static sp_status write_files(sweep_run *run, sp_error *error)
@@ -76,6 +78,17 @@ static sp_status write_files(sweep_run *run, sp_error *error)
         sp_buffer_fini(&content);
     }
     return status;
+}
+
+/* The folder is made after the first look at model and text; that it can be is known before. */
+static sp_status check_folder(const char *path, sp_error *error)
+{
+    struct stat there;
+    if (stat(path, &there) != 0) return sp_check_result(path, error);
+    if (!S_ISDIR(there.st_mode)) return sp_fail_param(error, SP_USAGE, "out", "--out: %s is no folder", path);
+    if (access(path, W_OK | X_OK) == 0) return SP_OK;
+    return sp_fail_param(error, SP_NOT_FOUND, "out", "--out: cannot write in the folder %s: %s", path,
+                         strerror(errno));
 }
 
 /* What an earlier run left, if it was of the same model and text. */
@@ -249,7 +262,8 @@ int sp_command_sweep(const sp_options *options)
     sp_sweep_init(&run.sweep);
     run.job.watch = watch;
     run.job.context = &run;
-    sp_status status = sp_grid_select(options->backends, options->grid, &run.items, &run.n_items, &error);
+    sp_status status = check_folder(options->out, &error);
+    if (!status) status = sp_grid_select(options->backends, options->grid, &run.items, &run.n_items, &error);
     if (!status) status = open_engine(options, &run.job.engine, &error);
     int code;
     if (status) {

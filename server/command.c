@@ -154,8 +154,9 @@ sp_status sp_read_text(const char *path, sp_buffer *text, sp_error *error)
     if (!file) return sp_fail_param(error, SP_NOT_FOUND, "text", "--text: cannot open %s", path);
     for (size_t n; (n = fread(block, 1, sizeof block, file)) > 0;) sp_buffer_append(text, block, n);
     bool bad = ferror(file) != 0;
+    int code = errno;
     if (!standard) fclose(file);
-    if (bad) return sp_fail_param(error, SP_DATA, "text", "--text: cannot read %s", path);
+    if (bad) return sp_fail_param(error, SP_DATA, "text", "--text: cannot read %s: %s", path, strerror(code));
     if (text->failed)
         return sp_fail_param(error, SP_DATA, "text", "--text: %s is longer than %zu bytes", path,
                              text->max_bytes);
@@ -176,6 +177,27 @@ static bool is_special(const char *path)
     return stat(path, &info) == 0 && !S_ISREG(info.st_mode);
 }
 
+sp_status sp_check_result(const char *path, sp_error *error)
+{
+    char folder[4096];
+    const char *slash = strrchr(path, '/');
+    struct stat info;
+    if (strcmp(path, "-") == 0 || is_special(path)) {
+        if (stat(path, &info) != 0 || !S_ISDIR(info.st_mode)) return SP_OK;
+        return sp_fail_param(error, SP_USAGE, "out", "--out: %s is a folder; name the file to write", path);
+    }
+    size_t size = slash == path ? 1 : slash ? (size_t)(slash - path) : 0;
+    if (size >= sizeof folder) return sp_fail_param(error, SP_USAGE, "out", "--out: name too long");
+    memcpy(folder, size ? path : ".", size ? size : 1);
+    folder[size ? size : 1] = 0;
+    if (stat(folder, &info) != 0 || !S_ISDIR(info.st_mode))
+        return sp_fail_param(error, SP_NOT_FOUND, "out", "--out: there is no folder %s", folder);
+    if (access(folder, W_OK | X_OK) != 0)
+        return sp_fail_param(error, SP_NOT_FOUND, "out", "--out: cannot write in the folder %s: %s", folder,
+                             strerror(errno));
+    return SP_OK;
+}
+
 sp_status sp_write_result(const char *path, const sp_buffer *bytes, sp_error *error)
 {
     if (strcmp(path, "-") == 0) return write_all(stdout, bytes, "standard output", error);
@@ -184,17 +206,14 @@ sp_status sp_write_result(const char *path, const sp_buffer *bytes, sp_error *er
     if ((size_t)snprintf(fresh, sizeof fresh, "%s%s", path, special ? "" : ".part") >= sizeof fresh)
         return sp_fail_param(error, SP_USAGE, "out", "--out: name too long");
     FILE *file = fopen(fresh, "wb");
-    if (!file)
-        return sp_fail(error, errno == ENOENT ? SP_NOT_FOUND : SP_IO, "%s: cannot create: %s", fresh,
-                       strerror(errno));
+    if (!file) return sp_fail_create(fresh, error);
     sp_status status = write_all(file, bytes, fresh, error);
     if (!status && !special && fsync(fileno(file)))
         status = sp_fail(error, SP_IO, "%s: cannot write: %s", fresh, strerror(errno));
     if (fclose(file) && !status)
         status = sp_fail(error, SP_IO, "%s: cannot write: %s", fresh, strerror(errno));
     if (special) return status;
-    if (!status && rename(fresh, path))
-        status = sp_fail(error, SP_IO, "%s: cannot create: %s", path, strerror(errno));
+    if (!status && rename(fresh, path)) status = sp_fail_create(path, error);
     if (status) unlink(fresh);
     return status;
 }

@@ -40,6 +40,9 @@ int sp_command_fail(const sp_error *error);
 
 /* Appends the file --text, or standard input for "-", up to text->max_bytes. SP_NOT_FOUND, SP_DATA. */
 sp_status sp_read_text(const char *path, sp_buffer *text, sp_error *error) SP_MUST_CHECK;
+/* Whether sp_write_result could write --out, asked before the work: SP_NOT_FOUND where its folder is not
+ * there or not writable, SP_USAGE where it is a folder. */
+sp_status sp_check_result(const char *path, sp_error *error) SP_MUST_CHECK;
 /* Writes the file --out whole or not at all (a new file, renamed); "-" is standard output, and a device or a
  * pipe is written to. SP_NOT_FOUND, SP_IO. */
 sp_status sp_write_result(const char *path, const sp_buffer *bytes, sp_error *error) SP_MUST_CHECK;

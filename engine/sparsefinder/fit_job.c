@@ -240,6 +240,9 @@ sp_status sp_fit_run(const sp_sample_options *source, const sp_fit_options *opti
     status = job.room.figures ? open_state(&job, path, fingerprint, error)
                               : sp_fail(error, SP_NO_MEMORY, "no memory for the figures of a fit");
     size_t resumed = job.state.n_done;
+    if (status == SP_OK && resumed > 0 && progress->resumed)
+        progress->resumed(progress->context, (uint32_t)resumed,
+                          h->n_layers * h->n_heads / job.room.unit_heads);
     if (status == SP_OK) status = run_job(&job, options->sample_bytes, error);
     if (status == SP_OK) status = sp_fit_write(job.room.fit, path, error);
     sp_fit_state_close(&job.state, status == SP_OK);

@@ -43,6 +43,8 @@ typedef struct sp_head_figures {
 
 typedef struct sp_fit_progress {
     void (*sampling)(void *context, double share);
+    /* Once, where an earlier run's state is gone on from: groups of heads that are done. */
+    void (*resumed)(void *context, uint32_t done, uint32_t all);
     /* heads first .. first + n - 1 of a layer are done; never two at once. Share of the whole job. */
     void (*trained)(void *context, uint32_t layer, uint32_t first, uint32_t n, const sp_head_figures *figures,
                     double share);

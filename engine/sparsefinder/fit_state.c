@@ -116,7 +116,7 @@ sp_status sp_fit_state_open(const char *path, uint64_t job, const sp_fit_room *r
     out->file = fopen(path, "r+b");
     if (out->file) return read_state(out, room, error);
     out->file = fopen(path, "w+b");
-    return out->file ? begin_state(out, error) : fail_io(out, error);
+    return out->file ? begin_state(out, error) : sp_fail_create(path, error);
 }
 
 sp_status sp_fit_state_add(sp_fit_state *state, const sp_fit_room *room, uint32_t layer, uint32_t first,

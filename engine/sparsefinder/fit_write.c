@@ -191,11 +191,11 @@ static sp_status replace_file(const char *path, const sp_buffer *bytes, sp_error
     }
     sp_status status = SP_OK;
     int fd = open(name.data, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fd < 0) status = fail_system(path, "creating a file beside it", error);
+    if (fd < 0) status = sp_fail_create(name.data, error);
     if (status == SP_OK && (!write_all(fd, bytes->data, bytes->size) || fsync(fd) != 0))
         status = fail_system(path, "writing", error);
     if (fd >= 0 && close(fd) != 0 && status == SP_OK) status = fail_system(path, "closing", error);
-    if (status == SP_OK && rename(name.data, path) != 0) status = fail_system(path, "renaming to it", error);
+    if (status == SP_OK && rename(name.data, path) != 0) status = sp_fail_create(path, error);
     if (status == SP_OK)
         sync_folder(path);
     else if (fd >= 0)
