@@ -312,6 +312,7 @@ static void fill_info(sp_engine *engine)
     info->kv_type = engine->options.kv_type;
     info->batch_invariant = engine->device->batch_invariant;
     info->has_fit = engine->host.max_whole > 0;
+    info->fits = engine->fits.of;
     info->tokenizer = model->tokenizer;
     info->chat = &engine->chat;
     info->chat_template = model->chat_template;
@@ -457,7 +458,7 @@ sp_status sp_engine_apply(sp_engine *engine, const void *in, size_t in_size, con
     sp_apply_options bounded = *options;
     if (bounded.max_bytes == 0) bounded.max_bytes = engine->options.max_tensor_bytes;
     bounded.step_seconds = engine->options.step_seconds;
-    if (!bounded.fit && engine->fits.n) bounded.fit = engine->fits.of[0];
+    if (!bounded.fit && bounded.adapter < engine->fits.n) bounded.fit = engine->fits.of[bounded.adapter];
     apply_call call = {.error = error};
     sp_status status = sp_apply_open(engine->device, "body", in, in_size, &bounded, &call.job, error);
     while (status == SP_OK && !call.done) {

@@ -81,7 +81,8 @@ typedef struct sp_engine_info {
     size_t n_threads;
     sp_dtype kv_type;
     bool batch_invariant;
-    bool has_fit; /* of the base or an adapter */
+    bool has_fit;              /* of the base or an adapter */
+    const sp_fit *const *fits; /* (1 + n_adapters) what requests predict with; entries NULL: nothing */
     const sp_tokenizer *tokenizer;
     const sp_chat *chat;
     const char *chat_template; /* the model's Jinja text; NULL: none */

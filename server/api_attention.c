@@ -20,13 +20,21 @@ void sp_api_backends(sp_exchange *exchange)
 
 void sp_api_apply(sp_exchange *exchange)
 {
-    const char *metrics = sp_exchange_query(exchange, "metrics");
+    const char *metrics = sp_exchange_query(exchange, "metrics"),
+               *model = sp_exchange_query(exchange, "model");
     bool wanted = metrics && strcmp(metrics, "true") == 0;
+    uint32_t adapter = 0;
     sp_error error;
     if (metrics && !wanted && strcmp(metrics, "false") != 0) {
         sp_exchange_refuse(exchange, 400, "metrics", "metrics must be true or false");
-    } else if (sp_exchange_admit(exchange, &error) ||
-               sp_jobs_apply(sp_exchange_server(exchange)->jobs, exchange, wanted, &error)) {
-        sp_exchange_fail(exchange, &error);
+        return;
     }
+    sp_status status = sp_exchange_admit(exchange, &error);
+    if (!status && model) {
+        const sp_engine_info *info = sp_engine_get_info(sp_exchange_engine(exchange));
+        status = sp_engine_find_model(info, model, strlen(model), &adapter, &error);
+    }
+    if (!status)
+        status = sp_jobs_apply(sp_exchange_server(exchange)->jobs, exchange, wanted, adapter, &error);
+    if (status) sp_exchange_fail(exchange, &error);
 }

@@ -1,5 +1,6 @@
 /* GET /v1/models and /v1/models/{id}: the loaded model, then its adapters. Tests:
  * tests/http/test_completions.py, test_tokenize.py */
+#include <stdio.h>
 #include <string.h>
 
 #include "server/routes.h"
@@ -22,6 +23,41 @@ static void write_meta(const sp_engine_info *info, sp_json_writer *out)
     sp_json_uint(out, info->n_params);
     sp_json_key(out, "size");
     sp_json_uint(out, info->weight_bytes);
+    sp_json_close(out, '}');
+}
+
+/* Which backends predict by a fit, and the fit that requests of this model get: its sets by name. */
+static void write_fit(const sp_engine_info *info, size_t index, sp_json_writer *out)
+{
+    static const char *const names[] = {"default", "dot", "cluster", "block"};
+    const sp_fit *fit = info->fits ? info->fits[index] : NULL;
+    sp_json_key(out, "attention_needs_fit");
+    sp_json_open(out, '[');
+    for (size_t i = 0; sp_backends[i]; i++)
+        if (sp_backends[i]->caps & SP_CAP_NEEDS_FIT) sp_json_cstring(out, sp_backends[i]->name);
+    sp_json_close(out, ']');
+    sp_json_key(out, "attention_fit");
+    if (!fit) {
+        sp_json_null(out);
+        return;
+    }
+    sp_json_open(out, '{');
+    sp_json_key(out, "length");
+    if (fit->length)
+        sp_json_uint(out, fit->length);
+    else
+        sp_json_null(out);
+    sp_json_key(out, "rope");
+    sp_json_cstring(out, fit->rope_pre ? "pre" : "post");
+    sp_json_key(out, "sets");
+    sp_json_open(out, '[');
+    for (size_t i = 0; i < fit->layers[0].n_sets; i++) {
+        const sp_fit_set *set = &fit->layers[0].sets[i];
+        char name[32];
+        (void)snprintf(name, sizeof name, set->size ? "%s%u" : "%s", names[set->type], (unsigned)set->size);
+        sp_json_cstring(out, name);
+    }
+    sp_json_close(out, ']');
     sp_json_close(out, '}');
 }
 
@@ -53,6 +89,7 @@ static void write_model(const sp_engine_info *info, size_t index, sp_json_writer
         if (sp_backends[i]->caps & SP_CAP_STREAMING) sp_json_cstring(out, sp_backends[i]->name);
     }
     sp_json_close(out, ']');
+    write_fit(info, index, out);
     sp_json_key(out, "tasks");
     sp_json_open(out, '[');
     sp_json_cstring(out, "generate");

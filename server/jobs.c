@@ -11,6 +11,7 @@ typedef struct job {
     sp_exchange *exchange; /* NULL: it has left */
     sp_flag *abandoned;    /* raised before that, when the client leaves; or NULL */
     sp_buffer in, out;
+    uint32_t adapter;
     bool metrics, running, done, holds;
     bool late; /* it ran into the request timeout */
     double queued;
@@ -122,6 +123,7 @@ static void *work(void *context)
         if (!item) continue;
         sp_engine *engine = atomic_load(&jobs->server->engine);
         sp_apply_options options = {.metrics = item->metrics,
+                                    .adapter = item->adapter,
                                     .max_bytes = (size_t)jobs->server->options->max_tensor_bytes,
                                     .stop = is_over,
                                     .stop_context = item};
@@ -226,7 +228,7 @@ void sp_jobs_count(sp_jobs *jobs, size_t *running, size_t *waiting)
     pthread_mutex_unlock(&jobs->lock);
 }
 
-sp_status sp_jobs_apply(sp_jobs *jobs, sp_exchange *exchange, bool metrics, sp_error *error)
+sp_status sp_jobs_apply(sp_jobs *jobs, sp_exchange *exchange, bool metrics, uint32_t adapter, sp_error *error)
 {
     size_t most = (size_t)jobs->server->options->max_queue;
     pthread_mutex_lock(&jobs->lock);
@@ -240,6 +242,7 @@ sp_status sp_jobs_apply(sp_jobs *jobs, sp_exchange *exchange, bool metrics, sp_e
     item->exchange = exchange;
     item->abandoned = sp_flag_hold(sp_exchange_flag(exchange));
     item->metrics = metrics;
+    item->adapter = adapter;
     item->queued = sp_now();
     item->in = *body;
     sp_buffer_init(body, 0);

@@ -181,7 +181,8 @@ SCHEMAS = {
                             pad_token=maybe("string"), chat_template=maybe("string"), chat_family=maybe("string"), add_bos_token=TRUTH,
                             vocab_size=COUNT, model_max_length=COUNT),
     "Model": record("id object created owned_by", id=TEXT, object={"const": "model"}, created=COUNT, owned_by=TEXT, root=TEXT,
-                    parent=maybe("string"), max_model_len=COUNT, meta={"type": "object"}, attention_backends=array(TEXT), tasks=array(TEXT)),
+                    parent=maybe("string"), max_model_len=COUNT, meta={"type": "object"}, attention_backends=array(TEXT), tasks=array(TEXT),
+                    attention_needs_fit=array(TEXT), attention_fit=maybe("object")),
     "Backend": record("name summary caps params available", name=TEXT, summary=TEXT, caps=array(TEXT), params=array({"type": "object"}),
                       available=TRUTH, why=maybe("string")),
     "CaptureRequest": record("input", True, input={"anyOf": [TEXT, IDS]}, model=MODEL, attention=ATTENTION, layers=NUMBERS, heads=NUMBERS,
@@ -246,7 +247,8 @@ def listing(item):
 def make_routes():
     work, anything = "404 409 429", {"type": "object"}
     tensors = {"type": "string", "format": "binary", "description": "safetensors"}
-    metrics = [{"name": "metrics", "in": "query", "schema": {"enum": ["true", "false"]}}]
+    metrics = [{"name": "metrics", "in": "query", "schema": {"enum": ["true", "false"]}},
+               {"name": "model", "in": "query", "schema": TEXT}]
     ok = record("status", status={"const": "ok"})
     route("post", "/v1/completions /completions", "Continues a prompt.", ref("Completion"), ref("CompletionRequest"), codes=work, stream=True)
     route("post", "/v1/chat/completions /chat/completions", "Continues a chat.", ref("Chat"), ref("ChatRequest"), codes=work, stream=True)
@@ -258,7 +260,7 @@ def make_routes():
     route("get", "/v1/models /models", "The loaded model and its adapters.", listing(ref("Model")))
     route("get", "/v1/models/{model} /models/{model}", "One of them.", ref("Model"), codes="404", parameters=one_of("model"))
     route("get", "/v1/attention/backends", "Attention backends.", listing(ref("Backend")))
-    route("post", "/v1/attention/apply", "One attention layer on tensors.", tensors, tensors, BYTES, "409 429", parameters=metrics)
+    route("post", "/v1/attention/apply", "One attention layer on tensors.", tensors, tensors, BYTES, "404 409 429", parameters=metrics)
     route("get", "/v1/limits", "Every limit in force.", anything)
     route("get", "/v1/requests", "What is being answered for the same key.", listing(ref("Running")))
     cancelled = record("id object cancelled", True, id=TEXT, object={"const": "request"}, cancelled={"const": True})

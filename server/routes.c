@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-static const char *const apply_query[] = {"metrics", NULL};
+static const char *const apply_query[] = {"metrics", "model", NULL};
 
 const sp_route sp_routes[] = {
     {"POST", "/v1/completions", SP_ROUTE_OPENAI | SP_ROUTE_WORK, sp_api_completions, NULL},

@@ -24,6 +24,8 @@ typedef struct sp_apply_options {
     void *stop_context;
     double step_seconds; /* what a step should take: its work follows what those before took; 0: some 50 ms */
     const sp_fit *fit;   /* the layer's, for backends that need one; NULL: that of the input's own tensors */
+    /* sp_engine_apply, without `fit`: whose is taken; 0: the model's, i: its adapter i - 1's */
+    uint32_t adapter;
 } sp_apply_options;
 
 /* in: safetensors bytes (stay the caller's). out: bytes appended. SP_INVALID or SP_DATA name the field or

@@ -1,13 +1,16 @@
 """Adapters over HTTP and on the command line: /v1/models lists them, `model` picks one, replies name it, requests of base
 and adapters together give the bytes of each alone; and every hostile or foreign adapter is refused by name, exit 65."""
+import hashlib
 import json
 import os
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 
 sys.path.insert(0, os.path.join(sys.argv[1], "tests", "support"))
+import fit_file
 import harness
 import numpy
 import tiny_model
@@ -114,6 +117,66 @@ def test_config_file():
         json.dump({"adapter": ["two=" + TWO]}, file)
     with serve("--config", path) as server:
         assert {model["id"] for model in server.get("/v1/models").json()["data"]} == set(IDS)
+
+
+def adapter_fingerprint(arrays, layers=2):
+    """SHA-256 of the base's query and key projections as stored, layer by layer, then of the adapter's A and B."""
+    digest = hashlib.sha256()
+    with open(os.path.join(BASE, "model.safetensors"), "rb") as file:
+        data = file.read()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:8 + size])
+    for layer in range(layers):
+        for name in "qk":
+            begin, end = header["model.layers.%d.self_attn.%s_proj.weight" % (layer, name)]["data_offsets"]
+            digest.update(data[8 + size + begin:8 + size + end])
+    for layer in range(layers):
+        for name in "qk":
+            for part in "AB":
+                digest.update(arrays["base_model.model.model.layers.%d.self_attn.%s_proj.lora_%s.weight" % (layer, name, part)].tobytes())
+    return digest.hexdigest()
+
+
+def test_fit_of_an_adapter():
+    """It serves the adapter's requests alone, apply's too where they name it, and /v1/models tells who has one."""
+    arrays, random = tensors(3), numpy.random.RandomState(9)
+    path = write("fitted", CONFIG, arrays)
+    maps = {"layers.%d.self.dot.%s" % (layer, name): random.randn(*shape).astype(numpy.float32) for layer in range(2)
+            for name, shape in (("q_proj.weight", (4, 16, 3)), ("q_proj.bias", (4, 3)))}
+    fit_file.write(os.path.join(path, "sparsefinder.safetensors"), maps, 3, model=adapter_fingerprint(arrays), heads="4", d="16",
+                   length="128")
+    attention = {"backend": "sparsefinder", "params": {"keep": 2, "window": 0, "global_first": 0}}
+    qkv = {name: random.randn(heads, 20, 16).astype(numpy.float32) for name, heads in (("q", 4), ("k", 2), ("v", 2))}
+    header, data = {"__metadata__": {"attention": json.dumps(attention), "causal": "true", "layer": "1"}}, b""
+    for name, array in qkv.items():
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [len(data), len(data) + array.nbytes]}
+        data += array.tobytes()
+    text = json.dumps(header).encode()
+    body = struct.pack("<Q", len(text)) + text + data
+    with serve("--adapter", "fitted=" + path) as server:
+        listed = {m["id"]: m for m in server.get("/v1/models").json()["data"]}
+        assert all(m["attention_needs_fit"] == ["routing", "sparsefinder"] for m in listed.values()), listed
+        assert listed["tiny-llama"]["attention_fit"] is None and listed["tiny-llama:one"]["attention_fit"] is None
+        assert listed["tiny-llama:fitted"]["attention_fit"] == {"length": 128, "rope": "post", "sets": ["dot"]}
+        octets = {"Content-Type": "application/octet-stream"}
+        for query, status, param in (("", 400, "attention.backend"), ("?model=tiny-llama", 400, "attention.backend"),
+                                     ("?model=tiny-llama:one", 400, "attention.backend"), ("?model=other", 404, "model")):
+            reply = server.post("/v1/attention/apply" + query, body, octets)
+            assert reply.status == status and reply.error()["param"] == param, (query, reply)
+        reply = server.post("/v1/attention/apply?model=tiny-llama:fitted", body, octets)
+        assert reply.status == 200, reply
+        size = int.from_bytes(reply.body[:8], "little")
+        header, data = json.loads(reply.body[8:8 + size]), reply.body[8 + size:]
+        found = {name: numpy.frombuffer(data[slice(*header[name]["data_offsets"])], "<u4") for name in ("indptr", "indices")}
+        weight, bias = (maps["layers.1.self.dot.q_proj." + part].astype(float) for part in ("weight", "bias"))
+        for h in range(4):
+            a, b = qkv["q"][h] @ weight[h] + bias[h], qkv["k"][h // 2] @ weight[h] + bias[h]
+            scores = numpy.where(numpy.tril(numpy.ones((20, 20), bool)), a @ b.T, -numpy.inf)
+            wanted = [sorted(numpy.argsort(-row, kind="stable")[:min(2, i + 1)].tolist()) for i, row in enumerate(scores)]
+            assert found["indices"][h * 39:(h + 1) * 39].tolist() == sum(wanted, []), h
+        for model, status in (("tiny-llama", 400), ("tiny-llama:one", 400), ("tiny-llama:fitted", 200)):
+            reply = server.complete(model=model, prompt=[5, 9, 77], max_tokens=2, attention=attention)
+            assert reply.status == status, (model, reply)
 
 
 def generate(*options):
