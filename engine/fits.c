@@ -69,6 +69,7 @@ static sp_status open_one(const sp_model *model, const char *path, size_t i, sp_
         if (strcmp(fit->model, fingerprint_of(model, k)) == 0) other = k;
     status = sp_fit_check(fit, fingerprint_of(model, other), h->n_layers, h->n_heads, h->n_kv_heads,
                           h->head_dim, &reason);
+    if (status == SP_OK) status = sp_fit_check_layers(fit, &reason);
     if (status != SP_OK) {
         sp_fit_close(fit);
         return sp_fail_param(error, status, reason.param, "%.160s: %s", path, reason.message);

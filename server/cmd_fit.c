@@ -292,6 +292,7 @@ static sp_status measure_fit(const sp_options *options, const sp_sample_options 
                                                   : source->model->fingerprint;
     status = sp_fit_check(fit, fit->model[0] ? fingerprint : "", h->n_layers, h->n_heads, h->n_kv_heads,
                           h->head_dim, error);
+    if (status == SP_OK) status = sp_fit_check_layers(fit, error);
     if (status == SP_OK)
         status = sp_fit_judge(&from, fit, options->gold_mass, (size_t)options->sample_bytes, &progress,
                               &interrupted, &figures, error);

@@ -191,9 +191,11 @@ sp_status sp_check_result(const char *path, sp_error *error)
     memcpy(folder, size ? path : ".", size ? size : 1);
     folder[size ? size : 1] = 0;
     if (stat(folder, &info) != 0 || !S_ISDIR(info.st_mode))
-        return sp_fail_param(error, SP_NOT_FOUND, "out", "--out: there is no folder %s", folder);
+        return sp_fail_param(error, SP_NOT_FOUND, "out", "--out: cannot create %s: there is no folder %s",
+                             path, folder);
     if (access(folder, W_OK | X_OK) != 0)
-        return sp_fail_param(error, SP_NOT_FOUND, "out", "--out: cannot write in the folder %s: %s", folder,
+        return sp_fail_param(error, SP_NOT_FOUND, "out",
+                             "--out: cannot create %s: the folder %s is closed to writing: %s", path, folder,
                              strerror(errno));
     return SP_OK;
 }

@@ -1,8 +1,9 @@
 /* See fit.h: finding what a fit holds, checking it against a model, freeing it. Reading and writing are in
  * fit_read.c and fit_write.c. */
-#include "engine/sparsefinder/fit.h"
-
+#include <stdio.h>
 #include <string.h>
+
+#include "engine/sparsefinder/fit_parts.h"
 
 static void free_tables(sp_fit_table *tables, size_t n)
 {
@@ -67,6 +68,65 @@ sp_status sp_fit_check(const sp_fit *fit, const char *fingerprint, uint32_t n_la
         return sp_fail_param(error, SP_DATA, "model", "the fit was made for the model %s, this one is %s",
                              fit->model, fingerprint);
     return check_key_maps(fit, n_kv_heads, error);
+}
+
+/* --- layers alike --- */
+
+static sp_status fail_layer(const char *set, const char *leaf, uint32_t size, size_t other, sp_error *error)
+{
+    char name[128], what[48] = "is missing";
+    snprintf(name, sizeof name, "%s%s", set, leaf);
+    if (size) snprintf(what, sizeof what, "has none of size %u", (unsigned)size);
+    return sp_fail_param(error, SP_DATA, name, "%s %s, layer %u has it", name, what, (unsigned)(other / 2));
+}
+
+/* The tables of one sort, by their sizes. */
+static sp_status same_tables(const char *set, const char *leaf, size_t other, const sp_fit_table *tables,
+                             size_t n, const sp_fit_table *wanted, size_t n_wanted, sp_error *error)
+{
+    for (size_t i = 0; i < n_wanted; i++)
+        if (!sp_fit_table_find(tables, n, wanted[i].size))
+            return fail_layer(set, leaf, wanted[i].size, other, error);
+    return SP_OK;
+}
+
+/* Whether place (2 layer + kind) has a set of the place `other`, with its tables. */
+static sp_status has_set(const sp_fit *fit, size_t place, size_t other, const sp_fit_set *wanted,
+                         sp_error *error)
+{
+    char name[96];
+    sp_fit_name_set(name, place, wanted);
+    const sp_fit_set *set = sp_fit_find(
+        fit, (uint32_t)(place / 2), place % 2 ? SP_ATTEND_CROSS : SP_ATTEND_SELF, wanted->type, wanted->size);
+    if (!set) return fail_layer(name, "q_proj.weight", 0, other, error);
+    sp_status status = same_tables(name, "centroids", other, set->centroids, set->n_centroids,
+                                   wanted->centroids, wanted->n_centroids, error);
+    if (status == SP_OK)
+        status =
+            same_tables(name, "bins", other, set->bins, set->n_bins, wanted->bins, wanted->n_bins, error);
+    if (status == SP_OK)
+        status = same_tables(name, "thresholds", other, set->thresholds, set->n_thresholds,
+                             wanted->thresholds, wanted->n_thresholds, error);
+    return status;
+}
+
+sp_status sp_fit_check_layers(const sp_fit *fit, sp_error *error)
+{
+    const sp_fit_layer *layers = fit->layers;
+    size_t n_sets = 0;
+    for (size_t place = 0; place < 2 * (size_t)fit->n_layers; place++) {
+        size_t first = place % 2;
+        sp_status status = SP_OK;
+        n_sets += layers[place].n_sets;
+        for (size_t k = 0; k < layers[first].n_sets && status == SP_OK; k++)
+            status = has_set(fit, place, first, &layers[first].sets[k], error);
+        for (size_t k = 0; k < layers[place].n_sets && status == SP_OK; k++)
+            status = has_set(fit, first, place, &layers[place].sets[k], error);
+        if (status != SP_OK) return status;
+    }
+    if (n_sets) return SP_OK;
+    return sp_fail_param(error, SP_DATA, "layers.0.self.q_proj.weight",
+                         "layers.0.self.q_proj.weight is missing: the fit holds no maps");
 }
 
 const sp_fit_set *sp_fit_find(const sp_fit *fit, uint32_t layer, sp_attend_kind kind, sp_fit_type type,

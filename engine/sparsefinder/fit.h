@@ -74,6 +74,10 @@ sp_status sp_fit_write(const sp_fit *fit, const char *path, sp_error *error) SP_
 sp_status sp_fit_check(const sp_fit *fit, const char *fingerprint, uint32_t n_layers, uint32_t n_heads,
                        uint32_t n_kv_heads, uint32_t head_dim, sp_error *error) SP_MUST_CHECK;
 
+/* SP_DATA naming the tensor where a layer lacks a set or a table that another has: what serves a model
+ * predicts for all of its layers. */
+sp_status sp_fit_check_layers(const sp_fit *fit, sp_error *error) SP_MUST_CHECK;
+
 /* The set of a layer; NULL where absent. */
 const sp_fit_set *sp_fit_find(const sp_fit *fit, uint32_t layer, sp_attend_kind kind, sp_fit_type type,
                               uint32_t size);

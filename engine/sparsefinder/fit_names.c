@@ -59,6 +59,15 @@ bool sp_fit_read_name(const char *name, sp_fit_place *out)
            *name == 0;
 }
 
+void sp_fit_name_set(char out[96], size_t place, const sp_fit_set *set)
+{
+    static const char *const parts[] = {"", "dot.", "cluster", "block"};
+    char size[16] = "";
+    if (set->size) snprintf(size, sizeof size, "%u.", (unsigned)set->size);
+    snprintf(out, 96, "layers.%u.%s.%s%s", (unsigned)(place / 2), place % 2 ? "cross" : "self",
+             parts[set->type], size);
+}
+
 /* --- metadata --- */
 
 static const char *said(const sp_fit_reading *r, const char *key)

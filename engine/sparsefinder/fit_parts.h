@@ -42,6 +42,8 @@ typedef struct sp_fit_reading {
 
 /* False for a name that is no part of a fit. */
 bool sp_fit_read_name(const char *name, sp_fit_place *out);
+/* "layers.3.self.cluster16.": how the names of a set's tensors begin; place: 2 layer + kind. */
+void sp_fit_name_set(char out[96], size_t place, const sp_fit_set *set);
 /* Fills what metadata says; one_layer: the number of layers is that of the names. */
 sp_status sp_fit_read_metadata(const sp_fit_reading *reading) SP_MUST_CHECK;
 

@@ -286,16 +286,6 @@ static int by_type(const void *left, const void *right)
     return a->size < b->size ? -1 : a->size > b->size;
 }
 
-/* "layers.3.self.cluster16.": how the names of a set's tensors begin; place: layer, then kind. */
-static void name_set(char out[96], size_t place, const sp_fit_set *set)
-{
-    static const char *const parts[] = {"", "dot.", "cluster", "block"};
-    char size[16] = "";
-    if (set->size) snprintf(size, sizeof size, "%u.", (unsigned)set->size);
-    snprintf(out, 96, "layers.%u.%s.%s%s", (unsigned)(place / 2), place % 2 ? "cross" : "self",
-             parts[set->type], size);
-}
-
 static sp_status finish_sets(const sp_fit_reading *r)
 {
     sp_status status = SP_OK;
@@ -303,76 +293,12 @@ static sp_status finish_sets(const sp_fit_reading *r)
         sp_fit_layer *layer = &r->fit->layers[i];
         for (size_t k = 0; k < layer->n_sets && status == SP_OK; k++) {
             char where[96];
-            name_set(where, i, &layer->sets[k]);
+            sp_fit_name_set(where, i, &layer->sets[k]);
             status = finish_set(r, where, &layer->sets[k]);
         }
         if (layer->n_sets) qsort(layer->sets, layer->n_sets, sizeof *layer->sets, by_type);
     }
     return status;
-}
-
-/* --- whole files --- */
-
-/* What one layer has of tables every layer has: their names are compared by size. */
-static sp_status same_tables(const sp_fit_reading *r, const char *set, const char *leaf, const char *other,
-                             const sp_fit_table *tables, size_t n, const sp_fit_table *wanted,
-                             size_t n_wanted)
-{
-    for (size_t i = 0; i < n_wanted; i++) {
-        if (sp_fit_table_find(tables, n, wanted[i].size)) continue;
-        char name[128], reason[160];
-        snprintf(name, sizeof name, "%s%s", set, leaf);
-        if (wanted[i].size)
-            snprintf(reason, sizeof reason, "there is none of size %u, which %s has",
-                     (unsigned)wanted[i].size, other);
-        else
-            snprintf(reason, sizeof reason, "is missing, which %s has", other);
-        return fail(r, name, reason);
-    }
-    return SP_OK;
-}
-
-/* Layer `place` has the set that the layer `other` has, with its tables. */
-static sp_status has_set(const sp_fit_reading *r, size_t place, size_t other, const sp_fit_set *wanted)
-{
-    char name[96], tensor[128], from[32];
-    name_set(name, place, wanted);
-    snprintf(from, sizeof from, "layer %u", (unsigned)(other / 2));
-    const sp_fit_set *set =
-        sp_fit_find(r->fit, (uint32_t)(place / 2), place % 2 ? SP_ATTEND_CROSS : SP_ATTEND_SELF, wanted->type,
-                    wanted->size);
-    if (!set) {
-        char reason[64];
-        snprintf(tensor, sizeof tensor, "%sq_proj.weight", name);
-        snprintf(reason, sizeof reason, "is missing, which %s has", from);
-        return fail(r, tensor, reason);
-    }
-    sp_status status = same_tables(r, name, "centroids", from, set->centroids, set->n_centroids,
-                                   wanted->centroids, wanted->n_centroids);
-    if (status == SP_OK)
-        status = same_tables(r, name, "bins", from, set->bins, set->n_bins, wanted->bins, wanted->n_bins);
-    if (status == SP_OK)
-        status = same_tables(r, name, "thresholds", from, set->thresholds, set->n_thresholds,
-                             wanted->thresholds, wanted->n_thresholds);
-    return status;
-}
-
-/* A whole fit predicts for every layer: what one has all have. */
-static sp_status check_layers(const sp_fit_reading *r)
-{
-    const sp_fit_layer *layers = r->fit->layers;
-    size_t n_sets = 0;
-    sp_status status = SP_OK;
-    for (size_t place = 0; place < 2 * (size_t)r->fit->n_layers && status == SP_OK; place++) {
-        size_t first = place % 2;
-        n_sets += layers[place].n_sets;
-        for (size_t k = 0; k < layers[first].n_sets && status == SP_OK; k++)
-            status = has_set(r, place, first, &layers[first].sets[k]);
-        for (size_t k = 0; k < layers[place].n_sets && status == SP_OK; k++)
-            status = has_set(r, first, place, &layers[place].sets[k]);
-    }
-    if (status != SP_OK || n_sets) return status;
-    return fail(r, "layers.0.self.q_proj.weight", "is missing; the file holds no maps");
 }
 
 static sp_status read_all(const sp_fit_reading *r)
@@ -385,8 +311,7 @@ static sp_status read_all(const sp_fit_reading *r)
     if (!r->fit->layers) return fail_memory(r);
     status = make_sets(r);
     if (status == SP_OK) status = read_parts(r);
-    if (status == SP_OK) status = finish_sets(r);
-    return status == SP_OK && !r->one_layer ? check_layers(r) : status;
+    return status == SP_OK ? finish_sets(r) : status;
 }
 
 sp_status sp_fit_from(const char *name, const sp_weights *weights, bool one_layer, sp_fit **out,

@@ -54,6 +54,7 @@ with tempfile.TemporaryDirectory() as folder:
              "--clusters", "8", "--kmeans", "8", "--blocks", "64", "--seed", "3"]
     value = json.loads(fit(*small, "--threads", "1", "--json", "--out", out[0]))
     assert all(head["last_loss"] < head["first_loss"] for head in value["heads"])
+    assert 20e6 < value["peak_memory_bytes"] < 1e9
     # At sparsity .9 the window of 33 is the whole budget of 256 tokens.
     assert all(a > b for a, b in zip(value["mean"]["dot"]["recall"][:3], value["mean"]["random"]["recall"]))
     table = fit(*small, "--out", out[1]).decode()
@@ -70,7 +71,9 @@ with tempfile.TemporaryDirectory() as folder:
     rest = process.stderr.read().decode()
     assert process.wait() == 0 and "goes on from" in rest, rest
     assert os.path.exists(out[2] + ".state") and not os.path.exists(out[2])
-    fit(*small, "--out", out[2])
+    result = subprocess.run([SPARSED, "fit", "--model", AUSTEN, *small, "--out", out[2]], capture_output=True, timeout=800)
+    said = result.stderr.decode()
+    assert result.returncode == 0 and "goes on from %s.state: " % out[2] in said and "peak memory" in said, said
     assert digest(out[2]) == digest(out[0]) and not os.path.exists(out[2] + ".state")
 
     # Another seed is another fit; a fit of other shape or text too short is refused.
@@ -80,4 +83,5 @@ with tempfile.TemporaryDirectory() as folder:
     assert "--rank" in fit(*small, "--rank", "65", "--out", out[1], code=64)
     assert "--clusters" in fit(*small, "--clusters", "8,4", "--out", out[1], code=64)
     assert "no file" in fit(*small, "--out", os.path.dirname(out[1]), code=64)
+    assert "no folder" in fit(*small, "--out", os.path.join(folder, "none", "x"), code=66)
     assert "2048" in fit(*small, "--length", "4096", "--out", out[1], code=64)

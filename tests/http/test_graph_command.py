@@ -74,6 +74,8 @@ def test_refusals():
                                  (("--format", "svg", "--out", os.path.join(FOLDER, "no", "where")), "where", 66)]:
         out, said = run(*options, code=code)
         assert out == b"" and words in said, (options, said)
+    out, said = run("--format", "svg", "--out", "-", text="", code=65)
+    assert out == b"" and "--text" in said and "empty" in said, said
 
 
 if __name__ == "__main__":

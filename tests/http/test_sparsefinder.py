@@ -85,7 +85,7 @@ def test_whole_text(server):
 
 
 def test_refusals(server):
-    for attention, param, word in ((finder(grouping="cluster", clusters=7), "attention.params.clusters", "16, 16, 32"),
+    for attention, param, word in ((finder(grouping="cluster", clusters=7), "attention.params.clusters", "it has 16, 32"),
                                    (finder(keep=3, threshold=1), "attention.params.keep", "at most one"),
                                    (finder(block=3), "attention.params.block", "grouping distance"),
                                    ({**finder(), "decode": finder(grouping="cluster")}, "attention.decode", "one set")):
