@@ -292,6 +292,7 @@ static sp_status open_scheduler(sp_engine *engine, sp_error *error)
                                       .fits = engine->fits.of,
                                       .n_fits = engine->fits.n,
                                       .captures = engine->captures};
+    scheduler.poison = options->poison;
 #if !defined(__OPTIMIZE__) || defined(__SANITIZE_ADDRESS__)
     scheduler.poison = true;
 #endif

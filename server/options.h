@@ -44,7 +44,7 @@ typedef struct sp_options {
     const char *api_key_file; /* NULL: no keys */
     const char *log_format;   /* "text" or "json" */
     const char *cors_origin;  /* comma-separated; NULL: no CORS headers */
-    bool insecure, public_metrics, share_prefixes;
+    bool insecure, public_metrics, share_prefixes, poison;
     /* other commands */
     const char *system, *stop, *logit_bias, *stop_token_ids;
     const char *prompt, *text, *in, *out, *device;

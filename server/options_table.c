@@ -109,6 +109,9 @@ const sp_option sp_option_table[] = {
      "Let a prompt reuse what was computed for another API key's prompt that begins alike. Then a fast "
      "answer "
      "tells that somebody asked such a thing before."},
+    {"poison", SP_OPTION_FLAG, AT(poison), SERVE, 0, 0, "false", NULL,
+     "Fill pages of keys and values with NaN when they become free, so that reading what nobody owns shows: "
+     "for tests."},
     {"log-format", SP_OPTION_TEXT, AT(log_format), SERVE, 0, 0, "text", "text|json",
      "Lines of the log on standard error, one of them a request: text, or a JSON object each."},
     {"config", SP_OPTION_TEXT, AT(config), SERVE, 0, 0, NULL, "FILE",
