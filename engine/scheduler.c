@@ -1,49 +1,14 @@
 /* See scheduler.h. */
-#include "engine/scheduler.h"
+#include "engine/scheduler_parts.h"
 
-#include "engine/attention/codes.h"
-
-#include <pthread.h>
 #include <string.h>
 
+#include "engine/attention/codes.h"
 #include "engine/deadline.h"
-#include "engine/drain.h"
 #include "engine/graph/capture.h"
-#include "engine/pages.h"
-#include "engine/rows.h"
 #include "engine/stats.h"
 
 #define DEFAULT_CHUNK 512u
-
-typedef struct sp_call {
-    struct sp_call *next;
-    void (*call)(void *context);
-    void *context;
-    bool done, ran;
-} sp_call;
-
-struct sp_scheduler {
-    sp_scheduler_options options;
-    pthread_mutex_t lock;
-    pthread_cond_t woken, called;
-    /* under the lock */
-    sp_sequence *queue; /* oldest first */
-    uint32_t n_waiting, n_active;
-    bool short_of_pages, stopping, signalled;
-    sp_call *calls;
-    uint32_t n_callers; /* threads inside sp_scheduler_call */
-    sp_stats stats;
-    uint32_t n_left; /* the queue since the last step */
-    sp_drain drain;
-    /* the engine thread's */
-    sp_kv kv;
-    sp_prefix *prefix;
-    sp_step step;
-    sp_sequence **running; /* (max_admitted) in order of admission */
-    uint32_t n_running, max_admitted;
-    sp_pace pace;
-    bool part_first; /* of what runs between steps: whose turn it is */
-};
 
 /* --- opening --- */
 
@@ -109,7 +74,7 @@ const sp_kv *sp_scheduler_kv(const sp_scheduler *s)
 }
 
 /* Under the lock: pages of running requests, and those kept for later ones. */
-static void note_pages(sp_scheduler *s)
+void sp_scheduler_note_pages(sp_scheduler *s)
 {
     s->stats.kv_pages_used = sp_kv_used(&s->kv);
     s->stats.kv_pages_cached = s->kv.n_cached;
@@ -138,7 +103,7 @@ static void book_end(sp_scheduler *s, sp_sequence *sequence, sp_status status, s
     pthread_mutex_lock(&s->lock);
     if (ran) {
         s->stats.running = s->n_running;
-        note_pages(s);
+        sp_scheduler_note_pages(s);
         if (s->n_active > 0) s->n_active--;
     }
     sp_stats_finish(&s->stats, &(sp_stats_end){.usage = usage,
@@ -154,18 +119,18 @@ static void book_end(sp_scheduler *s, sp_sequence *sequence, sp_status status, s
     pthread_mutex_unlock(&s->lock);
 }
 
-static void end_badly(sp_scheduler *s, sp_sequence *sequence, const sp_error *error)
+void sp_scheduler_end_badly(sp_scheduler *s, sp_sequence *sequence, const sp_error *error)
 {
     book_end(s, sequence, error->status, SP_FINISH_STOP);
     sp_sequence_fail(sequence, error);
     sp_sequence_close(sequence);
 }
 
-static void end_well(sp_scheduler *s, sp_sequence *sequence, sp_finish finish)
+void sp_scheduler_end_well(sp_scheduler *s, sp_sequence *sequence, sp_finish finish)
 {
     sp_error error;
     if (sp_sequence_report(sequence, &error) != SP_OK) {
-        end_badly(s, sequence, &error);
+        sp_scheduler_end_badly(s, sequence, &error);
         return;
     }
     book_end(s, sequence, SP_OK, finish);
@@ -302,7 +267,7 @@ static void admit(sp_scheduler *s, double now)
         s->n_left++;
         s->stats.waiting = --s->n_waiting;
         s->stats.running = s->n_running;
-        note_pages(s);
+        sp_scheduler_note_pages(s);
         sp_histogram_add(&s->stats.queue_time, sequence->usage.queue_seconds);
     }
     sp_drain_note(&s->drain, now, s->n_left, s->queue != NULL);
@@ -315,154 +280,11 @@ static void end_expired(sp_scheduler *s, double now)
     sp_error error;
     for (sp_sequence *sequence = take_expired(s, now), *next; sequence; sequence = next) {
         next = sequence->next;
-        if (check_time(s, sequence, now, true, &error) != SP_OK) end_badly(s, sequence, &error);
+        if (check_time(s, sequence, now, true, &error) != SP_OK) sp_scheduler_end_badly(s, sequence, &error);
     }
     for (uint32_t i = s->n_running; i-- > 0;)
-        if (check_time(s, s->running[i], now, false, &error) != SP_OK) end_badly(s, s->running[i], &error);
-}
-
-/* --- one step --- */
-
-/* Fills the step; returns the number of prefill rows. */
-static uint32_t fill_step(sp_scheduler *s)
-{
-    sp_rows rows;
-    sp_step_begin(&s->step);
-    sp_rows_fill(&s->pace, &s->step, s->running, s->n_running, &rows);
-    pthread_mutex_lock(&s->lock);
-    s->n_active = rows.n_active;
-    pthread_mutex_unlock(&s->lock);
-    return rows.n_prefill;
-}
-
-/* Hands the sampled token on. */
-static sp_status give_token(sp_scheduler *s, sp_sequence *sequence, const sp_sampled *sampled, double now,
-                            bool *finished, sp_finish *finish, sp_error *error)
-{
-    bool first = sequence->first_token == 0;
-    pthread_mutex_lock(&s->lock);
-    s->stats.generation_tokens++;
-    if (first)
-        sp_histogram_add(&s->stats.time_to_first_token, now - sequence->submitted);
-    else
-        sp_histogram_add(&s->stats.inter_token, now - sequence->last_token);
-    pthread_mutex_unlock(&s->lock);
-    if (first) {
-        sequence->first_token = now;
-        sequence->usage.first_token_seconds = now - sequence->submitted;
-    }
-    sequence->last_token = now;
-    return sp_sequence_accept(sequence, sampled, finished, finish, error);
-}
-
-/* What the step means to one of its sequences. */
-static void deliver(sp_scheduler *s, sp_step_entry *entry, sp_attend_job *job, double now)
-{
-    sp_sequence *sequence = entry->sequence;
-    bool prefilled = sp_sequence_prefills(sequence), finished = false;
-    sp_finish finish = SP_FINISH_LENGTH;
-    sequence->position += entry->rows;
-    if (!job->failed) sp_pages_publish(&s->kv, s->prefix, sequence);
-    if (sequence->capture && !job->failed)
-        sp_capture_grow(sequence->capture, sequence->tokens, sequence->position);
-    if (sequence->completing) {
-        finished = true;
-        finish = sequence->finish;
-    }
-    job->phase->tokens += entry->rows;
-    if (prefilled) {
-        pthread_mutex_lock(&s->lock);
-        s->stats.prompt_tokens += entry->rows;
-        pthread_mutex_unlock(&s->lock);
-        sequence->usage.prefill_seconds = now - sequence->admitted;
-        if (!job->failed) sp_stream_push_progress(sequence->stream, sequence->position, sequence->n_prompt);
-        if (!sp_sequence_prefills(sequence) && !job->failed) sp_sequence_end_prompt(sequence);
-        finished = !sp_sequence_prefills(sequence) && sequence->max_tokens == 0;
-    }
-    if (!job->failed && entry->samples)
-        job->failed = give_token(s, sequence, &entry->sampled, now, &finished, &finish, &job->error) != SP_OK;
-    if (job->failed)
-        end_badly(s, sequence, &job->error);
-    else if (finished && sequence->capture && sequence->position < sequence->n_tokens) {
-        sequence->completing = true;
-        sequence->finish = finish;
-    } else if (finished)
-        end_well(s, sequence, finish);
-}
-
-/* Moves a prompt that is run layer by layer on by the rows of a part that was not its last layer's end. */
-static void advance(sp_sequence *sequence, uint32_t rows)
-{
-    sequence->position += rows;
-    if (sequence->position < sequence->n_prompt) return;
-    sequence->position = 0;
-    if (sequence->whole_attends) sequence->whole_layer++;
-    sequence->whole_attends = !sequence->whole_attends;
-}
-
-/* A part of the oldest prompt that is run layer by layer: some rows through half a layer. Others' steps run
- * in between. */
-static bool run_part(sp_scheduler *s)
-{
-    sp_sequence *sequence = NULL;
-    for (uint32_t i = 0; i < s->n_running && !sequence; i++)
-        if (s->running[i]->whole && sp_sequence_prefills(s->running[i])) sequence = s->running[i];
-    if (!sequence) return false;
-    sp_step_begin(&s->step);
-    uint32_t rows = sp_rows_part(&s->pace, &s->step, sequence);
-    bool attends = sequence->whole_attends;
-    double start = s->options.clock();
-    sp_error error;
-    sp_status status = sp_step_add_part(&s->step, sequence, rows, &error);
-    if (status == SP_OK) status = sp_step_run(&s->step, &error);
-    sp_rows_learn_part(&s->pace, attends, rows, s->options.clock() - start);
-    sp_attend_job *job = &s->step.jobs[0];
-    if (status != SP_OK) {
-        job->failed = true;
-        job->error = error;
-    }
-    if (job->failed)
-        end_badly(s, sequence, &job->error);
-    else if (sp_step_part_ends(&s->step))
-        deliver(s, &s->step.entries[0], job, s->options.clock());
-    else
-        advance(sequence, rows);
-    return true;
-}
-
-/* Runs the oldest call, if there is one. */
-static bool run_call(sp_scheduler *s)
-{
-    pthread_mutex_lock(&s->lock);
-    sp_call *entry = s->calls;
-    if (entry) s->calls = entry->next;
-    pthread_mutex_unlock(&s->lock);
-    if (!entry) return false;
-    entry->call(entry->context);
-    pthread_mutex_lock(&s->lock);
-    entry->done = entry->ran = true;
-    pthread_cond_broadcast(&s->called);
-    pthread_mutex_unlock(&s->lock);
-    return true;
-}
-
-/* One piece of what runs between steps, a call's or a prompt's that is run layer by layer, in turns where
- * there are both: so decoding waits for one of them at most. */
-static bool run_between(sp_scheduler *s)
-{
-    bool parts = s->part_first;
-    s->part_first = !parts;
-    if (parts) return run_part(s) || run_call(s);
-    return run_call(s) || run_part(s);
-}
-
-/* What others published since the last step. */
-static void share_pages(sp_scheduler *s)
-{
-    for (uint32_t i = 0; i < s->n_running; i++) sp_pages_share(&s->kv, s->prefix, s->running[i]);
-    pthread_mutex_lock(&s->lock);
-    note_pages(s);
-    pthread_mutex_unlock(&s->lock);
+        if (check_time(s, s->running[i], now, false, &error) != SP_OK)
+            sp_scheduler_end_badly(s, s->running[i], &error);
 }
 
 bool sp_scheduler_step(sp_scheduler *s)
@@ -471,28 +293,7 @@ bool sp_scheduler_step(sp_scheduler *s)
     if (s->options.captures) sp_captures_tidy(s->options.captures, &s->kv);
     end_expired(s, now);
     admit(s, now);
-    share_pages(s);
-    uint32_t n_prefill = fill_step(s);
-    if (s->step.n_entries == 0) return run_between(s);
-
-    sp_error error;
-    double start = s->options.clock();
-    sp_status status = sp_step_run(&s->step, &error);
-    sp_rows_learn(&s->pace, &s->step, n_prefill, s->options.clock() - start);
-    pthread_mutex_lock(&s->lock);
-    sp_stats_step(&s->stats, (uint32_t)s->step.n_rows);
-    pthread_mutex_unlock(&s->lock);
-    now = s->options.clock();
-    for (size_t i = 0; i < s->step.n_entries; i++) {
-        sp_attend_job *job = &s->step.jobs[i];
-        if (status != SP_OK) {
-            job->failed = true;
-            job->error = error;
-        }
-        deliver(s, &s->step.entries[i], job, now);
-    }
-    (void)run_between(s);
-    return true;
+    return sp_scheduler_turn(s);
 }
 
 /* Sleeps until woken; a tenth of a second at most while anybody is inside, for the timeouts. */
@@ -534,9 +335,9 @@ void sp_scheduler_close(sp_scheduler *s)
     pthread_mutex_unlock(&s->lock);
     for (sp_sequence *next; queue; queue = next) {
         next = queue->next;
-        end_badly(s, queue, &error);
+        sp_scheduler_end_badly(s, queue, &error);
     }
-    while (s->n_running > 0) end_badly(s, s->running[s->n_running - 1], &error);
+    while (s->n_running > 0) sp_scheduler_end_badly(s, s->running[s->n_running - 1], &error);
     sp_step_close(&s->step);
     sp_prefix_close(s->prefix);
     sp_kv_close(&s->kv);
