@@ -32,16 +32,23 @@ typedef struct bins {
     uint64_t edges;
 } bins;
 
-static void add_row(bins *b, uint32_t bin_row, uint32_t first_bin, uint32_t z, const sp_row *row)
+/* The weights of a row, without its edges. */
+static void add_weights(bins *b, uint32_t bin_row, uint32_t first_bin, uint32_t z, const sp_row *row)
 {
     size_t base = (size_t)bin_row * BINS;
     for (uint32_t i = 0; i < row->n; i++) {
         size_t at = base + (row->keys[i] >> z) - first_bin;
-        b->counts[at]++;
         if (b->mass) b->mass[at] += (double)row->weights[i];
         if (b->top && row->weights[i] > b->top[at]) b->top[at] = row->weights[i];
     }
+}
+
+static void add_row(bins *b, uint32_t bin_row, uint32_t first_bin, uint32_t z, const sp_row *row)
+{
+    for (uint32_t i = 0; i < row->n; i++)
+        b->counts[(size_t)bin_row * BINS + (row->keys[i] >> z) - first_bin]++;
     b->edges += row->n;
+    add_weights(b, bin_row, first_bin, z, row);
 }
 
 /* The keys begin .. end - 1, one edge each. */
@@ -72,6 +79,7 @@ static bool is_run(const sp_head *head, sp_graph graph)
 
 bool sp_tile_weighs(const sp_head *head, sp_graph graph, sp_tile_stat stat)
 {
+    if (head->like_gold) return false; /* gold's are all there are */
     return stat == SP_TILE_MASS || stat == SP_TILE_MAX ||
            (stat == SP_TILE_COUNT && graph == SP_GRAPH_AFTER && !is_run(head, graph));
 }
@@ -85,7 +93,7 @@ static void gather(const sp_head_view *view, sp_graph graph, uint32_t z, uint32_
     const sp_rows rows = sp_head_rows(&of_graph);
     uint64_t first = (uint64_t)ty * BINS << z, begin = (uint64_t)tx * BINS << z;
     uint64_t last = first + ((uint64_t)BINS << z), end = begin + ((uint64_t)BINS << z);
-    bool run = is_run(head, graph) && !b->mass && !b->top;
+    bool weighs = b->mass || b->top, run = is_run(head, graph) && (!weighs || head->like_gold);
     if (last > head->n_query) last = head->n_query;
     if (end > head->n_key) end = head->n_key;
     for (uint64_t i = first; i < last; i++) {
@@ -98,9 +106,12 @@ static void gather(const sp_head_view *view, sp_graph graph, uint32_t z, uint32_
             continue;
         }
         add_run(b, bin_row, tx * BINS, z, (uint32_t)begin, end < allowed ? (uint32_t)end : allowed);
-        if (graph != SP_GRAPH_EXTRA) continue;
+        if (graph != SP_GRAPH_EXTRA && !weighs) continue;
         sp_head_row(head, SP_GRAPH_GOLD, (uint32_t)i, (uint32_t)begin, (uint32_t)end, room, &row);
-        take_row(b, bin_row, tx * BINS, z, &row);
+        if (graph == SP_GRAPH_EXTRA)
+            take_row(b, bin_row, tx * BINS, z, &row);
+        else
+            add_weights(b, bin_row, tx * BINS, z, &row);
     }
 }
 

@@ -300,6 +300,12 @@ def test_every_pair():
     assert (tile(graph="pred")[0] == every).all()
     both, missed, extra = tile(stat="diff")
     assert (both + extra == every).all() and not missed.any() and both.sum() == gold.sum()
+    for stat in ("mass", "max"):
+        bins = {g: numpy.frombuffer(ask(server, path, graph=g, stat=stat).body, "<f4") for g in ("gold", "pred", "after", "extra")}
+        assert bins["gold"].any() and (bins["pred"] == bins["gold"]).all() and (bins["after"] == bins["gold"]).all()
+        assert not bins["extra"].any()
+    total = numpy.frombuffer(ask(server, path, graph="pred", stat="mass").body, "<f4").sum()
+    assert abs(total - weights.sum()) < 1e-2 and abs(weights.sum() - n) < 1e-2
     shown = numpy.frombuffer(ask(server, made["id"] + "/overview", layer=1, graph="pred").body, numpy.uint8)
     assert (shown.reshape(H, 64, 64) == 255 * numpy.tril(numpy.ones((64, 64), int))).all()
 
