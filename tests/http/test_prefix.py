@@ -143,6 +143,41 @@ def test_what_needs_every_row():
         assert replies[0] == replies[1] and replies[2] == replies[3]
 
 
+def test_captures_hold_pages():
+    """A capture's pages are taken by others, outlive it while others use them, and are kept after it."""
+    fields = dict(SEEDED, prompt=IDS[:200], max_tokens=60, ignore_eos=True)
+    with harness.Server("--ctx", "512", "--kv-bytes", "8M", "--max-sequences", "4") as server:
+        def pages():
+            return server.gauge("sparsed_kv_pages_used"), server.gauge("sparsed_kv_pages_cached")
+        captured = complete(server, **dict(fields, attention={"backend": "dense", "capture": True}))
+        capture = "/v1/attention/captures/" + captured["attention_id"]
+        assert pages() == (0, 0), "they are the capture's"
+        taken = complete(server, **fields)
+        assert cached(taken) == 192 and pages() == (0, 0)
+        same_answer(captured, taken)
+        row = server.get(capture + "/heads/0/0/rows/150")
+        assert row.status == 200, row
+        link = server.open_stream(**dict(fields, max_tokens=200, stream_options={"include_usage": True}))
+        got = harness.read_some(link, 300)
+        assert server.get(capture + "/heads/0/0/rows/150").body == row.body
+        assert server.request("DELETE", capture).status in (200, 204)
+        while b"[DONE]" not in got:
+            got += harness.read_some(link)
+        link.close()
+        server.until_idle()
+        assert b'"cached_tokens":192' in got
+        assert pages() == (0, 6), "all full pages of 200 and 199 tokens"
+        again = complete(server, **fields)
+        assert cached(again) == 192
+        same_answer(captured, again)
+        first = complete(server, **dict(fields, attention={"backend": "dense", "capture": True}))
+        for i in range(12):  # others need the room of the idle capture at last
+            complete(server, prompt=[i + 9] + IDS[:400], max_tokens=100, ignore_eos=True)
+        kept = server.get("/v1/attention/captures/" + first["attention_id"])
+        assert kept.status == 200, "what is kept for nobody goes before a capture"
+        assert pages()[0] == 0
+
+
 def test_pages_and_metrics():
     """A small pool: what is kept makes room, oldest first, and everything adds up."""
     with harness.Server("--ctx", "512", "--kv-bytes", "8M", "--max-sequences", "4") as server:
