@@ -247,6 +247,13 @@ void sp_log_members(sp_log_level level, const char *members, size_t size)
     sp_buffer_fini(&line);
 }
 
+double sp_unix_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
 double sp_now(void)
 {
     struct timespec now;

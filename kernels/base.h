@@ -62,6 +62,8 @@ void sp_log_members(sp_log_level level, const char *members, size_t size);
 
 /* Seconds of a monotonic clock. */
 double sp_now(void);
+/* Seconds since 1970, to be shown: people and programs set this clock. */
+double sp_unix_now(void);
 
 /* --- checked sizes: false on overflow, *out untouched --- */
 bool sp_add_size(size_t a, size_t b, size_t *out) SP_MUST_CHECK;

@@ -468,13 +468,6 @@ const sp_fit *sp_capture_fit(const sp_capture *capture)
     return capture->fit;
 }
 
-static double unix_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 void sp_capture_get_status(sp_capture *capture, sp_capture_status *out)
 {
     sp_captures *store = capture->store;
@@ -486,7 +479,7 @@ void sp_capture_get_status(sp_capture *capture, sp_capture_status *out)
                                .n_tokens = capture->n_tokens,
                                .n_planned = capture->info.capacity,
                                .bytes = capture->bytes,
-                               .expires = (int64_t)(unix_now() + (left > 0 ? left : 0))};
+                               .expires = (int64_t)(sp_unix_now() + (left > 0 ? left : 0))};
     pthread_mutex_unlock(&store->lock);
 }
 

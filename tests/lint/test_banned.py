@@ -16,7 +16,7 @@ BANNED = {
 }
 CALL = re.compile(r"\b(%s)[ \t\n]*\(" % "|".join(BANNED))
 EXIT = re.compile(r"(?<![\w.>])(exit|quick_exit)[ \t\n]*\(")
-# A clock that people set must not end a wait: it names times in the log, nothing else.
+# A clock that people set must not end a wait: it names times in logs and answers (sp_unix_now).
 CLOCK = re.compile(r"\b(CLOCK_REALTIME|gettimeofday)\b")
 CONDITION = re.compile(r"pthread_cond_init\([^;]*NULL\)")
 MARK = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X|HA" r"CK)\b")
