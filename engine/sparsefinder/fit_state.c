@@ -83,6 +83,7 @@ static sp_status begin_state(sp_fit_state *state, sp_error *error)
     if (ftruncate(fileno(state->file), 0) != 0 || fwrite(magic, sizeof magic, 1, state->file) != 1 ||
         fwrite(&state->job, sizeof state->job, 1, state->file) != 1 || fflush(state->file) != 0)
         return fail_io(state, error);
+    state->ours = true;
     return SP_OK;
 }
 
@@ -95,11 +96,18 @@ static sp_status read_state(sp_fit_state *state, const sp_fit_room *room, sp_err
     if (!short_head) short_head = fread(&job, sizeof job, 1, state->file) != 1;
     if (ours && short_head && !ferror(state->file))
         return begin_state(state, error); /* killed at its start */
-    if (!ours || short_head || job != state->job)
+    if (!ours || short_head)
+        return sp_fail_param(error, SP_DATA, "out",
+                             "%s is no state of a fit: remove it, or choose another --out", state->path);
+    if (job != state->job) {
+        if (fgetc(state->file) == EOF && !ferror(state->file))
+            return begin_state(state, error); /* nothing done */
         return sp_fail_param(error, SP_DATA, "out",
                              "%s is the state of another fit (other model, text or options): remove it, or "
                              "choose another --out",
                              state->path);
+    }
+    state->ours = true;
     long end = ftell(state->file);
     while (end >= 0 && read_record(state, room)) end = ftell(state->file);
     if (end < 0 || ftruncate(fileno(state->file), end) != 0 || fseek(state->file, end, SEEK_SET) != 0)
@@ -146,8 +154,9 @@ sp_status sp_fit_state_add(sp_fit_state *state, const sp_fit_room *room, uint32_
 
 void sp_fit_state_close(sp_fit_state *state, bool over)
 {
+    bool useless = over || (state->file && state->n_done == 0 && state->ours);
     if (state->file) fclose(state->file);
-    if (over && state->path) remove(state->path);
+    if (useless && state->path) remove(state->path);
     sp_free(state->path);
     sp_free(state->done);
     *state = (sp_fit_state){0};

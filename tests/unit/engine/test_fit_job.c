@@ -149,7 +149,16 @@ static void test_same_bytes(void **state)
     fputs("SPFITST1 no such job", file);
     fclose(file);
     assert_int_equal(sp_fit_run(&two.source, &two.options, stopped, &progress, NULL, &b, &error), SP_DATA);
-    remove(rest);
+    assert_int_equal(access(rest, F_OK), 0);
+    /* one in which nothing is done yet is nobody's loss; nor is one left behind where nothing was done */
+    file = fopen(rest, "wb");
+    assert_non_null(file);
+    fputs("SPFITST1other ID", file);
+    fclose(file);
+    atomic_store(&s.stop, true);
+    assert_int_equal(sp_fit_run(&two.source, &two.options, stopped, &progress, &s.stop, &b, &error),
+                     SP_CANCELLED);
+    assert_int_equal(access(rest, F_OK), -1);
     close_rig(&two);
     free_result(&a);
     free_result(&b);
