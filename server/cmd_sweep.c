@@ -151,6 +151,10 @@ static sp_status prepare(sweep_run *run, sp_error *error)
     (void)snprintf(head.model_name, sizeof head.model_name, "%s", info->model_ids[run->job.adapter]);
     sp_status status = sp_read_file(options->text, TEXT_MAX_BYTES, &text, &size, error);
     if (status) return status;
+    if (!sp_utf8_valid(text, size)) {
+        sp_free(text);
+        return sp_fail_param(error, SP_DATA, "text", "--text: %s is not well-formed UTF-8", options->text);
+    }
     sp_sha256_state state;
     sp_sha256_begin(&state);
     sp_sha256_add(&state, text, size);

@@ -160,6 +160,8 @@ sp_status sp_read_text(const char *path, sp_buffer *text, sp_error *error)
     if (text->failed)
         return sp_fail_param(error, SP_DATA, "text", "--text: %s is longer than %zu bytes", path,
                              text->max_bytes);
+    if (!sp_utf8_valid(text->data, text->size))
+        return sp_fail_param(error, SP_DATA, "text", "--text: %s is not well-formed UTF-8", path);
     return SP_OK;
 }
 

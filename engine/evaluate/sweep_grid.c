@@ -176,6 +176,12 @@ sp_status sp_grid_select(const char *backends, const char *grids, sp_grid_item *
                                  (!grids || is_asked(grids, grid, &values)));
         if (wanted) status = add_grid(grid, values, *out, n, error);
     }
+    const char *values;
+    bool dense =
+        (!backends || listed(backends, "dense")) && (!grids || is_asked(grids, &sp_grids[0], &values));
+    if (!status && *n == 1 && !dense) /* dense is there for comparison alone */
+        status = sp_fail_param(error, SP_USAGE, backends ? "backends" : "grid",
+                               "--grid, --backends: together they leave no curve to measure");
     if (status) {
         sp_free(*out);
         *out = NULL;

@@ -74,6 +74,9 @@ def test_refusals():
                                  (("--format", "svg", "--out", os.path.join(FOLDER, "no", "where")), "where", 66)]:
         out, said = run(*options, code=code)
         assert out == b"" and words in said, (options, said)
+    bad = subprocess.run([PROGRAM, "graph", "--model", harness.MODEL, "--text", "-", "--format", "svg", "--out", "-"],
+                         input=b"a\xff", capture_output=True, timeout=120)
+    assert bad.returncode == 65 and b"--text" in bad.stderr and b"UTF-8" in bad.stderr, bad
     out, said = run("--format", "svg", "--out", "-", text="", code=65)
     assert out == b"" and "--text" in said and "empty" in said, said
 

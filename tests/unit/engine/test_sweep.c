@@ -181,8 +181,9 @@ static void test_grids(void **state)
                               "{\"backend\":\"fixed\",\"params\":{\"stride\":9,\"summary\":2}}"),
                      4);
     assert_true(selected(NULL, NULL, NULL) > 40);
-    static const char *const bad[][2] = {{"windw", NULL}, {NULL, "windw"},     {NULL, "window=1,x"},
-                                         {"", NULL},      {NULL, "window=-1"}, {NULL, "window=1e999"}};
+    static const char *const bad[][2] = {
+        {"windw", NULL},     {NULL, "windw"},        {NULL, "window=1,x"},  {"", NULL},
+        {NULL, "window=-1"}, {NULL, "window=1e999"}, {"window", "dot-keep"}};
     for (size_t i = 0; i < COUNT_OF(bad); i++) {
         sp_grid_item *items = NULL;
         size_t n;
