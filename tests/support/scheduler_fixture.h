@@ -76,6 +76,26 @@ static inline sp_status submit(fixture *f, const sp_request *request, sp_stream 
     return status;
 }
 
+static inline sp_request plain(const int32_t *ids, size_t n, uint32_t max_tokens)
+{
+    sp_request request;
+    sp_request_init(&request);
+    request.ids = ids;
+    request.n_ids = n;
+    request.max_tokens = max_tokens;
+    request.ignore_eos = true;
+    return request;
+}
+
+static inline void expect_stats(fixture *f, uint32_t running, uint32_t waiting, uint32_t pages)
+{
+    sp_stats stats;
+    sp_scheduler_stats(f->scheduler, &stats);
+    assert_int_equal(stats.running, running);
+    assert_int_equal(stats.waiting, waiting);
+    assert_int_equal(stats.kv_pages_used, pages);
+}
+
 /* What a request gave, to be compared byte by byte. */
 typedef struct output {
     int32_t tokens[MAX_OUT];

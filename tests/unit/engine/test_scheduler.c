@@ -61,26 +61,6 @@ static void test_same_bits_in_company(void **state)
     }
 }
 
-static sp_request plain(const int32_t *ids, size_t n, uint32_t max_tokens)
-{
-    sp_request request;
-    sp_request_init(&request);
-    request.ids = ids;
-    request.n_ids = n;
-    request.max_tokens = max_tokens;
-    request.ignore_eos = true;
-    return request;
-}
-
-static void expect_stats(fixture *f, uint32_t running, uint32_t waiting, uint32_t pages)
-{
-    sp_stats stats;
-    sp_scheduler_stats(f->scheduler, &stats);
-    assert_int_equal(stats.running, running);
-    assert_int_equal(stats.waiting, waiting);
-    assert_int_equal(stats.kv_pages_used, pages);
-}
-
 /* Pages are reserved whole; who does not fit waits; a queue that is full refuses. */
 static void test_admission(void **state)
 {
@@ -117,64 +97,6 @@ static void test_admission(void **state)
     run_to_end(&f, a, &out);
     run_to_end(&f, d, &out);
     assert_true(out.done);
-    close_fixture(&f);
-}
-
-static void test_timeouts_and_cancel(void **state)
-{
-    (void)state;
-    static int32_t ids[FAKE_CONTEXT];
-    sp_scheduler_options options = usual;
-    options.max_sequences = 1;
-    options.queue_timeout = 5;
-    options.request_timeout = 20;
-    options.clock = read_fake_time;
-    fixture f;
-    sp_error error;
-    sp_stream *a, *b, *c;
-    output out = {.n = 0};
-    fake_time = 100;
-    open_fixture(&f, &options, 1);
-    sp_request request = plain(ids, 10, 400);
-    assert_ok(submit(&f, &request, &a, &error), error);
-    assert_ok(submit(&f, &request, &b, &error), error);
-    assert_ok(submit(&f, &request, &c, &error), error);
-    sp_scheduler_step(f.scheduler);
-    expect_stats(&f, 1, 2, 7);
-    fake_time += 4;
-    sp_stream_cancel(c); /* while it waits */
-    sp_scheduler_step(f.scheduler);
-    expect_stats(&f, 1, 1, 7);
-    assert_true(drain(c, &out));
-    assert_int_equal(out.error.status, SP_CANCELLED);
-    sp_stream_free(c);
-    fake_time += 2;
-    sp_scheduler_step(f.scheduler);
-    expect_stats(&f, 1, 0, 7);
-    assert_true(drain(b, &out));
-    assert_int_equal(out.error.status, SP_UNAVAILABLE);
-    assert_string_equal(out.error.param, "queue_timeout");
-    sp_stream_free(b);
-    out.n = 0;
-    assert_false(drain(a, &out));
-    fake_time += 20;
-    sp_scheduler_step(f.scheduler);
-    expect_stats(&f, 0, 0, 0);
-    assert_true(drain(a, &out));
-    assert_int_equal(out.error.status, SP_UNAVAILABLE);
-    assert_string_equal(out.error.param, "request_timeout");
-    sp_stream_free(a);
-
-    assert_ok(submit(&f, &request, &a, &error), error);
-    sp_scheduler_step(f.scheduler);
-    expect_stats(&f, 1, 0, 7);
-    sp_stream_free(a); /* while it runs, the reader gone: pages are back within a step */
-    sp_scheduler_step(f.scheduler);
-    expect_stats(&f, 0, 0, 0);
-    sp_stats stats;
-    sp_scheduler_stats(f.scheduler, &stats);
-    assert_int_equal(stats.finished_cancelled, 2);
-    assert_int_equal(stats.finished_error, 2);
     close_fixture(&f);
 }
 
@@ -533,9 +455,9 @@ static void test_with_threads(void **state)
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_same_bits_in_company), cmocka_unit_test(test_admission),
-    cmocka_unit_test(test_timeouts_and_cancel),  cmocka_unit_test(test_what_is_refused),
-    cmocka_unit_test(test_prefill_only),         cmocka_unit_test(test_failures_stay_local),
-    cmocka_unit_test(test_ends_of_text),         cmocka_unit_test(test_lagging_reader),
-    cmocka_unit_test(test_random_operations),    cmocka_unit_test(test_with_threads),
+    cmocka_unit_test(test_what_is_refused),      cmocka_unit_test(test_prefill_only),
+    cmocka_unit_test(test_failures_stay_local),  cmocka_unit_test(test_ends_of_text),
+    cmocka_unit_test(test_lagging_reader),       cmocka_unit_test(test_random_operations),
+    cmocka_unit_test(test_with_threads),
 };
 TEST_MAIN(tests)
