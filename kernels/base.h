@@ -96,13 +96,20 @@ void sp_arena_fini(sp_arena *arena);
 typedef struct sp_buffer {
     char *data;
     size_t size, capacity, max_bytes;
-    bool failed; /* sticky: an append went over max_bytes or memory; later appends do nothing */
+    bool failed;    /* sticky: an append went over max_bytes or memory; later appends do nothing */
+    bool no_memory; /* it was memory */
 } sp_buffer;
 void sp_buffer_init(sp_buffer *buffer, size_t max_bytes);
+/* Over memory of the caller, which it never leaves: nothing to free, and what does not fit is left out. */
+void sp_buffer_lend(sp_buffer *buffer, char *room, size_t capacity);
 bool sp_buffer_append(sp_buffer *buffer, const void *bytes, size_t n);
 bool sp_buffer_text(sp_buffer *buffer, const char *text);
 bool sp_buffer_format(sp_buffer *buffer, const char *format, ...) SP_PRINTF(2, 3);
-void sp_buffer_clear(sp_buffer *buffer); /* size 0, memory kept */
+void sp_buffer_break(sp_buffer *buffer); /* marks it failed: there was no memory for what should go into it */
+void sp_buffer_pass(const sp_buffer *part, sp_buffer *out); /* out is made from part: fails where part has */
+sp_status sp_buffer_check(const sp_buffer *buffer, sp_error *error); /* SP_NO_MEMORY, or SP_OK: other than by
+                                                                         its limit it has not failed */
+void sp_buffer_clear(sp_buffer *buffer);                             /* size 0, memory kept */
 void sp_buffer_fini(sp_buffer *buffer);
 
 /* Whole regular file into fresh memory (sp_free it), one NUL behind it that size does not count. SP_NOT_FOUND

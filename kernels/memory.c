@@ -150,6 +150,11 @@ void sp_buffer_init(sp_buffer *buffer, size_t max_bytes)
     *buffer = (sp_buffer){.max_bytes = max_bytes};
 }
 
+void sp_buffer_lend(sp_buffer *buffer, char *room, size_t capacity)
+{
+    *buffer = (sp_buffer){.data = room, .capacity = capacity, .max_bytes = capacity};
+}
+
 /* Makes room for n more bytes; marks the buffer as failed when it may not or cannot. */
 static bool buffer_reserve(sp_buffer *buffer, size_t n)
 {
@@ -163,6 +168,7 @@ static bool buffer_reserve(sp_buffer *buffer, size_t n)
     if (capacity < need) capacity = need;
     if (capacity > buffer->max_bytes) capacity = buffer->max_bytes;
     char *data = realloc(buffer->data, capacity);
+    buffer->no_memory = !data;
     if (!data) return false;
     buffer->data = data;
     buffer->capacity = capacity;
@@ -202,6 +208,7 @@ bool sp_buffer_format(sp_buffer *buffer, const char *format, ...)
         if (large && vsnprintf(large, (size_t)n + 1, format, again) == n)
             done = sp_buffer_append(buffer, large, (size_t)n);
         buffer->failed = !done;
+        buffer->no_memory = buffer->no_memory || !large;
         sp_free(large);
     }
     va_end(again);
@@ -211,7 +218,23 @@ bool sp_buffer_format(sp_buffer *buffer, const char *format, ...)
 void sp_buffer_clear(sp_buffer *buffer)
 {
     buffer->size = 0;
-    buffer->failed = false;
+    buffer->failed = buffer->no_memory = false;
+}
+
+void sp_buffer_break(sp_buffer *buffer)
+{
+    buffer->failed = buffer->no_memory = true;
+}
+
+void sp_buffer_pass(const sp_buffer *part, sp_buffer *out)
+{
+    out->failed = out->failed || part->failed;
+    out->no_memory = out->no_memory || part->no_memory;
+}
+
+sp_status sp_buffer_check(const sp_buffer *buffer, sp_error *error)
+{
+    return buffer->no_memory ? sp_fail(error, SP_NO_MEMORY, "out of memory") : SP_OK;
 }
 
 void sp_buffer_fini(sp_buffer *buffer)

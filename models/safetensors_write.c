@@ -83,6 +83,8 @@ sp_status sp_safetensors_write(const sp_tensor_entry *tensors, size_t n_tensors,
     sp_status status = SP_OK;
     if (!write_header(order, n_tensors, metadata, n_metadata, &header))
         status = sp_fail(error, SP_INTERNAL, "two tensors to write share a name, or their sizes overflow");
+    else if (sp_buffer_check(&header, error))
+        status = error->status;
     else if (header.failed)
         status = sp_fail(error, SP_TOO_LARGE, "the header of the tensors to write is too large");
     uint8_t length[8];
@@ -92,7 +94,8 @@ sp_status sp_safetensors_write(const sp_tensor_entry *tensors, size_t n_tensors,
         sp_buffer_append(out, header.data, header.size);
         for (size_t i = 0; i < n_tensors; i++)
             if (order[i]->tensor.bytes) sp_buffer_append(out, order[i]->tensor.data, order[i]->tensor.bytes);
-        if (out->failed)
+        status = sp_buffer_check(out, error);
+        if (!status && out->failed)
             status = sp_fail(error, SP_TOO_LARGE, "the tensors to write are over the limit of %zu bytes",
                              out->max_bytes);
     }

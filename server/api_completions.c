@@ -37,6 +37,7 @@ static void write_choice(const sp_generation *g, sp_choice *c, const char *text,
     sp_buffer_append(&joined, text, size);
     sp_json_key(out, "text");
     sp_json_string(out, joined.size ? joined.data : "", joined.size);
+    sp_buffer_pass(&joined, out->out);
     sp_buffer_fini(&joined);
     write_logprobs(g, c, echo, out);
     sp_json_key(out, "finish_reason");

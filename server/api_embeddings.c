@@ -110,6 +110,7 @@ static void write_base64(const float *values, size_t n, sp_json_writer *out)
     }
     if (bits > 0) sp_buffer_append(&text, &digits[held << (6 - bits) & 63u], 1);
     while (text.size % 4 && !text.failed) sp_buffer_append(&text, "=", 1);
+    sp_buffer_pass(&text, out->out);
     sp_json_string(out, text.data, text.size);
     sp_buffer_fini(&text);
 }
@@ -119,7 +120,7 @@ static void write_vector(const embeddings *e, const float *states, sp_json_write
     float *values = sp_alloc(e->dimensions, sizeof *values); /* (dimensions) */
     double sum = 0;
     if (!values) {
-        out->out->failed = true;
+        sp_buffer_break(out->out);
         return;
     }
     for (uint32_t i = 0; i < e->dimensions; i++) sum += (double)states[i] * (double)states[i];

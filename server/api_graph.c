@@ -126,11 +126,11 @@ typedef struct parts {
     size_t n;
 } parts;
 
-static bool split(sp_arena *arena, const char *path, parts *out)
+/* Cuts a path, which is written over. */
+static bool split(char *copy, parts *out)
 {
-    char *copy = sp_arena_copy(arena, path, strlen(path));
     out->n = 0;
-    while (copy && *copy && out->n < MAX_PARTS) {
+    while (*copy && out->n < MAX_PARTS) {
         size_t size = strcspn(copy, "/");
         bool more = copy[size] == '/';
         copy[size] = 0;
@@ -138,7 +138,7 @@ static bool split(sp_arena *arena, const char *path, parts *out)
         copy += size + more;
         if (more && !*copy) return false; /* a slash at the end names nothing */
     }
-    return copy && !*copy && out->n > 0;
+    return !*copy && out->n > 0;
 }
 
 static bool ask_edges(sp_exchange *exchange, sp_graph_call *call)
@@ -302,7 +302,11 @@ void sp_api_capture_get(sp_exchange *exchange)
     }
     sp_graph_call *call = sp_graph_call_new(exchange);
     if (!call) return;
-    if (!split(&call->arena, sp_exchange_rest(exchange), &path)) {
+    const char *rest = sp_exchange_rest(exchange);
+    char *copy = sp_arena_copy(&call->arena, rest, strlen(rest));
+    if (!copy) {
+        sp_exchange_refuse(exchange, 503, NULL, "no memory for the request");
+    } else if (!split(copy, &path)) {
         sp_exchange_refuse(exchange, 404, NULL, "there is no such route below captures");
     } else if (path.n == 1) {
         sp_graph_state(exchange, path.at[0]);

@@ -190,9 +190,10 @@ static sp_status detokenize_body(sp_exchange *exchange, const sp_body *body, con
     sp_decoder_init(&decoder, info->tokenizer, false);
     for (size_t i = 0; i < n_ids; i++) sp_decoder_push(&decoder, ids[i], &text);
     sp_decoder_finish(&decoder, &text);
-    if (text.failed) {
+    status = sp_buffer_check(&text, error);
+    if (!status && text.failed)
         status = sp_fail_param(error, SP_INVALID, "tokens", "tokens give more text than a reply holds");
-    } else {
+    if (!status) {
         sp_exchange_json(exchange, 200, &out);
         sp_json_open(&out, '{');
         sp_json_key(&out, "content");

@@ -117,6 +117,7 @@ static sp_status read_stop(const sp_body *body, sp_request *request, sp_error *e
     for (sp_item *one = list ? sp_item_first(item) : item; one; one = list ? sp_item_next(one) : NULL) {
         size_t size = 0;
         const char *text = sp_item_is_text(one) ? sp_item_text(body, one, &size) : NULL;
+        if (!text && sp_item_is_text(one)) return no_memory("stop", error);
         if (!text || size < 1 || size > SP_MAX_STOP_BYTES) {
             return sp_fail_param(error, SP_INVALID, "stop", "stop must be 0 to %d strings of 1 to %d bytes",
                                  SP_MAX_STOPS, SP_MAX_STOP_BYTES);
@@ -230,14 +231,11 @@ static sp_status check_refused(const sp_body *body, sp_error *error)
         if (item && (!sp_item_is_array(item) || sp_item_first(item))) return refused(empty[i], error);
     }
     sp_item *choice = sp_body_find(body, "tool_choice");
-    size_t size;
-    const char *name = choice && sp_item_is_text(choice) ? sp_item_text(body, choice, &size) : NULL;
-    if (choice && (!name || (strcmp(name, "none") != 0 && strcmp(name, "auto") != 0)))
+    if (choice && !sp_item_is_word(choice, "none") && !sp_item_is_word(choice, "auto"))
         return refused("tool_choice", error);
     sp_item *format = sp_body_find(body, "response_format");
     sp_item *type = format && sp_item_is_object(format) ? sp_item_find(format, "type") : NULL;
-    name = type && sp_item_is_text(type) ? sp_item_text(body, type, &size) : NULL;
-    if (format && (!name || strcmp(name, "text") != 0)) return refused("response_format", error);
+    if (format && !sp_item_is_word(type, "text")) return refused("response_format", error);
     return SP_OK;
 }
 

@@ -82,16 +82,14 @@ static sp_status read_alpha(sp_item *object, sp_normalizer *out, sp_error *error
                          "1 < a <= 2");
 }
 
-static sp_status read_normalizer(const sp_body *body, sp_item *item, sp_normalizer *out, sp_error *error)
+static sp_status read_normalizer(sp_item *item, sp_normalizer *out, sp_error *error)
 {
     static const struct {
         const char *name;
         float alpha;
     } known[] = {{"softmax", 1.0f}, {"entmax15", 1.5f}, {"sparsemax", 2.0f}, {"model", SP_GOLD_OF_RUN}};
-    size_t size;
-    const char *text = item && sp_item_is_text(item) ? sp_item_text(body, item, &size) : NULL;
-    for (size_t i = 0; text && i < sizeof known / sizeof *known; i++) {
-        if (strcmp(text, known[i].name) != 0) continue;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (!sp_item_is_word(item, known[i].name)) continue;
         out->alpha = known[i].alpha;
         return SP_OK;
     }
@@ -141,7 +139,7 @@ static sp_status read_gold(const sp_body *body, sp_capture_spec *out, sp_error *
     }
     sp_item *normalizer = sp_item_find(gold, "normalizer");
     out->gold.normalizer.alpha = SP_GOLD_OF_RUN;
-    sp_status status = normalizer ? read_normalizer(body, normalizer, &out->gold.normalizer, error) : SP_OK;
+    sp_status status = normalizer ? read_normalizer(normalizer, &out->gold.normalizer, error) : SP_OK;
     if (status == SP_OK) status = read_cut(gold, &out->gold, error);
     out->has_gold = normalizer || out->gold.cut != SP_CUT_NONE;
     return status;

@@ -17,13 +17,11 @@ static sp_status no_memory(sp_error *error)
     return sp_fail_param(error, SP_NO_MEMORY, "messages", "messages do not fit the memory of a request");
 }
 
-static bool is_text_part(const sp_body *body, sp_item *part)
+static bool is_text_part(sp_item *part)
 {
-    size_t size;
     sp_item *type = sp_item_is_object(part) ? sp_item_find(part, "type") : NULL;
     sp_item *text = type ? sp_item_find(part, "text") : NULL;
-    const char *name = type && sp_item_is_text(type) ? sp_item_text(body, type, &size) : NULL;
-    return name && strcmp(name, "text") == 0 && text && sp_item_is_text(text);
+    return sp_item_is_word(type, "text") && text && sp_item_is_text(text);
 }
 
 /* Parts are joined without anything between. */
@@ -35,9 +33,12 @@ static sp_status read_parts(const sp_body *body, sp_item *parts, size_t i, sp_ch
     bool good = true;
     for (sp_item *part = sp_item_first(parts); part && good; part = sp_item_next(part)) {
         size_t size = 0;
-        good = is_text_part(body, part);
+        good = is_text_part(part);
         const char *text = good ? sp_item_text(body, sp_item_find(part, "text"), &size) : NULL;
-        if (text) sp_buffer_append(&joined, text, size);
+        if (text)
+            sp_buffer_append(&joined, text, size);
+        else
+            sp_buffer_break(&joined);
     }
     out->text = sp_arena_copy(body->arena, joined.data ? joined.data : "", joined.size);
     out->size = joined.size;
@@ -47,8 +48,7 @@ static sp_status read_parts(const sp_body *body, sp_item *parts, size_t i, sp_ch
     return enough ? SP_OK : no_memory(error);
 }
 
-static sp_status read_role(const sp_body *body, sp_item *message, size_t i, sp_chat_role *role,
-                           sp_error *error)
+static sp_status read_role(sp_item *message, size_t i, sp_chat_role *role, sp_error *error)
 {
     static const struct {
         const char *name;
@@ -57,11 +57,9 @@ static sp_status read_role(const sp_body *body, sp_item *message, size_t i, sp_c
                  {"developer", SP_CHAT_SYSTEM},
                  {"user", SP_CHAT_USER},
                  {"assistant", SP_CHAT_ASSISTANT}};
-    size_t size;
     sp_item *item = sp_item_find(message, "role");
-    const char *name = item && sp_item_is_text(item) ? sp_item_text(body, item, &size) : NULL;
-    for (size_t k = 0; name && k < sizeof roles / sizeof *roles; k++) {
-        if (strcmp(roles[k].name, name) != 0) continue;
+    for (size_t k = 0; k < sizeof roles / sizeof *roles; k++) {
+        if (!sp_item_is_word(item, roles[k].name)) continue;
         *role = roles[k].role;
         return SP_OK;
     }
@@ -74,7 +72,7 @@ static sp_status read_message(const sp_body *body, sp_item *message, size_t i, s
 {
     if (!sp_item_is_object(message))
         return sp_fail_param(error, SP_INVALID, "messages", "messages[%zu] must be an object", i);
-    sp_status status = read_role(body, message, i, &out->role, error);
+    sp_status status = read_role(message, i, &out->role, error);
     if (status) return status;
     sp_item *calls = sp_item_find(message, "tool_calls");
     bool none = !calls || (sp_item_is_array(calls) && !sp_item_first(calls));

@@ -34,6 +34,7 @@ static sp_status read_prompt(const sp_options *options, sp_buffer *prompt, sp_er
         for (size_t n; (n = fread(block, 1, sizeof block, stdin)) > 0;) sp_buffer_append(prompt, block, n);
         if (ferror(stdin)) return sp_fail(error, SP_IO, "cannot read the prompt from standard input");
     }
+    if (sp_buffer_check(prompt, error)) return error->status;
     if (prompt->failed)
         return sp_fail_param(error, SP_USAGE, "prompt", "--prompt: longer than %u bytes", PROMPT_MAX_BYTES);
     return SP_OK;

@@ -151,6 +151,7 @@ static sp_status read_input(sp_buffer *text, sp_error *error)
     char block[65536];
     for (size_t n; (n = fread(block, 1, sizeof block, stdin)) > 0;) sp_buffer_append(text, block, n);
     if (ferror(stdin)) return sp_fail(error, SP_IO, "cannot read standard input");
+    if (sp_buffer_check(text, error)) return error->status;
     if (text->failed)
         return sp_fail(error, SP_DATA, "standard input: longer than %zu bytes", INPUT_MAX_BYTES);
     return SP_OK;

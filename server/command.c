@@ -157,6 +157,7 @@ sp_status sp_read_text(const char *path, sp_buffer *text, sp_error *error)
     int code = errno;
     if (!standard) fclose(file);
     if (bad) return sp_fail_param(error, SP_DATA, "text", "--text: cannot read %s: %s", path, strerror(code));
+    if (sp_buffer_check(text, error)) return error->status;
     if (text->failed)
         return sp_fail_param(error, SP_DATA, "text", "--text: %s is longer than %zu bytes", path,
                              text->max_bytes);

@@ -182,11 +182,11 @@ static bool next_pair(const char **query, const char **name, size_t *name_size, 
     return true;
 }
 
-/* In the arena; NULL: a bad escape, a control byte or no memory. */
+/* A value of the query, decoded into its own place of `values`; NULL: a bad escape or a control byte. */
 static const char *decode(sp_exchange *exchange, const char *value, size_t size)
 {
-    char *decoded = sp_arena_alloc(&exchange->arena, size + 1, 1);
-    return decoded && sp_gate_decode(value, size, true, decoded, size + 1) ? decoded : NULL;
+    char *decoded = exchange->values + (value - exchange->query); /* as long as the query, with a NUL */
+    return sp_gate_decode(value, size, true, decoded, size + 1) ? decoded : NULL;
 }
 
 const char *sp_exchange_query(sp_exchange *exchange, const char *name)
@@ -307,7 +307,12 @@ static bool split_uri(sp_exchange *exchange)
         return false;
     }
     exchange->path = sp_arena_alloc(&exchange->arena, n + 1, 1);
-    if (exchange->path && sp_gate_decode(uri, n, false, exchange->path, n + 1)) return true;
+    if (exchange->query) exchange->values = sp_arena_alloc(&exchange->arena, strlen(exchange->query) + 1, 1);
+    if (!exchange->path || (exchange->query && !exchange->values)) {
+        sp_exchange_refuse(exchange, 503, NULL, "no memory for the request");
+        return false;
+    }
+    if (sp_gate_decode(uri, n, false, exchange->path, n + 1)) return true;
     sp_exchange_refuse(exchange, 400, NULL,
                        "the path holds a bad escape, a control byte or a \"..\" segment");
     return false;

@@ -4,6 +4,7 @@
  * still a real 503; a failure after them is an error frame and [DONE]. */
 #include "server/generation.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -202,7 +203,7 @@ static void reply_whole(sp_exchange *exchange, sp_generation *g)
     for (size_t i = 0; i < g->n_choices; i++)
         failed = failed || g->choices[i].text.failed || sp_token_rows_failed(&g->choices[i].rows);
     if (failed) {
-        sp_exchange_refuse(exchange, 500, NULL, "the text is too long for one reply; use \"stream\": true");
+        sp_exchange_refuse(exchange, 500, NULL, "the text does not fit into one reply; use \"stream\": true");
         return;
     }
     sp_exchange_json(exchange, 200, &writer);
@@ -316,6 +317,10 @@ static void write_event(sp_generation *g, sp_choice *c, const sp_event *event, s
     c->last.prompt_logprobs = event->prompt_logprobs;
     c->last.prompt_top = event->prompt_top;
     if (token && keeps_rows(g)) sp_token_rows_add(&c->rows, event);
+    if (sp_token_rows_failed(&c->rows)) {
+        sp_buffer_break(out); /* no memory: the stream ends here, and not as if it were whole */
+        return;
+    }
     bool first = g->asked.echo && !c->began;
     if (!last && !event->text_size && !keeps_rows(g) && !first) return;
     write_frame(g, c, event->text_size ? event->text : "", event->text_size, last, out);
@@ -414,6 +419,7 @@ static sp_status keep_text(sp_generation *g, size_t p, sp_error *error)
     for (size_t i = 0; !prompt->text && i < prompt->n_ids; i++)
         sp_decoder_push(&decoder, prompt->ids[i], text);
     if (!prompt->text) sp_decoder_finish(&decoder, text);
+    if (sp_buffer_check(text, error)) return error->status;
     return text->failed ? sp_fail_param(error, SP_INVALID, "echo", "echo: the prompt is too long") : SP_OK;
 }
 
@@ -470,7 +476,6 @@ static void refuse(sp_exchange *exchange, sp_generation *g, size_t n_ids, sp_err
 static sp_status open_generation(sp_exchange *exchange, sp_generation *g, sp_error *error)
 {
     const sp_engine_info *info = sp_engine_get_info(sp_exchange_engine(exchange));
-    sp_buffer id;
     g->model = info->model_ids[g->asked.request.adapter];
     g->tokenizer = info->tokenizer;
     g->created = (int64_t)time(NULL);
@@ -480,10 +485,7 @@ static sp_status open_generation(sp_exchange *exchange, sp_generation *g, sp_err
     g->asked.request.abandoned = sp_exchange_flag(exchange);
     g->asked.request.share_pages = true;
     g->n_choices = g->asked.n_prompts * g->asked.n;
-    sp_buffer_init(&id, sizeof g->id - 1);
-    if (sp_buffer_format(&id, "%s%s", g->format->id_prefix, sp_exchange_hex(exchange)))
-        memcpy(g->id, id.data, id.size);
-    sp_buffer_fini(&id);
+    snprintf(g->id, sizeof g->id, "%s%s", g->format->id_prefix, sp_exchange_hex(exchange));
     g->owned = sp_alloc_zero(g->asked.n_prompts, sizeof *g->owned);
     g->texts = sp_alloc_zero(g->asked.n_prompts, sizeof *g->texts);
     g->scored = sp_alloc_zero(g->asked.n_prompts, sizeof *g->scored);

@@ -165,6 +165,7 @@ static void write_item(const sp_body *body, sp_item *item, sp_json_writer *out)
     size_t size;
     if (sp_item_is_text(item)) {
         const char *text = sp_item_text(body, item, &size);
+        if (!text) sp_buffer_break(out->out);
         sp_json_string(out, text ? text : "", text ? size : 0);
     } else if (sp_item_is_between(item, -1e300, 1e300, &value)) {
         sp_json_number(out, value);

@@ -109,8 +109,9 @@ void sp_graph_write_base64(sp_json_writer *out, const void *bytes, size_t n)
     sp_buffer_text(&text, "\"");
     sp_encode_base64(bytes, n, &text);
     sp_buffer_text(&text, "\"");
+    sp_buffer_pass(&text, out->out);
     if (text.failed)
-        out->out->failed = true;
+        sp_json_null(out); /* of what is not sent; a key wants its value */
     else
         sp_json_raw(out, text.data, text.size);
     sp_buffer_fini(&text);

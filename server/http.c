@@ -76,25 +76,31 @@ static bool begin_look(sp_exchange *exchange, bool *ping)
 }
 
 /* --- replies --- */
-static void add_header(void *response, const char *name, const char *value)
+typedef struct headers {
+    struct MHD_Response *response;
+    bool lost; /* no memory for one of them */
+} headers;
+
+static void add_header(void *context, const char *name, const char *value)
 {
-    if (MHD_add_response_header(response, name, value) != MHD_YES)
-        sp_log(SP_LOG_WARN, "header %s lost", name);
+    headers *all = context;
+    if (MHD_add_response_header(all->response, name, value) != MHD_YES) all->lost = true;
 }
 
 static enum MHD_Result queue(sp_exchange *exchange, struct MHD_Response *response, unsigned status)
 {
     const sp_reply *reply = &exchange->reply;
+    headers all = {.response = response};
     if (!response) return MHD_NO;
-    sp_exchange_headers(exchange, add_header, response);
+    sp_exchange_headers(exchange, add_header, &all);
     lock(exchange->server);
     bool dead = exchange->conn->state == SP_CONN_DEAD;
     bool close = reply->close || exchange->conn->refused || exchange->server->phase != SP_SERVING;
     sp_connection_set(exchange->conn, SP_CONN_REPLY);
     exchange->spoke = sp_now();
     unlock(exchange->server);
-    if (close) add_header(response, "Connection", "close");
-    enum MHD_Result result = dead ? MHD_NO : MHD_queue_response(exchange->mhd, status, response);
+    if (close) add_header(&all, "Connection", "close");
+    enum MHD_Result result = dead || all.lost ? MHD_NO : MHD_queue_response(exchange->mhd, status, response);
     MHD_destroy_response(response);
     return result;
 }
@@ -112,16 +118,26 @@ static void drop_state(sp_exchange *exchange)
     exchange->kept = 0;
 }
 
+static const char no_memory[] = "{\"error\":{\"message\":\"out of memory; try "
+                                "again\",\"type\":\"unavailable_error\",\"param\":null,\"code\":503}}";
+
 static enum MHD_Result send_reply(sp_exchange *exchange)
 {
     sp_buffer *body = &exchange->reply.body;
     drop_state(exchange);
-    if (body->failed) sp_exchange_refuse(exchange, 500, NULL, "the reply is too large");
+    if (body->no_memory)
+        sp_exchange_refuse(exchange, 503, NULL, "no memory for the reply; try again");
+    else if (body->failed)
+        sp_exchange_refuse(exchange, 500, NULL, "the reply is too large");
     if (!sp_exchange_hold(exchange, 0))
         sp_exchange_refuse(exchange, 503, NULL, "replies take too much memory just now; try again");
-    exchange->bytes_out = body->size;
-    return queue(exchange, MHD_create_response_from_buffer(body->size, body->data, MHD_RESPMEM_PERSISTENT),
-                 exchange->reply.status);
+    bool none = body->failed; /* no memory even for the refusal */
+    const char *text = none ? no_memory : body->data;
+    exchange->bytes_out = none ? sizeof no_memory - 1 : body->size;
+    return queue(
+        exchange,
+        MHD_create_response_from_buffer(exchange->bytes_out, (void *)(uintptr_t)text, MHD_RESPMEM_PERSISTENT),
+        none ? 503 : exchange->reply.status);
 }
 
 /* Large frames give their memory back. */

@@ -200,6 +200,7 @@ static void poll_apply(sp_exchange *exchange)
         return;
     }
     if (item->status || item->out.failed) {
+        if (!item->status) item->status = sp_buffer_check(&item->out, &item->error);
         if (!item->status)
             item->status = sp_fail(&item->error, SP_TOO_LARGE, "the answer exceeds max_tensor_bytes");
         item->error.status = item->status;

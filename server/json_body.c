@@ -206,6 +206,11 @@ sp_status sp_body_bool(const sp_body *body, const char *name, bool *out, sp_erro
     return SP_OK;
 }
 
+bool sp_item_is_word(sp_item *item, const char *word)
+{
+    return item && cJSON_IsString(item) && strcmp(item->valuestring, word) == 0;
+}
+
 const char *sp_item_text(const sp_body *body, sp_item *item, size_t *size)
 {
     size_t n = strlen(item->valuestring), kept = 0;

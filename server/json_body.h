@@ -41,6 +41,7 @@ size_t sp_item_count(sp_item *container);
 bool sp_item_is_object(sp_item *item);
 bool sp_item_is_array(sp_item *item);
 bool sp_item_is_text(sp_item *item);
+bool sp_item_is_word(sp_item *item, const char *word); /* the string `word`; NULL is none */
 bool sp_item_is_number(sp_item *item);
 /* A number in [min, max]. */
 bool sp_item_is_between(sp_item *item, double min, double max, double *value);

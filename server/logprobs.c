@@ -87,13 +87,15 @@ void sp_text_place_init(sp_text_place *place, const sp_tokenizer *tokenizer, boo
     sp_decoder_init(&place->decoder, tokenizer, skip_special);
 }
 
-void sp_text_place_pass(sp_text_place *place, int32_t token)
+bool sp_text_place_pass(sp_text_place *place, int32_t token)
 {
     sp_buffer text;
     sp_buffer_init(&text, (size_t)1 << 16);
     sp_decoder_push(&place->decoder, token, &text);
+    bool good = !text.failed;
     place->characters += sp_text_characters(text.data, text.size);
     sp_buffer_fini(&text);
+    return good;
 }
 
 /* --- completions --- */
@@ -122,6 +124,7 @@ static void write_token(const sp_tokenizer *tokenizer, int32_t token, sp_json_wr
     sp_buffer text;
     sp_buffer_init(&text, 4096);
     spell(tokenizer, token, &text);
+    sp_buffer_pass(&text, out->out);
     sp_json_string(out, text.data, text.size);
     sp_buffer_fini(&text);
 }
@@ -142,6 +145,7 @@ static void write_map(const sp_tokenizer *tokenizer, const row *r, sp_json_write
         spell(tokenizer, one.token, &texts[n]);
         sp_buffer_append(&texts[n], "", 1);
         bool again = texts[n].failed;
+        sp_buffer_pass(&texts[n], out->out);
         for (uint32_t j = 0; j < n && !again; j++)
             again =
                 texts[j].size == texts[n].size && memcmp(texts[j].data, texts[n].data, texts[n].size) == 0;
@@ -175,7 +179,7 @@ static void write_offsets(const table *t, sp_text_place *place, sp_json_writer *
     for (size_t i = 0; i < t->n; i++) {
         sp_text_place *at = i < t->n_prompt ? &before : place;
         sp_json_uint(out, at->characters);
-        sp_text_place_pass(at, table_row(t, i).token);
+        if (!sp_text_place_pass(at, table_row(t, i).token)) sp_buffer_break(out->out);
     }
     sp_json_close(out, ']');
 }

@@ -33,7 +33,7 @@ typedef struct sp_text_place {
     uint64_t characters;
 } sp_text_place;
 void sp_text_place_init(sp_text_place *place, const sp_tokenizer *tokenizer, bool skip_special);
-void sp_text_place_pass(sp_text_place *place, int32_t token);
+bool sp_text_place_pass(sp_text_place *place, int32_t token); /* false: no memory */
 /* Code points of a text. */
 uint64_t sp_text_characters(const char *text, size_t size);
 

@@ -315,6 +315,7 @@ void sp_metrics_write(sp_server *server, sp_buffer *out)
         pthread_mutex_unlock(&server->lock);
         scalar(&p, "graph_jobs_running", "gauge", "Graph queries that compute now.",
                (double)sp_graph_pool_running(server->graphs));
+        sp_buffer_pass(&label, out);
         sp_buffer_fini(&label);
     }
     http_part(&p, server);

@@ -117,6 +117,17 @@ static bool is_choice(const char *choices, const char *text)
     return false;
 }
 
+/* A copy of n bytes of text in the arena of the options. */
+static sp_status keep(sp_options *options, const sp_option *option, const char *label, const char *text,
+                      size_t n, const char **out, sp_error *error)
+{
+    bool fits = n + 32 < options->arena.max_bytes - options->arena.used;
+    *out = sp_arena_copy(&options->arena, text, n);
+    if (*out) return SP_OK;
+    return fits ? sp_fail_param(error, SP_NO_MEMORY, option->name, "%s: no memory for its value", label)
+                : sp_fail_param(error, SP_USAGE, option->name, "%s: value too long", label);
+}
+
 static sp_status set_text(sp_options *options, const sp_option *option, const char *label, const char *text,
                           sp_error *error)
 {
@@ -127,9 +138,7 @@ static sp_status set_text(sp_options *options, const sp_option *option, const ch
                              option->value_name);
     if (!*text && option->offset != AT(prompt))
         return sp_fail_param(error, SP_USAGE, option->name, "%s: empty value", label);
-    *field = sp_arena_copy(&options->arena, text, strlen(text));
-    if (!*field) return sp_fail_param(error, SP_USAGE, option->name, "%s: value too long", label);
-    return SP_OK;
+    return keep(options, option, label, text, strlen(text), field, error);
 }
 
 /* NAME=DIR at the end of the list. */
@@ -144,12 +153,11 @@ static sp_status add_adapter(sp_options *options, const sp_option *option, const
         return sp_fail_param(error, SP_USAGE, option->name, "%s: more than %u adapters", label,
                              SP_MAX_ADAPTERS);
     sp_adapter_option *item = &list->items[list->n];
-    item->name = sp_arena_copy(&options->arena, text, n);
-    item->path = sp_arena_copy(&options->arena, text + n + 1, strlen(text + n + 1));
-    if (!item->name || !item->path)
-        return sp_fail_param(error, SP_USAGE, option->name, "%s: value too long", label);
-    list->n++;
-    return SP_OK;
+    sp_status status = keep(options, option, label, text, n, &item->name, error);
+    if (!status)
+        status = keep(options, option, label, text + n + 1, strlen(text + n + 1), &item->path, error);
+    list->n += !status;
+    return status;
 }
 
 static sp_status add_file(sp_options *options, const sp_option *option, const char *label, const char *text,
@@ -160,11 +168,9 @@ static sp_status add_file(sp_options *options, const sp_option *option, const ch
     if (!*text) return sp_fail_param(error, SP_USAGE, option->name, "%s: empty value", label);
     if (list->n == most)
         return sp_fail_param(error, SP_USAGE, option->name, "%s: more than %zu files", label, most);
-    list->items[list->n] = sp_arena_copy(&options->arena, text, strlen(text));
-    if (!list->items[list->n])
-        return sp_fail_param(error, SP_USAGE, option->name, "%s: value too long", label);
-    list->n++;
-    return SP_OK;
+    sp_status status = keep(options, option, label, text, strlen(text), &list->items[list->n], error);
+    list->n += !status;
+    return status;
 }
 
 static sp_status set_option(sp_options *options, const sp_option *option, const char *label, const char *text,
@@ -283,7 +289,7 @@ static sp_status read_config(sp_options *options, const char *path, const char *
     while (sp_json_next(&reader) == SP_JSON_KEY) {
         size_t length;
         const char *name = sp_json_text(&reader, &options->arena, &length);
-        if (!name) return sp_fail_param(error, SP_DATA, "config", "%s: a name is too long", path);
+        if (!name) return sp_fail_param(error, SP_NO_MEMORY, "config", "%s: no memory for a name", path);
         char label[224];
         snprintf(label, sizeof label, "%.120s: %.64s", path, name);
         const sp_option *option = find_option(SP_FOR_SERVE, name, length, '_');

@@ -59,22 +59,17 @@ const sp_route *sp_route_find(const char *method, const char *path, const char *
                               size_t capacity)
 {
     sp_buffer names;
-    sp_buffer_init(&names, capacity);
-    allow[0] = 0;
+    sp_buffer_lend(&names, allow, capacity - 1);
     for (size_t i = 0; i < sp_route_count; i++) {
         const sp_route *route = &sp_routes[i];
         if (!path_matches(route->path, path, rest)) continue;
         bool get = strcmp(route->method, "GET") == 0;
         if (strcmp(method, route->method) == 0 || (get && strcmp(method, "HEAD") == 0)) {
-            sp_buffer_fini(&names);
+            allow[0] = 0;
             return route;
         }
         sp_buffer_format(&names, "%s%s", names.size ? ", " : "", get ? "GET, HEAD" : route->method);
     }
-    if (!names.failed && names.size < capacity) {
-        memcpy(allow, names.data ? names.data : "", names.size);
-        allow[names.size] = 0;
-    }
-    sp_buffer_fini(&names);
+    allow[names.size] = 0;
     return NULL;
 }

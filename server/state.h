@@ -74,6 +74,7 @@ struct sp_exchange {
     char *uri;         /* as sent */
     const char *query; /* inside uri, behind '?'; NULL: none */
     char *path;        /* decoded */
+    char *values;      /* room for decoded values, each where it stands in query */
     const char *rest;
     sp_arena arena;
     double started;

@@ -71,7 +71,7 @@ static const char *finish_json(sp_capture *capture, sp_buffer *text)
 {
     const char *copy = text->failed ? NULL : sp_arena_copy(&capture->arena, text->data, text->size);
     sp_buffer_fini(text);
-    return copy ? copy : "";
+    return copy;
 }
 
 static const char *params_json(sp_capture *capture, const sp_attention *attention)
@@ -118,7 +118,8 @@ static const char *gold_json(sp_capture *capture)
     return finish_json(capture, &text);
 }
 
-static void fill_source(sp_capture *capture, uint32_t adapter)
+/* False: no memory. */
+static bool fill_source(sp_capture *capture, uint32_t adapter)
 {
     static const char *const heads[] = {"merged", "interleaved", "multihead"};
     const sp_captures_options *options = &capture->store->options;
@@ -142,6 +143,8 @@ static void fill_source(sp_capture *capture, uint32_t adapter)
     const char *hash = options->fingerprints ? options->fingerprints[adapter] : NULL;
     capture->source.hash = hash ? hash : "";
     if (!capture->source.model) capture->source.model = "";
+    return capture->source.params && capture->source.decode_params && capture->source.normalizer &&
+           capture->source.gold;
 }
 
 /* --- opening --- */
@@ -320,8 +323,8 @@ sp_status sp_capture_open(sp_captures *store, const sp_capture_spec *spec, const
                                       .source = &capture->source};
     make_id(capture->id);
     sp_arena_init(&capture->arena, ARENA_BYTES);
-    bool copied = copy_lists(capture, spec, hparams) && copy_labels(capture, spec);
-    fill_source(capture, adapter);
+    bool copied =
+        copy_lists(capture, spec, hparams) && copy_labels(capture, spec) && fill_source(capture, adapter);
     status = copied ? check_size(store, capacity, n_layers, more, capture->arena.used, &bytes, error)
                     : sp_fail(error, SP_NO_MEMORY, "no memory for the lists and labels of a capture");
     capture->fixed_bytes = bytes;

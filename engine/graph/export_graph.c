@@ -6,6 +6,7 @@
 
 static sp_status check_room(const sp_buffer *out, sp_error *error)
 {
+    if (sp_buffer_check(out, error)) return error->status;
     return out->failed ? sp_fail_param(error, SP_TOO_LARGE, "rows",
                                        "the answer would pass %zu bytes: ask for fewer rows", out->max_bytes)
                        : SP_OK;
@@ -61,6 +62,7 @@ sp_status sp_export_graphml(const sp_slice *slice, sp_buffer *out, sp_error *err
                         "<graph edgedefault=\"directed\">\n<data key=\"source\">");
     sp_text_xml(caption.data, caption.size, out);
     sp_buffer_text(out, "</data>\n");
+    sp_buffer_pass(&caption, out);
     sp_buffer_fini(&caption);
     for (uint32_t i = 0; i < node_end(slice); i++)
         if (is_node(slice, i)) put_xml_node(slice, i, out);
@@ -99,11 +101,11 @@ static void put_dot_node(const sp_slice *slice, uint32_t position, sp_buffer *ou
     sp_buffer_format(out, "  n%u [token=\"", position);
     put_dot_text(token->bytes, token->n_bytes, out);
     sp_buffer_format(out, "\", label=\"%u\\n", position);
+    char room[1024];
     sp_buffer label;
-    sp_buffer_init(&label, 1024);
+    sp_buffer_lend(&label, room, sizeof room);
     sp_text_token(token->bytes, token->n_bytes, SP_FONT_TEXT, 160, &label);
     put_dot_text(label.data, label.size, out);
-    sp_buffer_fini(&label);
     sp_buffer_text(out, "\"];\n");
 }
 
@@ -114,6 +116,7 @@ sp_status sp_export_dot(const sp_slice *slice, sp_buffer *out, sp_error *error)
     put_caption(slice, &caption);
     sp_buffer_text(out, "digraph attention {\n  label=\"");
     put_dot_text(caption.data, caption.size, out);
+    sp_buffer_pass(&caption, out);
     sp_buffer_fini(&caption);
     sp_buffer_text(out, "\";\n  // query -> key\n");
     for (uint32_t i = 0; i < node_end(slice); i++)

@@ -123,7 +123,7 @@ static void put_data(const sp_slice *slice, const sp_picture_area *area, sp_buff
         begin = i + 1;
     }
     sp_buffer_append(out, plain.data + begin, plain.size - begin);
-    out->failed |= plain.failed;
+    sp_buffer_pass(&plain, out);
     sp_buffer_fini(&plain);
 }
 
@@ -194,6 +194,7 @@ static void put_facts(const sp_slice *slice, sp_buffer *out)
                    "this weight.</p>\n<p>");
     put_escaped(&facts, out);
     sp_buffer_text(out, "</p>\n");
+    sp_buffer_pass(&facts, out);
     sp_buffer_fini(&facts);
 }
 
@@ -205,6 +206,7 @@ static void put_foot(const sp_slice *slice, sp_buffer *out)
     sp_buffer_text(out, "<footer><p>");
     put_escaped(&line, out);
     sp_buffer_text(out, "</p></footer>\n");
+    sp_buffer_pass(&line, out);
     sp_buffer_fini(&line);
 }
 
@@ -222,6 +224,7 @@ sp_status sp_export_html(const sp_slice *slice, const sp_picture_options *pictur
     sp_buffer_text(out, "<body>\n<h1>");
     put_escaped(&title, out);
     sp_buffer_text(out, "</h1>\n");
+    sp_buffer_pass(&title, out);
     sp_buffer_fini(&title);
     put_facts(slice, out);
     sp_buffer_text(out, "<figure tabindex=\"0\" aria-label=\"matrix of edges\">\n");
@@ -240,6 +243,7 @@ sp_status sp_export_html(const sp_slice *slice, const sp_picture_options *pictur
     sp_buffer_text(out, "</script>\n<script>");
     sp_buffer_text(out, page_js);
     sp_buffer_text(out, "</script>\n</body>\n</html>\n");
+    if (!status) status = sp_buffer_check(out, error);
     if (!status && out->failed)
         status = sp_fail_param(error, SP_TOO_LARGE, "rows",
                                "the page would pass %zu bytes: ask for fewer rows", out->max_bytes);

@@ -11,6 +11,7 @@
 
 static sp_status check_room(const sp_buffer *out, sp_error *error)
 {
+    if (sp_buffer_check(out, error)) return error->status;
     return out->failed ? sp_fail_param(error, SP_TOO_LARGE, "rows",
                                        "the answer would pass %zu bytes: ask for fewer rows", out->max_bytes)
                        : SP_OK;
@@ -103,6 +104,7 @@ typedef struct metadata {
     sp_metadata_entry entries[MAX_METADATA];
     size_t n;
     sp_arena arena;
+    bool lost; /* no memory for a value */
 } metadata;
 
 static void put_text(metadata *m, const char *key, const char *value)
@@ -111,18 +113,26 @@ static void put_text(metadata *m, const char *key, const char *value)
     m->entries[m->n++] = (sp_metadata_entry){key, value, strlen(value)};
 }
 
+/* A value made here: kept in the arena. */
+static void put_made(metadata *m, const char *key, const char *text, int n)
+{
+    const char *kept = sp_arena_copy(&m->arena, text, (size_t)n);
+    m->lost = m->lost || !kept;
+    put_text(m, key, kept);
+}
+
 static void put_range(metadata *m, const char *key, uint32_t begin, uint32_t end)
 {
     char text[40];
     int n = snprintf(text, sizeof text, "%u:%u", begin, end);
-    put_text(m, key, sp_arena_copy(&m->arena, text, (size_t)n));
+    put_made(m, key, text, n);
 }
 
 static void put_number(metadata *m, const char *key, uint64_t value)
 {
     char text[24];
     int n = snprintf(text, sizeof text, "%" PRIu64, value);
-    put_text(m, key, sp_arena_copy(&m->arena, text, (size_t)n));
+    put_made(m, key, text, n);
 }
 
 static void describe(const sp_slice *slice, bool f32, const char *next, metadata *m)
@@ -184,7 +194,9 @@ static sp_status write_tensors(const sp_slice *slice, const char *next, uint16_t
     metadata m = {.n = 0};
     sp_arena_init(&m.arena, 4096);
     describe(slice, !narrow_weights, next, &m);
-    sp_status status = sp_safetensors_write(tensors, slice->left_out ? 4 : 3, m.entries, m.n, out, error);
+    sp_status status =
+        m.lost ? sp_fail(error, SP_NO_MEMORY, "no memory for the metadata")
+               : sp_safetensors_write(tensors, slice->left_out ? 4 : 3, m.entries, m.n, out, error);
     sp_arena_fini(&m.arena);
     return status;
 }

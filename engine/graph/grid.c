@@ -31,13 +31,13 @@ void sp_label_text(const sp_slice *slice, uint32_t position, uint32_t stride, sp
 static double widest(const sp_slice *slice, uint32_t begin, uint32_t end, uint32_t stride)
 {
     double width = 0;
+    char room[SP_LABEL_BYTES];
     sp_buffer text;
-    sp_buffer_init(&text, 4096);
+    sp_buffer_lend(&text, room, sizeof room);
     for (uint64_t i = (begin + stride - 1) / stride * (uint64_t)stride; i < end; i += stride) {
         sp_label_text(slice, (uint32_t)i, stride, &text);
         width = fmax(width, sp_text_width(SP_FONT_TEXT, text.data, text.size));
     }
-    sp_buffer_fini(&text);
     return width;
 }
 
@@ -126,8 +126,9 @@ static void draw_labels(sp_sheet *sheet, const sp_grid *grid, const sp_slice *sl
     uint32_t begin = columns ? grid->col_begin : grid->row_begin,
              end = columns ? grid->col_end : grid->row_end;
     uint32_t stride = sp_label_stride(pitch_of(grid));
+    char room[SP_LABEL_BYTES];
     sp_buffer text;
-    sp_buffer_init(&text, 4096);
+    sp_buffer_lend(&text, room, sizeof room);
     for (uint64_t i = (begin + stride - 1) / stride * (uint64_t)stride; i < end; i += stride) {
         double at = ((double)(i - begin) + 0.5) * pitch_of(grid);
         sp_point row = {grid->rect.x - LABEL_GAP, grid->rect.y + at + 4};
@@ -140,7 +141,6 @@ static void draw_labels(sp_sheet *sheet, const sp_grid *grid, const sp_slice *sl
                                : (sp_rect){grid->rect.x - 5, grid->rect.y + at - 0.5, 4, 1};
         sp_canvas_rects(&sheet->canvas, &mark, 1, sheet->palette.muted);
     }
-    sp_buffer_fini(&text);
 }
 
 void sp_grid_draw_rows(sp_sheet *sheet, const sp_grid *grid, const sp_slice *slice)

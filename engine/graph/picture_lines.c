@@ -33,13 +33,13 @@ static double label_width(const sp_slice *slice, uint32_t begin, uint32_t end, d
 {
     uint32_t stride = sp_label_stride(pitch);
     double width = AXIS_WIDTH;
+    char room[SP_LABEL_BYTES];
     sp_buffer text;
-    sp_buffer_init(&text, 4096);
+    sp_buffer_lend(&text, room, sizeof room);
     for (uint64_t i = (begin + stride - 1) / stride * (uint64_t)stride; i < end; i += stride) {
         sp_label_text(slice, (uint32_t)i, stride, &text);
         width = fmax(width, sp_text_width(SP_FONT_TEXT, text.data, text.size));
     }
-    sp_buffer_fini(&text);
     return width;
 }
 
@@ -59,15 +59,15 @@ static void draw_labels(sp_sheet *sheet, const sp_slice *slice, const columns *c
     double pitch = keys ? c->key_pitch : c->query_pitch;
     uint32_t stride = sp_label_stride(pitch);
     double x = c->origin.x + (keys ? GUTTER + GAP : -GAP);
+    char room[SP_LABEL_BYTES];
     sp_buffer text;
-    sp_buffer_init(&text, 4096);
+    sp_buffer_lend(&text, room, sizeof room);
     for (uint64_t i = (begin + stride - 1) / stride * (uint64_t)stride; i < end; i += stride) {
         sp_label_text(slice, (uint32_t)i, stride, &text);
         sp_point at = {x, c->origin.y + y_of(pitch, (uint32_t)i - begin) + 4};
         sp_canvas_text(&sheet->canvas, SP_FONT_TEXT, at, text.data, text.size, sheet->palette.ink,
                        keys ? SP_START : SP_END, false);
     }
-    sp_buffer_fini(&text);
     sp_sheet_say(sheet, x, c->origin.y - 9, keys ? "\xe2\x86\x92 key" : "query \xe2\x86\x92",
                  sheet->palette.muted, keys ? SP_START : SP_END);
 }

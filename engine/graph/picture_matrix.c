@@ -195,39 +195,39 @@ static void kind_text(int kind, uint64_t count, sp_buffer *out)
 static void say_kinds(sp_sheet *sheet, const sp_grid *grid, const sp_difference_bins *d)
 {
     static const sp_legend_key keys[SP_KINDS] = {SP_KEY_BOTH, SP_KEY_MISSED, SP_KEY_EXTRA};
+    char room[256];
     sp_buffer text;
-    sp_buffer_init(&text, 256);
+    sp_buffer_lend(&text, room, sizeof room);
     for (int kind = 0; kind < SP_KINDS; kind++) {
         kind_text(kind, d->totals[kind], &text);
         if (!text.failed) sp_legend_entry(sheet, keys[kind], has_shapes(grid), text.data);
     }
-    sp_buffer_fini(&text);
 }
 
 static double kinds_width(const sp_difference_bins *d)
 {
     double width = 0;
+    char room[256];
     sp_buffer text;
-    sp_buffer_init(&text, 256);
+    sp_buffer_lend(&text, room, sizeof room);
     for (int kind = 0; kind < SP_KINDS; kind++) {
         kind_text(kind, d->totals[kind], &text);
         if (!text.failed) width = fmax(width, sp_legend_entry_width(text.data, text.size - 1));
     }
-    sp_buffer_fini(&text);
     return width;
 }
 
 static void draw_panel_head(sp_sheet *sheet, const sp_grid *grid, const char *name, uint64_t edges)
 {
+    char room[256];
     sp_buffer text;
-    sp_buffer_init(&text, 256);
+    sp_buffer_lend(&text, room, sizeof room);
     sp_buffer_format(&text, "%s: ", name);
     sp_caption_count(edges, &text);
     sp_buffer_text(&text, edges == 1 ? " edge" : " edges");
     double x = grid->rect.x, y = grid->rect.y - grid->column_labels - 10;
     sp_canvas_text(&sheet->canvas, SP_FONT_TEXT, (sp_point){x, y}, text.data, text.size, sheet->palette.ink,
                    SP_START, false);
-    sp_buffer_fini(&text);
 }
 
 /* What three panels are drawn from. */

@@ -93,6 +93,9 @@ static void describe(sp_sheet *sheet, const sp_sheet_texts *texts)
     sp_buffer_text(&sheet->description, " ");
     sp_buffer_append(&sheet->description, texts->provenance.data, texts->provenance.size);
     sp_buffer_append(&sheet->description, "", 1);
+    sp_buffer_pass(&texts->title, &sheet->title);
+    sp_buffer_pass(&texts->facts, &sheet->description);
+    sp_buffer_pass(&texts->provenance, &sheet->description);
 }
 
 sp_status sp_sheet_open(sp_sheet *sheet, const sp_picture_options *options, const sp_sheet_texts *texts,

@@ -10,6 +10,7 @@
 #define SP_LEGEND_WIDTH 176.0
 #define SP_LEGEND_GAP 26.0
 #define SP_LINE_HEIGHT 15.0 /* of text below text */
+#define SP_LABEL_BYTES 4096 /* room for a token's label */
 
 typedef struct sp_sheet {
     sp_canvas canvas;

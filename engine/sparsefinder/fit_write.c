@@ -114,14 +114,14 @@ static void say_int(metadata *m, const char *key, int64_t value)
 
 static void say_number(metadata *m, const char *key, double value)
 {
+    char room[64];
     sp_buffer text;
     sp_json_writer writer;
-    sp_buffer_init(&text, 64);
+    sp_buffer_lend(&text, room, sizeof room);
     sp_json_writer_init(&writer, &text);
     sp_json_number(&writer, value);
     sp_buffer_append(&text, "", 1);
-    say(m, key, text.failed ? "0" : text.data);
-    sp_buffer_fini(&text);
+    say(m, key, text.data);
 }
 
 /* The rank of the first set there is. */
