@@ -17,6 +17,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import check
 import harness
 import hostile_rows
+from hostile_replies import stripped
 
 OPTIONS = ("--body-timeout", "1.5", "--header-timeout", "1.5", "--capture-max-bytes", "4M", "--graph-dense-values", "100000",
            "--graph-edges", "20000", "--chat-template", "plain", "--max-body-bytes", "1M")  # fmt: skip
@@ -28,14 +29,6 @@ VALID = [
     ("/v1/score", {"input": PROMPT}),
     ("/v1/embeddings", {"input": PROMPT, "encoding_format": "base64"}),
 ]  # fmt: skip
-VOLATILE = ("id", "created", "timings", "predict_seconds", "attend_seconds", "prompt_tokens_details")
-
-
-def stripped(value):
-    """A reply without what may differ between two runs of the same request."""
-    if isinstance(value, dict):
-        return {k: stripped(v) for k, v in value.items() if k not in VOLATILE}
-    return [stripped(v) for v in value] if isinstance(value, list) else value
 
 
 def ask_valid(server, i):

@@ -97,7 +97,7 @@ class Server:
             while not any(wanted in line and "http://" in line for line in self.log):
                 if self.process.poll() is not None or time.time() > deadline:
                     self.process.kill()
-                    raise AssertionError("no server:\n" + "\n".join(self.log))
+                    raise AssertionError("no server, exit code %s:\n%s" % (self.process.wait(), "\n".join(self.log)))
                 self.seen.wait(0.1)
             for line in self.log:
                 match = re.search(r"http://[^ ]*:(\d+)", line)
