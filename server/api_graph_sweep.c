@@ -114,6 +114,7 @@ static bool find_ready(sp_exchange *exchange, sp_graph_call *call, const char *r
         return false;
     }
     char *id = sp_arena_copy(&call->arena, rest, (size_t)(slash - rest));
+    if (!id) sp_exchange_refuse(exchange, 503, NULL, "no memory for the request");
     if (!id || !sp_graph_call_hold(exchange, call, id, &call->capture)) return false;
     call->info = sp_capture_get_info(call->capture);
     sp_capture_get_status(call->capture, &now);

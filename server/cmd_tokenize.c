@@ -132,7 +132,10 @@ static sp_status decode(tokenize_run *run, size_t index, sp_json_type type, sp_e
 static sp_status convert(tokenize_run *run, const char *text, size_t size, sp_error *error)
 {
     sp_error why = {0};
-    if (sp_json_validate(text, size, &why)) return sp_fail(error, SP_DATA, "standard input: %s", why.message);
+    sp_status valid = sp_json_validate(text, size, &why);
+    if (valid)
+        return sp_fail(error, valid == SP_NO_MEMORY ? SP_NO_MEMORY : SP_DATA, "standard input: %s",
+                       why.message);
     sp_json_init(&run->in, text, size);
     if (sp_json_next(&run->in) != SP_JSON_ARRAY)
         return sp_fail(error, SP_DATA, "standard input: must hold one JSON array");

@@ -59,7 +59,9 @@ sp_status sp_body_open(sp_body *body, char *text, size_t size, sp_arena *arena, 
     sp_error why;
     memset(body, 0, sizeof *body);
     if (size == 0) return sp_fail(error, SP_INVALID, "the body is empty; send a JSON object");
-    if (sp_json_validate(text, size, &why)) return sp_fail(error, SP_INVALID, "invalid %s", why.message);
+    sp_status valid = sp_json_validate(text, size, &why);
+    if (valid == SP_NO_MEMORY) return sp_fail(error, SP_NO_MEMORY, "no memory for the request");
+    if (valid) return sp_fail(error, SP_INVALID, "invalid %s", why.message);
     if (!mark_nuls(body, text, size))
         return sp_fail(error, SP_INVALID, "invalid JSON: too many noncharacters");
     body->text = text;

@@ -280,8 +280,10 @@ static sp_status read_config(sp_options *options, const char *path, const char *
                              sp_error *error)
 {
     sp_error inner = {0};
-    if (sp_json_validate(text, size, &inner))
-        return sp_fail_param(error, SP_DATA, "config", "%s: %s", path, inner.message);
+    sp_status valid = sp_json_validate(text, size, &inner);
+    if (valid)
+        return sp_fail_param(error, valid == SP_NO_MEMORY ? SP_NO_MEMORY : SP_DATA, "config", "%s: %s", path,
+                             inner.message);
     sp_json reader;
     sp_json_init(&reader, text, size);
     if (sp_json_next(&reader) != SP_JSON_OBJECT)

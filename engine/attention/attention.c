@@ -504,7 +504,9 @@ sp_status sp_attention_parse(const char *text, size_t size, const sp_attention_h
                           .strict = true,
                           .requested = "dense"};
     if (!text) return SP_OK;
-    if (sp_json_validate(text, size, &reason)) {
+    sp_status valid = sp_json_validate(text, size, &reason);
+    if (valid == SP_NO_MEMORY) return sp_fail(error, SP_NO_MEMORY, "no memory for the attention object");
+    if (valid) {
         return sp_fail_param(error, SP_INVALID, "attention", "attention is not valid JSON: %s",
                              reason.message);
     }

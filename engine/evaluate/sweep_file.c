@@ -209,7 +209,9 @@ sp_status sp_sweep_parse(const char *name, const char *text, size_t size, sp_swe
     reader r = {.name = name, .sweep = out, .error = error};
     if (size > SP_SWEEP_MAX_BYTES)
         return sp_fail(error, SP_DATA, "%s: more than %zu bytes", name, SP_SWEEP_MAX_BYTES);
-    if (sp_json_validate(text, size, &inner)) return sp_fail(error, SP_DATA, "%s: %s", name, inner.message);
+    sp_status valid = sp_json_validate(text, size, &inner);
+    if (valid)
+        return sp_fail(error, valid == SP_NO_MEMORY ? SP_NO_MEMORY : SP_DATA, "%s: %s", name, inner.message);
     sp_json_init(&r.json, text, size);
     sp_status status = read_all(&r);
     if (!status) sp_sweep_fronts(out);

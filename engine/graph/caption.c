@@ -119,7 +119,9 @@ static void put_params(const char *params, sp_buffer *out)
     sp_json reader;
     size_t n = strlen(params);
     const char *between = " \xc2\xb7 ";
-    if (sp_json_validate(params, n, NULL)) return;
+    sp_status status = sp_json_validate(params, n, NULL);
+    if (status == SP_NO_MEMORY) sp_buffer_break(out);
+    if (status) return;
     sp_json_init(&reader, params, n);
     if (sp_json_next(&reader) != SP_JSON_OBJECT) return;
     while (sp_json_next(&reader) == SP_JSON_KEY) {
