@@ -33,6 +33,7 @@
 #define LINGER_SECONDS 2.0
 #define MAX_LOOK_SECONDS 1.0
 #define LINGER_BYTES (64u << 20)
+#define CHECKS_A_HOLD 32
 #define REFUSED_SECONDS 2.0 /* header deadline of connections above a limit */
 #define EVENT_LISTENER UINT64_MAX
 #define EVENT_STOP (UINT64_MAX - 1)
@@ -113,6 +114,7 @@ void sp_connection_drop(sp_server *server, sp_conn *conn)
     server->conns[conn->fd] = NULL;
     server->n_conns--;
     server->n_refused -= conn->refused;
+    if (!conn->refused) sp_connection_uncount(server, conn->origin);
     sp_free(conn);
 }
 
@@ -241,6 +243,20 @@ static void check_deadline(sp_server *server, sp_conn *conn, double now)
     }
 }
 
+/* Looks at all connections, at few with the lock held: thousands may run out at once. */
+static void check_deadlines(sp_server *server, double now)
+{
+    size_t end = 1;
+    for (size_t fd = 0; fd < end;) {
+        pthread_mutex_lock(&server->lock);
+        end = server->top_fd;
+        for (size_t i = 0; i < CHECKS_A_HOLD && fd < end; i++, fd++) {
+            if (server->conns[fd]) check_deadline(server, server->conns[fd], now);
+        }
+        pthread_mutex_unlock(&server->lock);
+    }
+}
+
 static void drop_lingering(sp_server *server, double now)
 {
     char scrap[16384];
@@ -275,11 +291,8 @@ static void tick(sp_server *server)
 {
     double now = sp_now();
     sp_server_reload_keys(server);
+    check_deadlines(server, now);
     pthread_mutex_lock(&server->lock);
-    for (sp_conn *conn = server->all, *next; conn; conn = next) {
-        next = conn->next;
-        check_deadline(server, conn, now);
-    }
     drop_lingering(server, now);
     sp_phase before = server->phase;
     sp_server_drain(server, now);
@@ -344,7 +357,10 @@ static bool make_table(sp_server *server)
     }
     server->max_fds = limit.rlim_cur < (1u << 20) ? (size_t)limit.rlim_cur : 1u << 20;
     server->conns = sp_alloc_zero(server->max_fds, sizeof *server->conns);
-    return server->conns != NULL;
+    for (server->n_origins = 64; server->n_origins < 2 * need; server->n_origins *= 2) {
+    }
+    server->origins = sp_alloc_zero(server->n_origins, sizeof *server->origins);
+    return server->conns && server->origins;
 }
 
 sp_status sp_connection_watch(sp_server *server, sp_error *error)

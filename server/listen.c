@@ -60,6 +60,34 @@ static uint64_t origin_of(const struct sockaddr_storage *address)
     return IN6_IS_ADDR_V4MAPPED(six) ? four : upper;
 }
 
+/* Where an origin is in the table, or where it belongs: open addressing, never more than half full. */
+static struct sp_origin *find_origin(sp_server *server, uint64_t key)
+{
+    size_t mask = server->n_origins - 1, at = (size_t)((key * 0x9E3779B97F4A7C15u) >> 32) & mask;
+    while (server->origins[at].count && server->origins[at].key != key) at = (at + 1) & mask;
+    return &server->origins[at];
+}
+
+static void count_origin(sp_server *server, uint64_t key)
+{
+    struct sp_origin *origin = find_origin(server, key);
+    origin->key = key;
+    origin->count++;
+}
+
+void sp_connection_uncount(sp_server *server, uint64_t key)
+{
+    struct sp_origin *origin = find_origin(server, key);
+    size_t mask = server->n_origins - 1, at = (size_t)(origin - server->origins);
+    if (--origin->count) return;
+    /* what was placed behind it because it was there is placed again */
+    for (at = (at + 1) & mask; server->origins[at].count; at = (at + 1) & mask) {
+        struct sp_origin moved = server->origins[at];
+        server->origins[at].count = 0;
+        *find_origin(server, moved.key) = moved;
+    }
+}
+
 /* Shuts the longest idle connection of one origin (NULL: of any) down; false when none is idle. */
 static bool close_oldest_idle(sp_server *server, const uint64_t *origin)
 {
@@ -78,10 +106,9 @@ static bool close_oldest_idle(sp_server *server, const uint64_t *origin)
 static sp_conn *enter(sp_server *server, int fd, const struct sockaddr_storage *address)
 {
     const sp_options *options = server->options;
-    size_t same = 0, limit = (size_t)options->max_connections;
+    size_t limit = (size_t)options->max_connections;
     uint64_t origin = origin_of(address);
-    for (sp_conn *conn = server->all; conn; conn = conn->next)
-        same += conn->origin == origin && !conn->refused;
+    size_t same = find_origin(server, origin)->count;
     bool over = same >= (size_t)options->max_connections_per_ip && !close_oldest_idle(server, &origin);
     if (!over && server->n_conns - server->n_refused >= limit) over = !close_oldest_idle(server, NULL);
     if (over && server->n_refused >= SP_SPARE_CONNECTIONS) return NULL;
@@ -101,6 +128,8 @@ static sp_conn *enter(sp_server *server, int fd, const struct sockaddr_storage *
     server->all = server->conns[fd] = conn;
     server->n_conns++;
     server->n_refused += over;
+    if (!over) count_origin(server, origin);
+    if ((size_t)fd >= server->top_fd) server->top_fd = (size_t)fd + 1;
     return conn;
 }
 

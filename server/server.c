@@ -181,6 +181,7 @@ void sp_server_close(sp_server *server)
         if (server->conns && server->lingering[i].fd >= 0) close(server->lingering[i].fd);
     }
     sp_free(server->conns);
+    sp_free(server->origins);
     sp_keys_free(server->keys);
     pthread_mutex_destroy(&server->keys_lock);
     pthread_cond_destroy(&server->changed);

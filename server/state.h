@@ -128,7 +128,13 @@ struct sp_server {
     sp_conn **conns;                   /* (max_fds) by fd (L) */
     sp_conn *all;                      /* (L) */
     size_t max_fds, n_conns, n_active; /* (L) */
+    size_t top_fd;                     /* 1 + the largest descriptor that conns ever held (L) */
     size_t n_refused;                  /* of n_conns: above a limit (L) */
+    struct sp_origin {
+        uint64_t key;
+        uint32_t count; /* 0: empty */
+    } * origins;        /* (n_origins) connections below the limits by origin: a hash table (L) */
+    size_t n_origins;   /* a power of two */
     uint32_t serial;
     size_t json_bytes, tensor_bytes, reply_bytes; /* reserved (L) */
     sp_phase phase;                               /* (L) */
@@ -178,6 +184,8 @@ void sp_exchange_free(sp_exchange *exchange);
 
 /* --- listen.c --- */
 sp_status sp_connection_listen(sp_server *server, sp_error *error) SP_MUST_CHECK;
+void sp_connection_uncount(sp_server *server,
+                           uint64_t origin);            /* one of its connections is gone; lock held */
 void sp_connection_accept(sp_server *server, bool all); /* what the backlog has: some, or all; watch thread */
 
 /* --- connection.c --- */

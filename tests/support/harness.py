@@ -83,13 +83,13 @@ def parse_replies(data, head=False):
 
 
 class Server:
-    def __init__(self, *options, environment=None, model=MODEL, wait=True):
+    def __init__(self, *options, environment=None, model=MODEL, wait=True, log=subprocess.PIPE):
         command = [os.path.join(BUILD, "sparsed"), "serve", "--port", "0", "--model", model]
         self.process = subprocess.Popen(command + [str(o) for o in options], stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, env=dict(os.environ, **(environment or {})))
+                                        stderr=log, env=dict(os.environ, **(environment or {})))
         self.log, self.port = [], None
         self.seen = threading.Condition()
-        for stream in (self.process.stdout, self.process.stderr):
+        for stream in filter(None, (self.process.stdout, self.process.stderr)):
             threading.Thread(target=self._read, args=(stream,), daemon=True).start()
         deadline = time.time() + 120
         wanted = "serving" if wait else "listening"
