@@ -31,7 +31,6 @@
 #define TICK_SECONDS 0.1
 #define PING_SECONDS 10.0
 #define LINGER_SECONDS 2.0
-#define MAX_LOOK_SECONDS 1.0
 #define LINGER_BYTES (64u << 20)
 #define CHECKS_A_HOLD 32
 #define REFUSED_SECONDS 2.0 /* header deadline of connections above a limit */
@@ -184,7 +183,7 @@ static void cut(sp_conn *conn)
  * often that thousands of connections keep this thread busy. */
 static bool may_look(sp_conn *conn, double timeout, double now)
 {
-    double pause = timeout / 10.0 < MAX_LOOK_SECONDS ? timeout / 10.0 : MAX_LOOK_SECONDS;
+    double pause = timeout / 10.0 < SP_MAX_LOOK_SECONDS ? timeout / 10.0 : SP_MAX_LOOK_SECONDS;
     if (now - conn->looked < pause) return false;
     conn->looked = now;
     return true;

@@ -7,6 +7,7 @@
  * tests/checks/check_slow.py */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <math.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -32,11 +33,13 @@ static void prepare(const sp_options *options, int fd)
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     set_option(fd, SOL_SOCKET, SO_SNDBUF, SOCKET_BUFFER);
     set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-    /* A client that vanished while it waits for its answer: probed three times before the timeout is over. */
-    int probe = options->write_timeout >= 3.0 ? (int)(options->write_timeout / 3.0) : 1;
+    /* Ends a client that vanished while it waits for its answer, after four probes; later than we cut one
+     * that is there and takes nothing, because the kernel would not tell it. */
+    double silence = options->write_timeout + SP_MAX_LOOK_SECONDS + 0.5;
+    int probe = (int)ceil(silence / 4.0);
     set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, probe);
     set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, probe);
-    set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)(options->write_timeout * 1000.0));
+    set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)(silence * 1000.0));
 }
 
 /* --- accepting --- */

@@ -189,6 +189,7 @@ void sp_connection_uncount(sp_server *server,
 void sp_connection_accept(sp_server *server, bool all); /* what the backlog has: some, or all; watch thread */
 
 /* --- connection.c --- */
+#define SP_MAX_LOOK_SECONDS 1.0 /* how late it may notice that a client takes nothing */
 #define SP_PLAIN_BYTES 512
 /* An error without its request, for a plain socket: the bytes written to out. header: more lines, or "". */
 size_t sp_connection_plain(char *out, size_t capacity, unsigned status, const char *header,
