@@ -1,0 +1,201 @@
+"""Slow clients take nothing from the others: 2,000 connections that send a head a byte a second, send a body so, read their
+answer so, or do nothing, kept up for two rounds of the deadlines, while a probe asks as it did before and after them:
+p99 below twice its idle value. And every one of them is sent away in time: 408, or cut.
+
+The crowd is one process with one epoll at the lowest priority: where the machine has two cores, these are for the server
+and the probe. Idle values are those of the same number of probes before and after, together.
+"""
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
+import harness
+from check import Check
+
+POST = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+STREAM = b'{"prompt":"It was","max_tokens":1900,"ignore_eos":true,"stream":true,"logprobs":20}'
+START = {"head": b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
+         "body": POST % 5000 + b'{"prompt":"',
+         "answer": b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 40,
+         "stream": POST % len(STREAM) + STREAM,
+         "idle": b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"}  # fmt: skip
+SHARE = ("head", "head", "body", "body", "answer", "idle", "head", "body", "answer", "idle")
+STREAMS = 8  # of them: they hold pages, which the probe needs too
+TURNS = 100  # a second
+
+
+class Crowd:
+    """So many slow connections; those that are sent away come back."""
+
+    def __init__(self, port, n):
+        self.port, self.poll = port, select.epoll()
+        self.links = {}  # descriptor: [socket, kind, since]
+        self.turns = [set() for _ in range(TURNS)]
+        self.told = {kind: [0, 0, 0.0] for kind in START}  # sent away, with a 408, longest life
+        self.n = n
+
+    def open(self, kind):
+        link = socket.socket()
+        if kind in ("answer", "stream"):
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        link.connect(("127.0.0.1", self.port))
+        link.send(START[kind])
+        link.setblocking(False)
+        self.links[link.fileno()] = [link, kind, time.time()]
+        self.turns[link.fileno() % TURNS].add(link.fileno())
+        self.poll.register(link.fileno(), select.EPOLLRDHUP)
+
+    def close(self, number):
+        link, kind, since = self.links.pop(number)
+        told = self.told[kind]
+        told[0] += 1
+        told[2] = max(told[2], time.time() - since)
+        try:
+            told[1] += b" 408 " in link.recv(4096)
+        except OSError:
+            pass
+        self.poll.unregister(number)
+        self.turns[number % TURNS].discard(number)
+        link.close()
+        self.open(kind)
+
+    def act(self, number):
+        link, kind, _ = self.links[number]
+        try:
+            if kind in ("head", "body"):
+                link.send(b"x")
+            elif kind != "idle":
+                link.recv(1)
+        except OSError:
+            pass
+
+    def run(self, writes):
+        """Opened a few each turn, so that their deadlines are spread as those of real clients are."""
+        turn, due, opened = 0, time.time(), 0
+        while True:
+            for _ in range(min(5, self.n - opened)):
+                self.open("stream" if opened < STREAMS else SHARE[opened % len(SHARE)])
+                opened += 1
+                if opened == self.n:
+                    os.write(writes, b"all there\n")
+            wait = due - time.time()
+            for number, _ in self.poll.poll(wait if wait > 0 else 0):
+                self.close(number)
+            if time.time() < due:
+                continue
+            for number in list(self.turns[turn]):
+                self.act(number)
+            turn, due = (turn + 1) % TURNS, due + 1 / TURNS
+
+
+def start_crowd(port, n):
+    """-> the process, and what reads its figures once it gets SIGTERM."""
+    reads, writes = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(writes)
+        return child, os.fdopen(reads)
+    os.nice(19)
+    crowd = Crowd(port, n)
+
+    def tell(number, frame):
+        os.write(writes, json.dumps(crowd.told).encode())
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, tell)
+    crowd.run(writes)
+
+
+class Probe:
+    """What an ordinary client asks: a connection of its own for a state of health, a few tokens over one that it keeps."""
+
+    def __init__(self, server):
+        self.server, self.link = server, server.connect(30.0)
+        body = b'{"prompt":"It was","max_tokens":8,"temperature":0,"ignore_eos":true}'
+        self.request = POST % len(body) + body
+
+    def health(self):
+        with self.server.connect(30.0) as link:
+            link.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            got = b""
+            while piece := link.recv(4096):
+                got += piece
+            assert b" 200 " in got, got
+
+    def tokens(self):
+        self.link.sendall(self.request)
+        got = self.link.recv(65536)
+        assert b" 200 " in got, got
+        head, body = got.split(b"\r\n\r\n", 1)
+        size = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+        while len(body) < size:
+            body += self.link.recv(65536)
+
+    def times(self, seconds):
+        """Probes in turn, for so long; -> sorted seconds of each kind."""
+        times, end = {"health": [], "tokens": []}, time.time() + seconds
+        while time.time() < end:
+            for name, taken in times.items():
+                begin = time.perf_counter()
+                getattr(self, name)()
+                taken.append(time.perf_counter() - begin)
+            time.sleep(0.002)
+        return times
+
+
+def p99(times):
+    return sorted(times)[int(len(times) * 0.99)]
+
+
+def main():
+    check = Check("check-slow", full=2000, quick=200)
+    head, body, write = (1, 1.5, 2) if check.quick else (5, 8, 10)
+    failure, figures = None, ""
+    try:
+        with harness.Server("--max-connections", 4096, "--max-connections-per-ip", 4096, "--header-timeout", head,
+                            "--body-timeout", body, "--write-timeout", write, log=subprocess.DEVNULL) as server:  # fmt: skip
+            probe = Probe(server)
+            probe.times(0.5)
+            idle = probe.times(write / 2)
+            child, figures_of = start_crowd(server.port, check.count)
+            assert figures_of.readline() == "all there\n"
+            open_now = server.gauge("sparsed_http_connections")
+            slow, begin = {"health": [], "tokens": []}, time.time()
+            while time.time() - begin < 2 * write + 2:
+                for name, taken in probe.times(1).items():
+                    slow[name] += taken
+                open_now = min(open_now, server.gauge("sparsed_http_connections"))
+                check.progress(int(time.time() - begin), 2 * write + 2, "seconds, %d connections" % open_now)
+            os.kill(child, signal.SIGTERM)
+            told = json.loads(figures_of.read())
+            os.waitpid(child, 0)
+            server.until_idle()
+            for name, taken in probe.times(write / 2).items():
+                idle[name] += taken
+            figures = "at least %d slow connections open" % open_now
+            for name in idle:
+                quiet, busy = p99(idle[name]), p99(slow[name])
+                figures += "; %s p99 %.2f ms idle (%d), %.2f ms among them (%d)" % (
+                    name, 1000 * quiet, len(idle[name]), 1000 * busy, len(slow[name]))  # fmt: skip
+                if busy >= max(2 * quiet, 0.5 if check.quick else 0):
+                    failure = failure or "%s: p99 is %.2f times its idle value" % (name, busy / quiet)
+            figures += "; sent away (with 408, longest life): " + ", ".join(
+                "%s %d (%d, %.1f s)" % (kind, *of) for kind, of in told.items())  # fmt: skip
+            slack = 5 if check.quick else 2
+            assert open_now >= 0.95 * check.count, "only %d connections were open at once" % open_now
+            for kind, limit in (("head", head), ("body", body), ("answer", 2 * write), ("stream", 2 * write)):
+                n, late, longest = told[kind]
+                assert n > 0 and longest < limit + slack, "%s: sent away after %.1f s" % (kind, longest)
+                assert kind in ("answer", "stream") or late >= 0.95 * n, "%s: %d of %d got a 408" % (kind, late, n)
+    except AssertionError as error:
+        failure = failure or str(error)
+    check.verdict(failure is None, figures, failure)
+
+
+main()
