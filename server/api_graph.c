@@ -9,6 +9,7 @@
 #include "server/routes.h"
 
 #define MAX_PARTS 8
+#define LIGHT_EDGES 4096 /* in JSON on the HTTP thread: about 5 ms of digits */
 
 /* --- slices --- */
 
@@ -26,6 +27,7 @@ sp_status sp_graph_run_edges(sp_graph_call *call, sp_error *error)
         status = sp_slice_fill(&rows, &call->filter, call->first, call->limit, sp_graph_stopped, call, &slice,
                                error);
         status = sp_graph_part_end(view.part, status, error);
+        if (!call->blocking && !call->binary && sp_slice_edges(&slice) > LIGHT_EDGES) call->pending = true;
     }
     if (status == SP_OK && !call->pending) {
         sp_graph_describe(call, call->layer, call->head, call->graph, head, &slice);
