@@ -16,7 +16,7 @@
  * A page that was computed though the index knows one for the same tokens is given back for that one, so a
  * sequence's published pages are the first of its table and each of them follows the one before it in the
  * index. Owner: the engine thread; sp_pages_describe: who opens the sequence. Tests:
- * tests/golden/test_prefix.c, tests/http/test_prefix.py, tests/fuzz/fuzz_scheduler.c */
+ * tests/unit/engine/test_pages.c, tests/golden/test_prefix.c, tests/http/test_prefix.py */
 #ifndef SPARSED_ENGINE_PAGES_H
 #define SPARSED_ENGINE_PAGES_H
 

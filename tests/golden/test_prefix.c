@@ -257,6 +257,24 @@ static void test_static(void **state)
     close_model(&w);
 }
 
+/* Whatever says that it may share, as it comes. */
+static void test_every_backend(void **state)
+{
+    (void)state;
+    world w;
+    uint32_t n = 0;
+    open_model(&w, SPARSED_ROOT "/models/austen", SP_BF16, 2);
+    for (size_t i = 0; sp_backends[i]; i++) {
+        char attention[64];
+        if (!(sp_backends[i]->caps & SP_CAP_PREFIX)) continue;
+        (void)snprintf(attention, sizeof attention, "\"%s\"", sp_backends[i]->name);
+        check_pattern(&w, attention, SP_BF16, chunks, 1, true);
+        n++;
+    }
+    assert_true(n >= 6);
+    close_model(&w);
+}
+
 static void test_predicted(void **state)
 {
     (void)state;
@@ -400,8 +418,9 @@ static void test_in_company(void **state)
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_static),       cmocka_unit_test(test_predicted),
-    cmocka_unit_test(test_small_models), cmocka_unit_test(test_rope_variants),
-    cmocka_unit_test(test_keys),         cmocka_unit_test(test_in_company),
+    cmocka_unit_test(test_static),        cmocka_unit_test(test_every_backend),
+    cmocka_unit_test(test_predicted),     cmocka_unit_test(test_small_models),
+    cmocka_unit_test(test_rope_variants), cmocka_unit_test(test_keys),
+    cmocka_unit_test(test_in_company),
 };
 TEST_MAIN(tests)
