@@ -41,6 +41,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     for (size_t i = 0; i < 2 * (size_t)fit->n_layers; i++)
         for (size_t k = 0; k < fit->layers[i].n_sets; k++) walk_set(fit, &fit->layers[i].sets[k]);
+    status = sp_fit_check_layers(fit, &error);
+    if (status != SP_OK && (status != SP_DATA || !strstr(error.message, "layers."))) abort();
     sp_fit_close(fit);
     return 0;
 }
