@@ -24,6 +24,9 @@ SETTINGS = [
 
 
 def salted(fields, draw, always):
+    """Scores never reuse anything and know no salt."""
+    if "input" in fields:
+        return fields
     return dict(fields, cache_salt="%x" % draw.getrandbits(60)) if always or draw.random() < 0.3 else fields
 
 

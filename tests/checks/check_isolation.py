@@ -30,6 +30,7 @@ def answers(port, requests, run, done):
     got, crowd = {}, swarm.Swarm(port)
 
     def over(call):
+        assert call.status() == 200, call.data
         got[call.which] = asked.essence(call)
 
     crowd.on_end = over

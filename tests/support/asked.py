@@ -42,7 +42,7 @@ def draw_request(draw, word=None):
               "seed": draw.randrange(1 << 31), "temperature": draw.choice([0, 0.7, 1.0]), "ignore_eos": True}  # fmt: skip
     kind = draw.randrange(10)
     if kind == 0:
-        fields = {"attention": fields["attention"], "text": prompt}
+        fields = {"attention": fields["attention"], "input": prompt}
         return "/v1/score", fields
     if kind == 1:
         fields.update(messages=[{"role": "user", "content": prompt}], logprobs=True, top_logprobs=3)
