@@ -107,6 +107,8 @@ bool sp_buffer_text(sp_buffer *buffer, const char *text);
 bool sp_buffer_format(sp_buffer *buffer, const char *format, ...) SP_PRINTF(2, 3);
 void sp_buffer_break(sp_buffer *buffer); /* marks it failed: there was no memory for what should go into it */
 void sp_buffer_pass(const sp_buffer *part, sp_buffer *out); /* out is made from part: fails where part has */
+/* Why a path could not be put together: SP_NO_MEMORY, or SP_NOT_FOUND: it is too long. */
+sp_status sp_buffer_path_fail(const sp_buffer *buffer, const char *path, sp_error *error);
 sp_status sp_buffer_check(const sp_buffer *buffer, sp_error *error); /* SP_NO_MEMORY, or SP_OK: other than by
                                                                          its limit it has not failed */
 void sp_buffer_clear(sp_buffer *buffer);                             /* size 0, memory kept */

@@ -232,6 +232,12 @@ void sp_buffer_pass(const sp_buffer *part, sp_buffer *out)
     out->no_memory = out->no_memory || part->no_memory;
 }
 
+sp_status sp_buffer_path_fail(const sp_buffer *buffer, const char *path, sp_error *error)
+{
+    if (buffer->no_memory) return sp_fail(error, SP_NO_MEMORY, "%.200s: out of memory", path);
+    return sp_fail(error, SP_NOT_FOUND, "%.200s: the path is too long", path);
+}
+
 sp_status sp_buffer_check(const sp_buffer *buffer, sp_error *error)
 {
     return buffer->no_memory ? sp_fail(error, SP_NO_MEMORY, "out of memory") : SP_OK;

@@ -229,7 +229,7 @@ static sp_status load(sp_adapter *adapter, const sp_model *model, const char *pa
     sp_buffer_init(&file, 8192);
     sp_buffer_format(&file, "%s/adapter_model.safetensors", path);
     status = sp_buffer_append(&file, "", 1) ? sp_weights_open(file.data, &options->weights, &weights, error)
-                                            : sp_fail(error, SP_NOT_FOUND, "%s: the path is too long", path);
+                                            : sp_buffer_path_fail(&file, path, error);
     sp_buffer_fini(&file);
     l.weights = weights;
     if (status == SP_OK) status = load_tensors(&l);
@@ -266,9 +266,8 @@ static sp_status open_config(const char *path, sp_config **out, sp_error *error)
     if (stat(path, &info) != 0) return sp_fail(error, SP_NOT_FOUND, "%.200s: %s", path, strerror(errno));
     sp_buffer_init(&file, 8192);
     sp_buffer_format(&file, "%s/adapter_config.json", path);
-    sp_status status = sp_buffer_append(&file, "", 1)
-                           ? sp_config_open(file.data, out, error)
-                           : sp_fail(error, SP_NOT_FOUND, "%.200s: the path is too long", path);
+    sp_status status = sp_buffer_append(&file, "", 1) ? sp_config_open(file.data, out, error)
+                                                      : sp_buffer_path_fail(&file, path, error);
     sp_buffer_fini(&file);
     return status;
 }

@@ -255,9 +255,8 @@ static sp_status open_folder(sp_model *model, const char *path, const sp_model_o
     sp_buffer name;
     sp_buffer_init(&name, 8192);
     sp_buffer_format(&name, "%s/config.json", path);
-    sp_status status = sp_buffer_append(&name, "", 1)
-                           ? open_parts(model, path, name.data, options, error)
-                           : sp_fail(error, SP_NOT_FOUND, "%s: the path is too long", path);
+    sp_status status = sp_buffer_append(&name, "", 1) ? open_parts(model, path, name.data, options, error)
+                                                      : sp_buffer_path_fail(&name, path, error);
     sp_buffer_fini(&name);
     return status;
 }

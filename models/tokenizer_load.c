@@ -174,8 +174,9 @@ sp_status sp_tokenizer_open(const char *folder, sp_tokenizer **out, sp_error *er
     *out = NULL;
     bool fits = join_path(&json_path, folder, "tokenizer.json");
     fits = join_path(&config_path, folder, "tokenizer_config.json") && fits;
-    sp_status status = fits ? sp_read_file(json_path.data, MAX_TOKENIZER_BYTES, &json, &json_size, error)
-                            : sp_fail(error, SP_NOT_FOUND, "%s: the path is too long", folder);
+    sp_status status = fits
+                           ? sp_read_file(json_path.data, MAX_TOKENIZER_BYTES, &json, &json_size, error)
+                           : sp_buffer_path_fail(json_path.failed ? &json_path : &config_path, folder, error);
     if (status == SP_OK) {
         status = sp_read_file(config_path.data, MAX_CONFIG_BYTES, &config, &config_size, &absent);
         if (status == SP_NOT_FOUND)

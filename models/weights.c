@@ -342,7 +342,7 @@ sp_status sp_weights_open(const char *path, const sp_weights_options *options, s
     sp_buffer_format(&index, "%s/model.safetensors.index.json", path);
     sp_status status;
     if (!sp_buffer_append(&file, "", 1) || !sp_buffer_append(&index, "", 1))
-        status = sp_fail(error, SP_NOT_FOUND, "%s: the path is too long", path);
+        status = sp_buffer_path_fail(file.failed ? &file : &index, path, error);
     else if (!exists(file.data) && exists(index.data))
         status = open_sharded(path, index.data, options, out, error);
     else

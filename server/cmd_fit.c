@@ -270,7 +270,7 @@ static bool write_json(const sp_fit *fit, const sp_head_figures *figures)
     sp_json_close(&json, ']');
     sp_json_close(&json, '}');
     sp_buffer_text(&out, "\n");
-    bool written = !out.failed && fwrite(out.data, 1, out.size, stdout) == out.size && fflush(stdout) == 0;
+    bool written = sp_command_print(&out) == SP_EXIT_OK;
     sp_buffer_fini(&out);
     return written;
 }

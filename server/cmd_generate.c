@@ -87,7 +87,7 @@ static bool write_json(const sp_buffer *text, const sp_event *done)
     sp_json_raw(&json, done->report, done->report_size);
     sp_json_close(&json, '}');
     sp_buffer_text(&out, "\n");
-    bool written = !out.failed && fwrite(out.data, 1, out.size, stdout) == out.size && fflush(stdout) == 0;
+    bool written = sp_command_print(&out) == SP_EXIT_OK;
     sp_buffer_fini(&out);
     return written;
 }

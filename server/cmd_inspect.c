@@ -30,16 +30,21 @@ typedef struct tensor_row {
 
 /* --- opening --- */
 
-static void open_tensors(subject *s)
+/* What the file holds, if it can be read: opening the model says why not. Only the want of memory is an
+ * error. */
+static sp_status open_tensors(subject *s, sp_error *error)
 {
     struct stat info;
     const char *path = s->options->model;
     if (stat(path, &info) == 0 && !S_ISDIR(info.st_mode) && sp_gguf_is_file(path)) {
-        if (sp_gguf_open(path, &s->gguf, NULL)) s->gguf = NULL; /* opening the model says why */
-        return;
+        sp_status status = sp_gguf_open(path, &s->gguf, error);
+        if (status) s->gguf = NULL;
+        return status == SP_NO_MEMORY ? status : SP_OK;
     }
     const sp_weights_options mapped = {.use_mmap = true, .allow_nonfinite = true};
-    if (sp_weights_open(path, &mapped, &s->weights, NULL)) s->weights = NULL;
+    sp_status status = sp_weights_open(path, &mapped, &s->weights, error);
+    if (status) s->weights = NULL;
+    return status == SP_NO_MEMORY ? status : SP_OK;
 }
 
 static size_t count_tensors(const subject *s)
@@ -67,8 +72,8 @@ static sp_status open_subject(const sp_options *options, subject *s, sp_error *e
     *s = (subject){.options = options};
     sp_status status = sp_options_engine(options, &engine, error);
     if (!status) status = sp_device_open("cpu", &(sp_device_options){0}, &s->device, error);
+    if (!status) status = open_tensors(s, error);
     if (status) return status;
-    open_tensors(s);
     for (size_t i = 0; i < count_tensors(s); i++) s->tensor_bytes += tensor_at(s, i).tensor->bytes;
     sp_progress_init(&progress, "loading");
     const sp_model_options model = {.weights = engine.weights,
@@ -245,6 +250,7 @@ static void print_attention(const sp_model *model, sp_buffer *out)
     sp_buffer_format(out, "attention   trained with %s, normalizer %.*s\n",
                      model->attention_pattern ? model->attention_pattern : "dense", (int)text.size,
                      text.data ? text.data : "");
+    sp_buffer_pass(&text, out);
     sp_buffer_fini(&text);
 }
 
@@ -316,9 +322,8 @@ int sp_command_inspect(const sp_options *options)
             write_json(&s, &out);
         else
             print_text(&s, &out);
-        bool written =
-            !out.failed && fwrite(out.data, 1, out.size, stdout) == out.size && fflush(stdout) == 0;
-        if (written) code = s.model ? SP_EXIT_OK : sp_command_fail(&s.refusal);
+        code = sp_command_print(&out);
+        if (code == SP_EXIT_OK && !s.model) code = sp_command_fail(&s.refusal);
     }
     sp_buffer_fini(&out);
     close_subject(&s);

@@ -29,7 +29,7 @@ static bool write_json(const sp_scorer *scorer)
     sp_json_writer_init(&json, &out);
     sp_scorer_write(scorer, &json);
     sp_buffer_text(&out, "\n");
-    bool written = !out.failed && fwrite(out.data, 1, out.size, stdout) == out.size && fflush(stdout) == 0;
+    bool written = sp_command_print(&out) == SP_EXIT_OK;
     sp_buffer_fini(&out);
     return written;
 }

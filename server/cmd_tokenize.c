@@ -173,9 +173,7 @@ int sp_command_tokenize(const sp_options *options)
     if (!status) status = read_input(&text, &error);
     if (!status) status = convert(&run, text.data ? text.data : "", text.size, &error);
     int code = status ? sp_command_fail(&error) : SP_EXIT_OK;
-    if (!status &&
-        (run.out.failed || fwrite(run.out.data, 1, run.out.size, stdout) != run.out.size || fflush(stdout)))
-        code = SP_EXIT_INTERNAL;
+    if (!status) code = sp_command_print(&run.out);
     sp_tokenizer_close(run.tokenizer);
     sp_tokens_fini(&run.tokens);
     sp_arena_fini(&run.arena);

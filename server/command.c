@@ -151,6 +151,7 @@ sp_status sp_read_text(const char *path, sp_buffer *text, sp_error *error)
     char block[65536];
     bool standard = strcmp(path, "-") == 0;
     FILE *file = standard ? stdin : fopen(path, "rb");
+    if (!file && errno == ENOMEM) return sp_fail(error, SP_NO_MEMORY, "--text: no memory to open %s", path);
     if (!file) return sp_fail_param(error, SP_NOT_FOUND, "text", "--text: cannot open %s", path);
     for (size_t n; (n = fread(block, 1, sizeof block, file)) > 0;) sp_buffer_append(text, block, n);
     bool bad = ferror(file) != 0;
@@ -171,6 +172,15 @@ static sp_status write_all(FILE *file, const sp_buffer *bytes, const char *path,
     if (fwrite(bytes->data, 1, bytes->size, file) != bytes->size || fflush(file))
         return sp_fail(error, SP_IO, "%s: cannot write: %s", path, strerror(errno));
     return SP_OK;
+}
+
+int sp_command_print(const sp_buffer *out)
+{
+    sp_error error = {0};
+    sp_status status = sp_buffer_check(out, &error);
+    if (!status && out->failed) status = sp_fail(&error, SP_INTERNAL, "the result is too large");
+    if (!status) status = write_all(stdout, out, "standard output", &error);
+    return status ? sp_command_fail(&error) : SP_EXIT_OK;
 }
 
 /* A device or a pipe is written to, never replaced. */

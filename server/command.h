@@ -37,6 +37,7 @@ int sp_command_health(const sp_options *options);
 int sp_exit_code(sp_status status);
 /* Prints the error and returns its exit code. */
 int sp_command_fail(const sp_error *error);
+int sp_command_print(const sp_buffer *out); /* to standard output; the exit code, a failure is told */
 
 /* Appends the file --text, or standard input for "-", up to text->max_bytes. SP_NOT_FOUND, SP_DATA. */
 sp_status sp_read_text(const char *path, sp_buffer *text, sp_error *error) SP_MUST_CHECK;

@@ -32,7 +32,10 @@ static sp_status add_tokens(const sp_tokenizer *tokenizer, const char *path, con
     sp_tokens tokens = {0};
     sp_error why = {0};
     sp_status status = sp_tokenizer_encode(tokenizer, text, size, 0, &tokens, &why);
-    if (status == SP_INVALID) status = sp_fail(error, SP_DATA, "--text: %s: %s", path, why.message);
+    if (status == SP_INVALID)
+        status = sp_fail(error, SP_DATA, "--text: %s: %s", path, why.message);
+    else if (status != SP_OK)
+        *error = why;
     if (status == SP_OK && !grow(ids, tokens.count))
         status = sp_fail(error, SP_NO_MEMORY, "no memory for %zu tokens", tokens.count);
     for (size_t i = 0; status == SP_OK && i < tokens.count; i++) ids->ids[ids->n++] = tokens.data[i].id;
@@ -50,7 +53,8 @@ static sp_status read_files(const sp_tokenizer *tokenizer, const char *const *pa
         size_t size = 0;
         status = sp_read_file(paths[i], TEXT_MAX_BYTES, &text, &size, error);
         if (status == SP_OK) status = add_tokens(tokenizer, paths[i], text, size, ids, error);
-        if (status == SP_OK && !sp_buffer_append(bytes, text, size))
+        if (status == SP_OK && !sp_buffer_append(bytes, text, size)) status = sp_buffer_check(bytes, error);
+        if (status == SP_OK && bytes->failed)
             status =
                 sp_fail_param(error, SP_DATA, "text", "--text: more than %zu bytes together", TEXT_MAX_BYTES);
         sp_free(text);
