@@ -9,7 +9,7 @@ get the bytes of its baseline, and the number of blocks that are not freed must 
 further trials of the same i is a leak. Under a build with AddressSanitizer its checks hold as well, and so does its search
 for leaks at the end.
 
-Whole processes (serve's start, fit, generate, graph, inspect, tokenize, score) must do their work, or end with 70 to 77 and a message.
+Whole processes (serve's start, fit, generate, graph, inspect, tokenize, score) must do their work, or end with 69 to 77 and a message.
 """
 import mmap
 import os
@@ -242,7 +242,7 @@ class Torture:
             self.trials += 1
             if code == 0 and stripped_text(out) != stripped_text(usual):
                 self.fail(name, number, "ends with 0 and another result: " + difference(out, usual))
-            elif code != 0 and (not 70 <= code <= 77 or not err.strip()):
+            elif code != 0 and (not 69 <= code <= 77 or not err.strip()):
                 self.fail(name, number, "ends with %d: %s" % (code, err[-1500:]))
             self.run.progress(number, count, name)
         self.allocations += count
@@ -270,7 +270,7 @@ class Torture:
             self.trials += 1
             if text not in (None, usual):
                 self.fail("start", number, "other bytes: %s" % text[:200])
-            if text is None and not re.match(r"no server, exit code 7[0-7]:", error):
+            if text is None and not re.match(r"no server, exit code (69|7[0-7]):", error):
                 self.fail("start", number, error[-1500:])
             self.run.progress(number, count, "start")
         self.allocations += count

@@ -3,9 +3,9 @@ import json
 import re
 
 VOLATILE = ("id", "created", "expires", "timings", "predict_seconds", "attend_seconds", "seconds", "prompt_tokens_details", "attention_id",
-            "next", "bytes")  # fmt: skip
+            "next", "bytes", "peak_memory_bytes")  # fmt: skip
 NAMES = re.compile(rb"\b(attn|sweep|cmpl|chatcmpl|req)-[0-9a-f]{16,24}")
-TIMES = re.compile(rb'"(?:created|expires)": ?"?\d+"?|"next":"[0-9a-f]+"|textLength="[0-9.]+"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d|"[a-z_]*seconds": ?[-+.e0-9]+|'
+TIMES = re.compile(rb'"(?:created|expires)": ?"?\d+"?|"next":"[0-9a-f]+"|textLength="[0-9.]+"|"peak_memory_bytes": ?\d+|\d{4}-\d\d-\d\d[T ]\d\d:\d\d|"[a-z_]*seconds": ?[-+.e0-9]+|'
                    rb'"timings": ?\{[^}]*\}|"cached_tokens": ?\d+')  # fmt: skip
 
 
