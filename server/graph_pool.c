@@ -114,7 +114,7 @@ sp_status sp_graph_part(sp_graph_call *call, sp_capture *capture, uint32_t layer
         call->pending = true;
         return SP_OK;
     }
-    return needs ? sp_head_part_open(capture, layer, head, &call->reader, part, error) : SP_OK;
+    return needs ? sp_head_part_open(capture, layer, head, made, &call->reader, part, error) : SP_OK;
 }
 
 sp_status sp_graph_part_end(sp_head_part *part, sp_status status, sp_error *error)

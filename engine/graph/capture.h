@@ -189,9 +189,9 @@ void sp_capture_release_head(sp_capture *capture, uint32_t layer, uint32_t head)
 /* Rows of a head whose predicted weights are not held (sp_head.lost), made again block by block when they are
  * read: whatever the head has, one block is there at a time. Its work counts within the budget. */
 typedef struct sp_head_part sp_head_part;
-/* The head is held by the caller meanwhile, and the runner lives as long. SP_TOO_LARGE. */
-sp_status sp_head_part_open(sp_capture *capture, uint32_t layer, uint32_t head, const sp_graph_runner *runner,
-                            sp_head_part **out, sp_error *error) SP_MUST_CHECK;
+/* made is the head, held by the caller meanwhile; the runner lives as long. SP_TOO_LARGE. */
+sp_status sp_head_part_open(sp_capture *capture, uint32_t layer, uint32_t head, const sp_head *made,
+                            const sp_graph_runner *runner, sp_head_part **out, sp_error *error) SP_MUST_CHECK;
 /* As sp_head_row and sp_head_row_mass; after a failure rows are empty. */
 void sp_head_part_row(sp_head_part *part, sp_graph graph, uint32_t row, uint32_t begin, uint32_t end,
                       sp_row_room *room, sp_row *out);

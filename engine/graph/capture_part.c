@@ -33,10 +33,10 @@ static void close_part(sp_head_part *part)
     sp_free(part);
 }
 
-sp_status sp_head_part_open(sp_capture *capture, uint32_t layer, uint32_t head, const sp_graph_runner *runner,
-                            sp_head_part **out, sp_error *error)
+sp_status sp_head_part_open(sp_capture *capture, uint32_t layer, uint32_t head, const sp_head *made,
+                            const sp_graph_runner *runner, sp_head_part **out, sp_error *error)
 {
-    const sp_head_options options = {.given = NULL};
+    const sp_head_options options = {.given = made};
     sp_head_part *part = sp_alloc_zero(1, sizeof *part);
     if (!part) return sp_fail(error, SP_NO_MEMORY, "no memory for a graph job");
     part->capture = capture;

@@ -4,11 +4,11 @@
  * steps or threads. */
 #include "engine/graph/head.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "engine/attention/scratch.h"
 #include "engine/graph/head_codes.h"
+#include "engine/graph/rank.h"
 #include "engine/graph/record.h"
 
 #define BLOCK_CELLS ((uint32_t)1 << 20)
@@ -42,24 +42,10 @@ struct sp_head_builder {
 
 /* --- gold's cut --- */
 
-/* Weights are not negative, so their bits order as they do; ties put the lower key first. */
-static uint64_t pack(float weight, uint32_t key)
-{
-    uint32_t bits;
-    memcpy(&bits, &weight, sizeof bits);
-    return (uint64_t)bits << 32 | (UINT32_MAX - key);
-}
-
-static int descending(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? 1 : x > y ? -1 : 0;
-}
-
 double sp_gold_apply(const sp_gold *gold, float *weights, size_t n, uint64_t *order)
 {
-    double dropped = 0, sum = 0;
-    if (gold->cut == SP_CUT_NONE) return 0;
+    double dropped = 0;
+    if (gold->cut == SP_CUT_NONE || n == 0) return 0;
     if (gold->cut == SP_CUT_MIN_WEIGHT) {
         for (size_t k = 0; k < n; k++) {
             if ((double)weights[k] >= gold->min_weight) continue;
@@ -68,15 +54,16 @@ double sp_gold_apply(const sp_gold *gold, float *weights, size_t n, uint64_t *or
         }
         return dropped;
     }
-    for (size_t k = 0; k < n; k++) order[k] = pack(weights[k], (uint32_t)k);
-    qsort(order, n, sizeof *order, descending);
-    for (size_t i = 0; i < n; i++) {
-        uint32_t key = UINT32_MAX - (uint32_t)order[i];
-        bool over = gold->cut == SP_CUT_MASS ? sum >= gold->mass : i >= gold->top_k;
-        sum += (double)weights[key];
-        if (!over) continue;
-        dropped += (double)weights[key];
-        weights[key] = 0;
+    uint64_t last = UINT64_MAX; /* the last entry that stays */
+    for (size_t k = 0; k < n; k++) order[k] = sp_rank_pack(weights[k], (uint32_t)k);
+    if (gold->cut == SP_CUT_MASS)
+        last = sp_rank_find_mass(order, n, gold->mass);
+    else if (gold->top_k > 0)
+        last = gold->top_k < n ? sp_rank_find(order, n, gold->top_k) : 0;
+    for (size_t k = 0; k < n; k++) {
+        if (sp_rank_pack(weights[k], (uint32_t)k) >= last) continue;
+        dropped += (double)weights[k];
+        weights[k] = 0;
     }
     return dropped;
 }
@@ -255,6 +242,8 @@ static void make_gold(sp_head_builder *b, uint32_t row, row_state *state, float 
         memset(gold, 0, n * sizeof *gold);
         sp_head_row(b->options.given, SP_GRAPH_GOLD, row, 0, n, NULL, &from);
         for (uint32_t i = 0; i < from.n; i++) gold[from.keys[i]] = from.weights[i];
+        if (b->head->full && !b->head->like_gold && !b->options.record_only)
+            weigh(b, row, s->attention->normalizer, NULL, n, weights);
         return;
     }
     weigh(b, row, s->gold.normalizer, NULL, n, gold);

@@ -2,8 +2,8 @@
 #include "engine/graph/query.h"
 
 #include "engine/graph/capture.h"
+#include "engine/graph/rank.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 static void head_row(const void *context, uint32_t row, uint32_t begin, uint32_t end, sp_row_room *room,
@@ -41,32 +41,19 @@ sp_rows sp_head_rows(const sp_head_view *view)
 
 /* --- cuts --- */
 
-/* Orders by falling weight, ties to the lower place: weights are not negative, so their bits order as they
- * do. */
-static uint64_t pack(float weight, uint32_t place)
-{
-    uint32_t bits;
-    memcpy(&bits, &weight, sizeof bits);
-    return (uint64_t)bits << 32 | (UINT32_MAX - place);
-}
-
-static int descending(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? 1 : x > y ? -1 : 0;
-}
-
 /* The last edge, in falling order, that top_k and mass keep; false when they keep none. */
 static bool find_last(const sp_filter *filter, const sp_row *row, uint64_t *order, uint64_t *last)
 {
-    uint32_t most = filter->has_top_k && filter->top_k < row->n ? filter->top_k : row->n, kept = 0;
-    double sum = 0;
-    for (uint32_t i = 0; i < row->n; i++) order[i] = pack(row->weights[i], i);
-    qsort(order, row->n, sizeof *order, descending);
-    while (kept < most && (!filter->has_mass || sum < filter->mass))
-        sum += (double)row->weights[UINT32_MAX - (uint32_t)order[kept++]];
-    if (kept > 0) *last = order[kept - 1];
-    return kept > 0;
+    *last = 0;
+    if (row->n == 0 || (filter->has_top_k && filter->top_k == 0)) return false;
+    if (filter->has_mass && !(filter->mass > 0)) return false;
+    for (uint32_t i = 0; i < row->n; i++) order[i] = sp_rank_pack(row->weights[i], i);
+    if (filter->has_mass) *last = sp_rank_find_mass(order, row->n, filter->mass);
+    if (filter->has_top_k && filter->top_k < row->n) {
+        uint64_t kth = sp_rank_find(order, row->n, filter->top_k);
+        if (kth > *last) *last = kth;
+    }
+    return true;
 }
 
 void sp_filter_row(const sp_filter *filter, sp_row_room *room, sp_row *row)
@@ -82,7 +69,7 @@ void sp_filter_row(const sp_filter *filter, sp_row_room *room, sp_row *row)
     for (uint32_t i = 0; i < row->n; i++) {
         uint32_t key = row->keys[i];
         float weight = row->weights[i];
-        if (ranked && pack(weight, i) < last) continue;
+        if (ranked && sp_rank_pack(weight, i) < last) continue;
         if (filter->has_min_weight && !((double)weight >= filter->min_weight)) continue;
         room->keys[n] = key;
         room->weights[n++] = weight;
@@ -242,10 +229,10 @@ static sp_status sort_line(const sp_row *row, uint64_t *order, sp_line *out, sp_
         sp_line_fini(out);
         return sp_fail(error, SP_NO_MEMORY, "no memory for %u edges", row->n);
     }
-    for (uint32_t i = 0; i < row->n; i++) order[i] = pack(row->weights[i], i);
-    qsort(order, row->n, sizeof *order, descending);
+    for (uint32_t i = 0; i < row->n; i++) order[i] = sp_rank_pack(row->weights[i], i);
+    sp_rank_sort(order, row->n);
     for (uint32_t i = 0; i < row->n; i++) {
-        uint32_t at = UINT32_MAX - (uint32_t)order[i];
+        uint32_t at = sp_rank_place(order[i]);
         out->positions[i] = row->keys[at];
         out->weights[i] = row->weights[at];
     }
