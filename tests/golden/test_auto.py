@@ -133,6 +133,15 @@ def without_figures(model, why):
         assert value["backend"] == "dense" and value["reason"] == "no sweep.json" and value["trained"] is True, why
 
 
+# A bundled sweep is of the model that the bundled fit beside it is for.
+for name, lengths in (("austen", {1024}), ("smollm2-entmax", {1024, 2048})):
+    with open(os.path.join(ROOT, "models", name, "sweep.json")) as file:
+        bundled = json.load(file)
+    with open(os.path.join(ROOT, "models", name, "sparsefinder.safetensors"), "rb") as file:
+        made_for = json.loads(file.read(int.from_bytes(file.read(8), "little")))["__metadata__"]["model"]
+    assert bundled["format"] == "sparsed.sweep.v1" and bundled["model"] == made_for, name
+    assert {p["length"] for p in bundled["points"]} == lengths and all(p["prefill_seconds"] > 0 for p in bundled["points"])
+
 with tempfile.TemporaryDirectory() as work:
     copy = model_folder(work)
     own = fingerprint(copy, work)
