@@ -17,11 +17,17 @@ typedef struct sp_cached_plan {
     uint32_t layer;
 } sp_cached_plan;
 
-/* A job on its way through one layer. */
+/* Rows of a job: all of them, or as many as the plans of a step have room for. */
+typedef struct job_part {
+    uint32_t first, rows;
+} job_part;
+
+/* A part of a job on its way through one layer. */
 typedef struct prepared {
     size_t job;
+    job_part part;
     const sp_cached_plan *cached;
-    const float *q, *k; /* its new queries and keys, as the maps of its fit take them */
+    const float *q, *k; /* its queries and keys, as the maps of its fit take them */
 } prepared;
 
 struct sp_attender {
@@ -145,10 +151,15 @@ static sp_status make_plan(sp_attender *attender, sp_cached_plan *cached, const 
     return SP_OK;
 }
 
-/* The plan of one job and layer: one made earlier in this step where layers share, else a new one. q: the
- * job's, as its attention takes them. */
-static sp_status find_plan(sp_attender *attender, size_t index, const sp_attend_call *call, const float *q,
-                           const sp_kv_view *kv, sp_cached_plan **out, sp_error *error)
+static bool is_of(const sp_plan *plan, const sp_attend_job *job, job_part part)
+{
+    return plan->shape.position == job->position + part.first && plan->shape.rows == part.rows;
+}
+
+/* The plan of a part of one job in one layer: one made earlier in this step where layers share, else a new
+ * one. q: the part's, as its attention takes them. */
+static sp_status find_plan(sp_attender *attender, size_t index, job_part part, const sp_attend_call *call,
+                           const float *q, const sp_kv_view *kv, sp_cached_plan **out, sp_error *error)
 {
     const sp_attender_options *options = &attender->options;
     sp_attend_job *job = &attender->jobs[index];
@@ -156,7 +167,8 @@ static sp_status find_plan(sp_attender *attender, size_t index, const sp_attend_
     sp_cached_plan *plans = &attender->plans[index * PLANS_A_JOB],
                    *free_plan = &plans[call->layer % PLANS_A_JOB];
     for (size_t i = 0; i < PLANS_A_JOB; i++) {
-        bool shared = plans[i].valid && (attention->backend->caps & SP_CAP_STATIC) != 0;
+        bool shared = plans[i].valid && (attention->backend->caps & SP_CAP_STATIC) != 0 &&
+                      is_of(&plans[i].plan, job, part);
         if (shared && sp_attention_same_plan(attention, call->layer, plans[i].layer)) {
             *out = &plans[i];
             return SP_OK;
@@ -167,9 +179,9 @@ static sp_status find_plan(sp_attender *attender, size_t index, const sp_attend_
                                .layer = call->layer,
                                .kind = call->kind,
                                .causal = true,
-                               .position = job->position,
-                               .rows = job->rows,
-                               .n_keys = job->position + job->rows,
+                               .position = job->position + part.first,
+                               .rows = part.rows,
+                               .n_keys = job->position + part.first + part.rows,
                                .n_heads = options->n_heads,
                                .n_kv_heads = options->n_kv_heads,
                                .device = options->device,
@@ -201,7 +213,7 @@ static sp_status measure(sp_attender *attender, const sp_attend_job *job, const 
     }
     sp_measure_rows(attender->measurer, &done->cached->plan, args,
                     job->measures + (size_t)layer * options->n_heads);
-    return sp_clusters_count(job->clusters, options->device, job->attention, job->fit, layer, job->rows,
+    return sp_clusters_count(job->clusters, options->device, job->attention, job->fit, layer, done->part.rows,
                              options->n_kv_heads, done->q, done->k, error);
 }
 
@@ -237,10 +249,10 @@ static void collect(sp_attender *attender, const sp_attend_job *job, const sp_at
     job->phase->predict_seconds += sp_now() - start;
 }
 
-/* Keys that the job's rows may attend to. */
-static uint32_t count_keys(const sp_attend_job *job)
+/* Keys that some of the job's rows may attend to. */
+static uint32_t count_keys(const sp_attend_job *job, job_part part)
 {
-    return job->whole && !job->whole->collects ? job->whole->rows : job->position + job->rows;
+    return job->whole && !job->whole->collects ? job->whole->rows : job->position + part.first + part.rows;
 }
 
 /* The job's queries and keys as the maps of its fit take them. */
@@ -255,6 +267,62 @@ static void fit_rows(const sp_attender *attender, const sp_attend_job *job, cons
          (size_t)job->first_row * options->n_kv_heads * options->head_dim;
 }
 
+/* Makes the plan of a part and puts it on the list. */
+static sp_status prepare_part(sp_attender *attender, size_t index, job_part part, const sp_attend_call *call,
+                              sp_error *error)
+{
+    const sp_attender_options *options = &attender->options;
+    const sp_attend_job *job = &attender->jobs[index];
+    size_t q_row = (size_t)options->n_heads * options->head_dim;
+    size_t k_row = (size_t)options->n_kv_heads * options->head_dim, row = (size_t)job->first_row + part.first;
+    bool fitted = job->attention->backend->caps & SP_CAP_NEEDS_FIT;
+    const float *fit_q, *fit_k, *q = call->q + row * q_row;
+    fit_rows(attender, job, call, &fit_q, &fit_k);
+    fit_q += part.first * q_row;
+    fit_k += part.first * k_row;
+    prepared *next = &attender->prepared[attender->n_prepared];
+    sp_attend_args *args = &attender->args[attender->n_prepared];
+    uint32_t n_keys = count_keys(job, part);
+    sp_cached_plan *cached;
+    *args = (sp_attend_args){.normalizer = job->attention->normalizer,
+                             .scale = call->scale,
+                             .n_kv_heads = options->n_kv_heads,
+                             .q = q,
+                             .out = call->out + row * q_row};
+    args->kv =
+        sp_kv_layer(options->kv, job->pages, call->layer, n_keys, attender->pointers + attender->n_pages);
+    sp_status status = find_plan(attender, index, part, call, fitted ? fit_q : q, &args->kv, &cached, error);
+    if (status != SP_OK) return status;
+    *next = (prepared){.job = index, .part = part, .cached = cached, .q = fit_q, .k = fit_k};
+    args->plan = &cached->plan;
+    attender->stats[attender->n_prepared++] = (sp_attend_stats){0};
+    attender->n_pages += ((size_t)n_keys + SP_TILE - 1) / SP_TILE;
+    return SP_OK;
+}
+
+static void run_prepared(sp_attender *attender, uint32_t layer);
+
+/* The same where the plan finds no room: what is on the list goes first and its plans are dropped, then rows
+ * go in halves. What a row gets does not depend on the rows beside it, so neither on where they are cut. */
+static sp_status prepare_rows(sp_attender *attender, size_t index, job_part all, const sp_attend_call *call,
+                              sp_error *error)
+{
+    const sp_attend_job *job = &attender->jobs[index];
+    sp_status status = prepare_part(attender, index, all, call, error);
+    if (status != SP_TOO_LARGE) return status;
+    run_prepared(attender, call->layer);
+    sp_attender_begin(attender, attender->jobs, attender->n_jobs);
+    status = prepare_part(attender, index, all, call, error);
+    uint32_t half = all.rows / 2;
+    if (half > SP_TILE) half = half / SP_TILE * SP_TILE;
+    if (status != SP_TOO_LARGE || half == 0) return status;
+    status = prepare_rows(attender, index, (job_part){all.first, half}, call, error);
+    if (status != SP_OK) return status;
+    run_prepared(attender, call->layer);
+    if (job->failed) return job->error.status;
+    return prepare_rows(attender, index, (job_part){all.first + half, all.rows - half}, call, error);
+}
+
 /* Writes keys and values, makes the plan, and puts the job on the list. */
 static sp_status prepare(sp_attender *attender, size_t index, const sp_attend_call *call, sp_error *error)
 {
@@ -262,9 +330,8 @@ static sp_status prepare(sp_attender *attender, size_t index, const sp_attend_ca
     sp_attend_job *job = &attender->jobs[index];
     size_t q_row = (size_t)options->n_heads * options->head_dim;
     size_t k_row = (size_t)options->n_kv_heads * options->head_dim;
-    const float *q = call->q + job->first_row * q_row, *fit_q, *fit_k;
+    const float *fit_q, *fit_k;
     bool attends_whole = job->whole && !job->whole->collects;
-    bool fitted = job->attention->backend->caps & SP_CAP_NEEDS_FIT;
     fit_rows(attender, job, call, &fit_q, &fit_k);
     if (!attends_whole) {
         sp_kv_write(options->kv, options->device, job->pages, call->layer, job->position, job->rows,
@@ -275,28 +342,10 @@ static sp_status prepare(sp_attender *attender, size_t index, const sp_attend_ca
         collect(attender, job, call, fit_q, fit_k);
         return SP_OK;
     }
-
-    prepared *next = &attender->prepared[attender->n_prepared];
-    sp_attend_args *args = &attender->args[attender->n_prepared];
-    sp_cached_plan *cached;
-    *args = (sp_attend_args){.normalizer = job->attention->normalizer,
-                             .scale = call->scale,
-                             .n_kv_heads = options->n_kv_heads,
-                             .q = q,
-                             .out = call->out + job->first_row * q_row};
     if (job->capture)
-        sp_capture_rows(job->capture, call->layer, job->position, job->rows, q, fit_q, fit_k, call->scale,
-                        job->fit);
-    uint32_t n_keys = count_keys(job);
-    args->kv =
-        sp_kv_layer(options->kv, job->pages, call->layer, n_keys, attender->pointers + attender->n_pages);
-    sp_status status = find_plan(attender, index, call, fitted ? fit_q : q, &args->kv, &cached, error);
-    if (status != SP_OK) return status;
-    *next = (prepared){.job = index, .cached = cached, .q = fit_q, .k = fit_k};
-    args->plan = &cached->plan;
-    attender->stats[attender->n_prepared++] = (sp_attend_stats){0};
-    attender->n_pages += ((size_t)n_keys + SP_TILE - 1) / SP_TILE;
-    return SP_OK;
+        sp_capture_rows(job->capture, call->layer, job->position, job->rows, call->q + job->first_row * q_row,
+                        fit_q, fit_k, call->scale, job->fit);
+    return prepare_rows(attender, index, (job_part){0, job->rows}, call, error);
 }
 
 static sp_status finish(sp_attender *attender, size_t index, uint32_t layer, sp_error *error)
@@ -314,6 +363,7 @@ static sp_status finish(sp_attender *attender, size_t index, uint32_t layer, sp_
     return measure(attender, job, done, &attender->args[index], layer, error);
 }
 
+/* out: of the job's first row. */
 static void fail(sp_attend_job *job, size_t row, float *out)
 {
     job->failed = true;
@@ -332,7 +382,7 @@ static void run_prepared(sp_attender *attender, uint32_t layer)
         sp_attend_job *job = &attender->jobs[attender->prepared[i].job];
         if (status != SP_OK) job->error = error;
         if (status != SP_OK || finish(attender, i, layer, &job->error) != SP_OK)
-            fail(job, out_row, attender->args[i].out);
+            fail(job, out_row, attender->args[i].out - attender->prepared[i].part.first * out_row);
     }
     attender->n_prepared = attender->n_pages = 0;
 }
@@ -347,7 +397,7 @@ sp_status sp_attender_attend(void *context, const sp_attend_call *call, sp_error
         sp_attend_job *job = &attender->jobs[i];
         assert(call->batch->slots[job->first_row] == i &&
                call->batch->positions[job->first_row] == job->position);
-        size_t pages = ((size_t)count_keys(job) + SP_TILE - 1) / SP_TILE;
+        size_t pages = ((size_t)count_keys(job, (job_part){0, job->rows}) + SP_TILE - 1) / SP_TILE;
         if (attender->n_prepared == TOGETHER || attender->n_pages + pages > attender->n_pointers)
             run_prepared(attender, call->layer);
         if (job->failed || prepare(attender, i, call, &job->error) != SP_OK)
