@@ -50,6 +50,9 @@ typedef struct sp_predict_slots {
                     const float *weight, const float *bias, float *out, size_t out_stride);
     void (*near_f32)(const sp_scan_tile *tile);
     void (*near_bf16)(const sp_scan_tile *tile);
+    /* Products: marks (rows), bit j: that of key j is above the row's floor; near is left alone. NULL:
+     * near_bf16 and above will do. */
+    void (*mark_dot_bf16)(const sp_scan_tile *tile, const float *floors, uint64_t *marks);
     /* Bit j: near[j] > floor.  near (64) */
     uint64_t (*above)(const float *near, float floor);
     /* Appends the keys first_key + j with near[j] > best->floor and bit j of allowed, j in 0 .. 64 tiles - 1.

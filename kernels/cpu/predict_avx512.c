@@ -243,8 +243,35 @@ static float bisect(const float *x, size_t n, size_t keep, size_t most, float le
     return sp_unordered(value);
 }
 
+/* The wanted-th largest of those x, at most 16, that are from `from` on and below `below`; *reach gets how
+ * many of them reach it. */
+static float pick(const float *x, size_t n, float from, float below, size_t wanted, size_t *reach)
+{
+    _Alignas(64) float few[32] = {0};
+    const __m512 low = _mm512_set1_ps(from), high = _mm512_set1_ps(below), none = _mm512_set1_ps(-INFINITY);
+    size_t found = 0;
+    for (size_t i = 0; i < n; i += 16) {
+        __m512 v = _mm512_loadu_ps(x + i);
+        __mmask16 in = _mm512_mask_cmp_ps_mask(first_lanes(n - i), v, low, _CMP_GE_OQ);
+        in = _mm512_mask_cmp_ps_mask(in, v, high, _CMP_LT_OQ);
+        _mm512_storeu_ps(few + found, _mm512_maskz_compress_ps(in, v));
+        found += (size_t)_mm_popcnt_u32(in);
+    }
+    __m512 v = _mm512_mask_mov_ps(none, first_lanes(found), _mm512_load_ps(few));
+    __m512i turned = _mm512_castps_si512(v), larger = _mm512_setzero_si512();
+    for (int i = 1; i < 16; i++) { /* each meets the 15 others */
+        turned = _mm512_alignr_epi32(turned, turned, 1);
+        larger = _mm512_mask_add_epi32(larger, _mm512_cmp_ps_mask(_mm512_castsi512_ps(turned), v, _CMP_GT_OQ),
+                                       larger, _mm512_set1_epi32(1));
+    }
+    __mmask16 in = _mm512_cmplt_epu32_mask(larger, _mm512_set1_epi32((int)wanted));
+    float least = _mm512_mask_reduce_min_ps(in, v);
+    *reach = (size_t)_mm_popcnt_u32(_mm512_cmp_ps_mask(v, _mm512_set1_ps(least), _CMP_GE_OQ));
+    return least;
+}
+
 /* A number that keep of x reach, and at most `most` of them where ties allow: guessed by straight lines
- * through the counts met so far, which mostly takes few, else by bisection. n >= keep. */
+ * through the counts met so far until few numbers are left, else by bisection. n >= keep. */
 static float find_floor(const float *x, size_t n, size_t keep, size_t most, size_t *reach)
 {
     __m512 low = _mm512_set1_ps(INFINITY), high = _mm512_set1_ps(-INFINITY);
@@ -269,6 +296,11 @@ static float find_floor(const float *x, size_t n, size_t keep, size_t most, size
             to = guess, above_to = (float)count;
         else
             from = guess, above_from = (float)count;
+        if (above_to > 0 && above_from - above_to <= 16) {
+            float floor = pick(x, n, from, to, keep - (size_t)above_to, reach);
+            *reach += (size_t)above_to;
+            return floor;
+        }
     }
     return bisect(x, n, keep, most, least, largest, reach);
 }
@@ -334,37 +366,30 @@ static float sure_floor(const float *near, const uint64_t *allowed, uint32_t til
     return floor > -FLT_MAX && reach >= keep ? nextafterf(floor, -INFINITY) : -INFINITY;
 }
 
-void sp_avx512_take(const float *near, const uint64_t *allowed, uint32_t tiles, uint32_t first_key,
-                    size_t keep, sp_scan_best *best)
+static void gather(const float *near, const uint64_t *words, uint32_t tiles, uint32_t first_key,
+                   sp_scan_best *best)
 {
-    if (best->floor == -INFINITY && 2 * keep <= (size_t)tiles * 16) {
-        size_t group = (size_t)tiles * 16 / (4 * keep);
-        best->floor = sure_floor(near, allowed, tiles, group ? (uint32_t)group : 1, keep);
-    }
-    const __m512 limit = _mm512_set1_ps(best->floor);
-    uint64_t words[SP_SCAN_STEP + 1];
     uint32_t at[SP_SCAN_STEP + 1], used = 0;
     for (uint32_t t = 0; t < tiles; t++) { /* tiles with a hit, without a branch */
-        words[used] = allowed[t] & above(near + t * SP_TILE, limit);
-        at[used] = t * SP_TILE;
-        used += words[used] != 0;
+        at[used] = t;
+        used += words[t] != 0;
     }
     const uint64_t last = (uint64_t)1 << 63;
     float *to = best->near + best->n;
     uint32_t *keys = best->keys + best->n;
     for (uint32_t i = 0; i < used;
          i++) { /* mostly one hit or two: both are written, what is none is overwritten */
-        uint64_t word = words[i], rest = word & (word - 1);
-        uint32_t hits = (uint32_t)__builtin_popcountll(word);
-        uint32_t one = at[i] + (uint32_t)__builtin_ctzll(word),
-                 two = at[i] + (uint32_t)__builtin_ctzll(rest | last);
+        uint64_t word = words[at[i]], rest = word & (word - 1);
+        uint32_t hits = (uint32_t)__builtin_popcountll(word), first = at[i] * SP_TILE;
+        uint32_t one = first + (uint32_t)__builtin_ctzll(word),
+                 two = first + (uint32_t)__builtin_ctzll(rest | last);
         to[0] = near[one];
         to[1] = near[two];
         keys[0] = first_key + one;
         keys[1] = first_key + two;
         for (uint32_t j = 2; j < hits; j++) {
             rest &= rest - 1;
-            uint32_t next = at[i] + (uint32_t)__builtin_ctzll(rest | last);
+            uint32_t next = first + (uint32_t)__builtin_ctzll(rest | last);
             to[j] = near[next];
             keys[j] = first_key + next;
         }
@@ -372,6 +397,25 @@ void sp_avx512_take(const float *near, const uint64_t *allowed, uint32_t tiles, 
         keys += hits;
     }
     best->n = (size_t)(to - best->near);
+}
+
+void sp_avx512_pass(const float *near, const uint64_t *allowed, uint32_t tiles, size_t keep,
+                    sp_scan_best *best, uint64_t words[SP_SCAN_STEP])
+{
+    if (best->floor == -INFINITY && 2 * keep <= (size_t)tiles * 16) {
+        size_t group = (size_t)tiles * 16 / (4 * keep);
+        best->floor = sure_floor(near, allowed, tiles, group ? (uint32_t)group : 1, keep);
+    }
+    const __m512 limit = _mm512_set1_ps(best->floor);
+    for (uint32_t t = 0; t < tiles; t++) words[t] = allowed[t] & above(near + t * SP_TILE, limit);
+}
+
+static void take(const float *near, const uint64_t *allowed, uint32_t tiles, uint32_t first_key, size_t keep,
+                 sp_scan_best *best)
+{
+    uint64_t words[SP_SCAN_STEP];
+    sp_avx512_pass(near, allowed, tiles, keep, best, words);
+    gather(near, words, tiles, first_key, best);
 }
 
 uint64_t sp_avx512_match(const uint16_t *ids, uint32_t n_ids, uint16_t id, uint64_t exist, uint32_t *count)
@@ -502,7 +546,7 @@ const sp_predict_slots sp_predict_avx512 = {.project = sp_avx512_project,
                                             .near_f32 = near_f32,
                                             .near_bf16 = sp_avx512_near_bf16,
                                             .above = sp_avx512_above,
-                                            .take = sp_avx512_take,
+                                            .take = take,
                                             .shrink = sp_avx512_shrink,
                                             .match = sp_avx512_match,
                                             .count_bits = sp_avx2_count_bits,

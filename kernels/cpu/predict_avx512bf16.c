@@ -10,11 +10,10 @@
 #define INLINE static inline __attribute__((always_inline))
 #define ROWS 6
 
-INLINE void dot_rows(const int rows, const sp_scan_tile *tile, size_t row)
+INLINE void products(const int rows, const sp_scan_tile *tile, size_t row, __m512 sum[ROWS][4])
 {
     const uint16_t *q = tile->pairs + row * tile->stride;
     const uint32_t *k = tile->k;
-    __m512 sum[ROWS][4];
 #pragma GCC unroll 6
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
@@ -32,6 +31,12 @@ INLINE void dot_rows(const int rows, const sp_scan_tile *tile, size_t row)
             for (int j = 0; j < 4; j++) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], a, b[j]);
         }
     }
+}
+
+INLINE void near_rows(const int rows, const sp_scan_tile *tile, size_t row)
+{
+    __m512 sum[ROWS][4];
+    products(rows, tile, row, sum);
 #pragma GCC unroll 6
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
@@ -46,9 +51,33 @@ static void near_bf16(const sp_scan_tile *tile)
         return;
     }
     size_t row = 0;
-    for (; row + ROWS <= tile->rows; row += ROWS) dot_rows(ROWS, tile, row);
-    for (; row + 3 <= tile->rows; row += 3) dot_rows(3, tile, row);
-    for (; row < tile->rows; row++) dot_rows(1, tile, row);
+    for (; row + ROWS <= tile->rows; row += ROWS) near_rows(ROWS, tile, row);
+    for (; row + 3 <= tile->rows; row += 3) near_rows(3, tile, row);
+    for (; row < tile->rows; row++) near_rows(1, tile, row);
+}
+
+INLINE void mark_rows(const int rows, const sp_scan_tile *tile, size_t row, const float *floors,
+                      uint64_t *marks)
+{
+    __m512 sum[ROWS][4];
+    products(rows, tile, row, sum);
+#pragma GCC unroll 6
+    for (int i = 0; i < rows; i++) {
+        __m512 floor = _mm512_set1_ps(floors[row + (size_t)i]);
+        __mmask16 in[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) in[j] = _mm512_cmp_ps_mask(sum[i][j], floor, _CMP_GT_OQ);
+        marks[row + (size_t)i] =
+            _mm512_kunpackd(_mm512_kunpackw(in[3], in[2]), _mm512_kunpackw(in[1], in[0]));
+    }
+}
+
+static void mark_dot_bf16(const sp_scan_tile *tile, const float *floors, uint64_t *marks)
+{
+    size_t row = 0;
+    for (; row + ROWS <= tile->rows; row += ROWS) mark_rows(ROWS, tile, row, floors, marks);
+    for (; row + 3 <= tile->rows; row += 3) mark_rows(3, tile, row, floors, marks);
+    for (; row < tile->rows; row++) mark_rows(1, tile, row, floors, marks);
 }
 
 /* A word's keys are what its bits compress 0 .. 63 to. */
@@ -81,6 +110,32 @@ static void list_set(const uint64_t *words, uint32_t tiles, uint32_t n, uint32_t
     }
 }
 
+/* What is marked becomes a list of places in near, then of scores and keys. */
+static void gather(const float *near, const uint64_t *words, uint32_t tiles, uint32_t first_key,
+                   sp_scan_best *best)
+{
+    uint32_t n = sp_avx2_count_bits(words, tiles), *keys = best->keys + best->n;
+    float *to = best->near + best->n;
+    const __m512i first = _mm512_set1_epi32((int)first_key);
+    list_set(words, tiles, n + SP_SCAN_PAD, keys);
+    for (uint32_t i = 0; i < n; i += 16) { /* what is behind the last is overwritten, or never read */
+        uint32_t left = n - i;
+        __mmask16 in = (__mmask16)(left < 16 ? (1u << left) - 1 : UINT16_MAX);
+        __m512i place = _mm512_loadu_si512(keys + i);
+        _mm512_storeu_ps(to + i, _mm512_mask_i32gather_ps(_mm512_setzero_ps(), in, place, near, 4));
+        _mm512_storeu_si512(keys + i, _mm512_add_epi32(place, first));
+    }
+    best->n += n;
+}
+
+static void take(const float *near, const uint64_t *allowed, uint32_t tiles, uint32_t first_key, size_t keep,
+                 sp_scan_best *best)
+{
+    uint64_t words[SP_SCAN_STEP];
+    sp_avx512_pass(near, allowed, tiles, keep, best, words);
+    gather(near, words, tiles, first_key, best);
+}
+
 static void near_f32(const sp_scan_tile *tile)
 {
     sp_predict_avx512.near_f32(tile);
@@ -89,8 +144,9 @@ static void near_f32(const sp_scan_tile *tile)
 const sp_predict_slots sp_predict_avx512bf16 = {.project = sp_avx512_project,
                                                 .near_f32 = near_f32,
                                                 .near_bf16 = near_bf16,
+                                                .mark_dot_bf16 = mark_dot_bf16,
                                                 .above = sp_avx512_above,
-                                                .take = sp_avx512_take,
+                                                .take = take,
                                                 .shrink = sp_avx512_shrink,
                                                 .match = sp_avx512_match,
                                                 .count_bits = sp_avx2_count_bits,

@@ -14,7 +14,7 @@
 #include "kernels/cpu/attend.h"
 #include "kernels/cpu/predict.h"
 
-#define LIST_ROOM 64  /* candidates beyond `keep` before a list shrinks */
+#define LIST_ROOM 128 /* candidates beyond `keep` before a list shrinks */
 #define FEW_ROWS 4    /* rows that compute less than it takes to bring a tile */
 #define ASK_AHEAD 4   /* tiles */
 #define PART_TILES 32 /* least tiles of a part */
@@ -164,68 +164,109 @@ static void share_floor(const scan *s, block *b, size_t i)
     if (theirs > b->best[i].floor) b->best[i].floor = theirs;
 }
 
-/* Tiles t .. t + n - 1 of all rows are scored. */
-static void use_tiles(const scan *s, block *b, uint32_t tile, uint32_t n)
-{
-    const sp_scan_args *args = s->args;
-    for (size_t i = 0; i < b->n; i++) {
-        const float *near = b->scratch.near + i * SP_SCAN_STEP * SP_TILE;
-        const uint64_t *allowed = b->words[i];
-        if (s->top) {
-            s->slots->take(near, allowed, n, tile * SP_TILE, args->keep, &b->best[i]);
-            if (b->best[i].n > s->full)
-                s->slots->shrink(&b->best[i], args->keep, args->keep + args->keep / 4);
-            if (s->parts > 1) share_floor(s, b, i);
-            continue;
-        }
-        size_t at = (size_t)b->rows[i].head * args->rows + b->rows[i].row;
-        float floor = floor_of(args, b->rows[i].head);
-        for (uint32_t t = 0; t < n; t++)
-            args->words[at * s->tiles + tile + t] =
-                allowed[t] ? allowed[t] & s->slots->above(near + t * SP_TILE, floor) : 0;
-    }
-}
-
 static void ask_tile(const scan *s, uint32_t map, uint32_t tile)
 {
     const uint8_t *codes = s->args->keys.pages[tile] + map * s->args->keys.map_bytes;
     for (size_t i = 0; i < s->args->keys.map_bytes; i += 64) __builtin_prefetch(codes + i);
 }
 
-static void scan_part(const scan *s, block *b, uint32_t begin, uint32_t end)
+/* What all tiles of a block share; k and near are the caller's. */
+static sp_scan_tile begin_tile(const scan *s, const block *b)
 {
     const sp_scan_args *args = s->args;
-    bool half = args->keys.dtype == SP_BF16;
     bool root = args->metric == SP_METRIC_EUCLIDEAN && !s->top; /* the root would only make ties */
-    sp_scan_tile tile = {.rows = b->n,
-                         .rank = args->keys.rank,
-                         .stride = s->stride,
-                         .metric = args->metric == SP_METRIC_EUCLIDEAN && !root ? SP_METRIC_L2 : args->metric,
-                         .q = b->scratch.q,
-                         .pairs = b->scratch.pairs,
-                         .lengths = b->scratch.lengths,
-                         .near_stride = SP_SCAN_STEP * SP_TILE};
+    return (sp_scan_tile){.rows = b->n,
+                          .rank = args->keys.rank,
+                          .stride = s->stride,
+                          .metric =
+                              args->metric == SP_METRIC_EUCLIDEAN && !root ? SP_METRIC_L2 : args->metric,
+                          .q = b->scratch.q,
+                          .pairs = b->scratch.pairs,
+                          .lengths = b->scratch.lengths,
+                          .near_stride = SP_SCAN_STEP * SP_TILE};
+}
+
+static void score_tile(const scan *s, const sp_scan_tile *tile)
+{
+    if (s->args->keys.dtype == SP_BF16)
+        s->slots->near_bf16(tile);
+    else
+        s->slots->near_f32(tile);
+}
+
+/* The keys of a tile that each row may take; returns whether there are any. */
+static uint64_t allow_tile(const block *b, uint32_t tile, uint64_t allowed[SP_SCAN_ROWS])
+{
+    bool whole = tile >= b->whole[0] && tile < b->whole[1];
+    uint64_t any = 0;
+    for (size_t i = 0; i < b->n; i++) {
+        allowed[i] = whole ? UINT64_MAX : allowed_bits(&b->rows[i], tile);
+        any |= allowed[i];
+    }
+    return any;
+}
+
+/* Which keys of a tile are above the floors, for all rows of the block. marks (rows) */
+static void mark_tile(const scan *s, const block *b, sp_scan_tile *tile, const float *floors, uint64_t *marks)
+{
+    if (s->args->keys.dtype == SP_BF16 && tile->metric == SP_METRIC_DOT && s->slots->mark_dot_bf16) {
+        s->slots->mark_dot_bf16(tile, floors, marks);
+        return;
+    }
+    score_tile(s, tile);
+    for (size_t i = 0; i < b->n; i++)
+        marks[i] = s->slots->above(tile->near + i * tile->near_stride, floors[i]);
+}
+
+/* scan_mask: words of all tiles from begin to end. */
+static void mask_part(const scan *s, block *b, uint32_t begin, uint32_t end)
+{
+    const sp_scan_args *args = s->args;
+    sp_scan_tile tile = begin_tile(s, b);
+    uint64_t *words[SP_SCAN_ROWS], allowed[SP_SCAN_ROWS], marks[SP_SCAN_ROWS];
+    float floors[SP_SCAN_ROWS];
+    tile.near = b->scratch.near;
+    tile.near_stride = SP_TILE;
+    for (size_t i = 0; i < b->n; i++) {
+        words[i] = args->words + ((size_t)b->rows[i].head * args->rows + b->rows[i].row) * s->tiles;
+        floors[i] = floor_of(args, b->rows[i].head);
+    }
+    for (uint32_t t = begin; t < end; t++) {
+        if (!allow_tile(b, t, allowed)) {
+            for (size_t i = 0; i < b->n; i++) words[i][t] = 0;
+            continue;
+        }
+        tile.k = args->keys.pages[t] + b->map * args->keys.map_bytes;
+        mark_tile(s, b, &tile, floors, marks);
+        for (size_t i = 0; i < b->n; i++) words[i][t] = allowed[i] & marks[i];
+    }
+}
+
+/* scan_top: candidates from begin to end. */
+static void top_part(const scan *s, block *b, uint32_t begin, uint32_t end)
+{
+    const sp_scan_args *args = s->args;
+    sp_scan_tile tile = begin_tile(s, b);
     for (uint32_t t = begin; t < end; t += SP_SCAN_STEP) {
         uint32_t n = end - t < SP_SCAN_STEP ? end - t : SP_SCAN_STEP;
-        uint64_t some = 0;
+        uint64_t some = 0, allowed[SP_SCAN_ROWS];
         for (uint32_t j = 0; j < n; j++) {
-            bool whole = t + j >= b->whole[0] && t + j < b->whole[1];
-            uint64_t any = whole ? UINT64_MAX : 0;
-            for (size_t i = 0; i < b->n; i++) {
-                b->words[i][j] = whole ? UINT64_MAX : allowed_bits(&b->rows[i], t + j);
-                any |= b->words[i][j];
-            }
+            uint64_t any = allow_tile(b, t + j, allowed);
+            for (size_t i = 0; i < b->n; i++) b->words[i][j] = allowed[i];
             some |= any;
             if (!any) continue;
             tile.k = args->keys.pages[t + j] + b->map * args->keys.map_bytes;
             tile.near = b->scratch.near + j * SP_TILE;
             if (b->n <= FEW_ROWS && t + j + ASK_AHEAD < end) ask_tile(s, b->map, t + j + ASK_AHEAD);
-            if (half)
-                s->slots->near_bf16(&tile);
-            else
-                s->slots->near_f32(&tile);
+            score_tile(s, &tile);
         }
-        if (some || !s->top) use_tiles(s, b, t, n);
+        for (size_t i = 0; i < b->n && some; i++) {
+            s->slots->take(b->scratch.near + i * tile.near_stride, b->words[i], n, t * SP_TILE, args->keep,
+                           &b->best[i]);
+            if (b->best[i].n > s->full)
+                s->slots->shrink(&b->best[i], args->keep, args->keep + args->keep / 4);
+            if (s->parts > 1) share_floor(s, b, i);
+        }
     }
 }
 
@@ -277,7 +318,11 @@ static void scan_task(void *context, size_t task, size_t worker)
     }
     load_queries(s, b.rows, b.n, &b.scratch);
     size_t begin = part * s->part_tiles, end = begin + s->part_tiles;
-    scan_part(s, &b, (uint32_t)begin, (uint32_t)(end < s->tiles ? end : s->tiles));
+    if (end > s->tiles) end = s->tiles;
+    if (s->top)
+        top_part(s, &b, (uint32_t)begin, (uint32_t)end);
+    else
+        mask_part(s, &b, (uint32_t)begin, (uint32_t)end);
     for (size_t i = 0; i < b.n && s->top; i++) {
         if (s->parts > 1)
             put_part(s, &b, i, part);
