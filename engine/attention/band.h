@@ -77,6 +77,15 @@ static inline uint64_t sp_band_word(const sp_band *band, uint32_t query, uint32_
     return word & allowed;
 }
 
+/* Whether the band has keys of a tile in any of the rows begin .. end - 1; may say so where it has none. */
+static inline bool sp_band_meets(const sp_band *band, uint32_t begin, uint32_t end, uint32_t key_tile)
+{
+    uint64_t low = (uint64_t)key_tile * SP_TILE, high = low + SP_TILE;
+    if (low < band->first || high > band->last_begin || begin < band->first || end > band->last_begin)
+        return true;
+    return band->window && high + band->radius > begin && low < (uint64_t)end + band->radius;
+}
+
 /* First rank of a key list whose position is >= position. */
 static inline uint32_t sp_rank_of(const uint32_t *keys, uint32_t n, uint64_t position)
 {

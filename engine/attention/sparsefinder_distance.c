@@ -48,10 +48,15 @@ static sp_status add_tiles(const sp_finder *self, uint32_t head, uint32_t query_
     uint32_t limit = request->causal && query_tile < n_tiles ? query_tile + 1 : n_tiles;
     sp_status status = SP_OK;
     for (uint32_t tile = 0; tile < limit && status == SP_OK; tile++) {
-        for (uint64_t query = from; query < to; query++)
-            words[query - origin] =
-                bits[(query - begin) * n_tiles + tile] | sp_band_word(&self->band, (uint32_t)query, tile);
-        status = sp_plan_add_words(self->plan, head, query_tile, tile, words, error);
+        bool banded = sp_band_meets(&self->band, (uint32_t)from, (uint32_t)to, tile);
+        uint64_t some = 0;
+        for (uint64_t query = from; query < to; query++) {
+            uint64_t word = bits[(query - begin) * n_tiles + tile];
+            if (banded) word |= sp_band_word(&self->band, (uint32_t)query, tile);
+            words[query - origin] = word;
+            some |= word;
+        }
+        if (some) status = sp_plan_add_words(self->plan, head, query_tile, tile, words, error);
     }
     return status;
 }
