@@ -107,6 +107,10 @@ typedef struct sp_group_slots {
 } sp_group_slots;
 sp_status sp_plan_new_group(sp_plan *plan, const sp_group_data *sizes, sp_group_slots *slots,
                             sp_error *error) SP_MUST_CHECK;
+/* Groups of one query each, of round 0, which the caller fills in itself, from several threads if it likes:
+ * n_groups more from *group on, n_numbers more from *number on. */
+sp_status sp_plan_extend(sp_plan *plan, size_t n_groups, size_t n_numbers, size_t *group, size_t *number,
+                         sp_error *error) SP_MUST_CHECK;
 /* Closes the tile table. Call once, after the last tile and group. */
 sp_status sp_plan_end(sp_plan *plan, sp_error *error) SP_MUST_CHECK;
 

@@ -265,6 +265,29 @@ sp_status sp_plan_new_group(sp_plan *plan, const sp_group_data *sizes, sp_group_
     return SP_OK;
 }
 
+sp_status sp_plan_extend(sp_plan *plan, size_t n_groups, size_t n_numbers, size_t *group, size_t *number,
+                         sp_error *error)
+{
+    sp_error local;
+    if (!error) error = &local;
+    size_t all_groups = plan->n_groups + n_groups, all_numbers = plan->n_numbers + n_numbers;
+    if (all_groups >= UINT32_MAX || all_numbers >= UINT32_MAX)
+        return sp_fail(error, SP_TOO_LARGE, "the attention plan's groups are too many");
+    uint32_t *numbers = reserve(plan, plan->numbers, &plan->cap_numbers, plan->n_numbers, all_numbers,
+                                sizeof *plan->numbers, error);
+    if (!numbers) return failed(error);
+    plan->numbers = numbers;
+    sp_group *groups = reserve(plan, plan->groups, &plan->cap_groups, plan->n_groups, all_groups,
+                               sizeof *plan->groups, error);
+    if (!groups) return failed(error);
+    plan->groups = groups;
+    *group = plan->n_groups;
+    *number = plan->n_numbers;
+    plan->n_groups = all_groups;
+    plan->n_numbers = all_numbers;
+    return SP_OK;
+}
+
 sp_status sp_plan_add_group(sp_plan *plan, const sp_group_data *group, sp_error *error)
 {
     sp_error local;

@@ -6,8 +6,10 @@
  * ops compare each row with the keys alone, so the cost is n^2 rank, and a row does not depend on its chunk.
  * Tests: tests/attention/test_conformance.c, tests/attention/test_cases.c */
 #include "engine/attention/sparsefinder.h"
+#include "kernels/threads.h"
 
 #include <math.h>
+#include <string.h>
 
 static sp_status take_thresholds(const sp_finder *self, const float **out, sp_error *error)
 {
@@ -78,6 +80,81 @@ static sp_status plan_threshold(const sp_finder *self, const float *q, sp_error 
     return status;
 }
 
+#define LIST_NUMBERS 3 /* of a group beside its keys: the query and its range */
+
+/* What the tasks of fill_lists share: one a head. */
+typedef struct list_filling {
+    const sp_finder *finder;
+    const sp_scan_args *found;
+    size_t *groups, *numbers; /* (n_heads + 1): where those of a head begin in the plan */
+} list_filling;
+
+/* Keys of a row that are a group: none where the row sees everything in tiles. */
+static uint32_t listed(const sp_finder *self, const sp_scan_args *found, size_t head, uint32_t row)
+{
+    if (sp_band_is_global(&self->band, found->position + row)) return 0;
+    return found->n_best[head * found->rows + row];
+}
+
+static void fill_lists(void *context, size_t head, size_t worker)
+{
+    const list_filling *l = context;
+    const sp_scan_args *found = l->found;
+    sp_plan *plan = l->finder->plan;
+    size_t group = l->groups[head], at = l->numbers[head];
+    (void)worker;
+    for (uint32_t row = 0; row < found->rows; row++) {
+        uint32_t n = listed(l->finder, found, head, row), *numbers = plan->numbers + at;
+        if (!n) continue;
+        plan->groups[group] = (sp_group){.list = (uint32_t)head,
+                                         .n_queries = 1,
+                                         .n_keys = n,
+                                         .queries = (uint32_t)at,
+                                         .ranges = (uint32_t)at + 1,
+                                         .keys = (uint32_t)at + LIST_NUMBERS,
+                                         .n_ranges = 1,
+                                         .masks = SP_NO_MASKS,
+                                         .holder = (uint32_t)group};
+        numbers[0] = found->position + row;
+        numbers[1] = 0;
+        numbers[2] = n;
+        memcpy(numbers + LIST_NUMBERS, found->best + (head * found->rows + row) * found->keep,
+               n * sizeof *numbers);
+        at += n + LIST_NUMBERS;
+        group++;
+    }
+}
+
+/* Each row's keys as a group. */
+static sp_status add_lists(const sp_finder *self, const sp_scan_args *found, sp_error *error)
+{
+    size_t heads = found->n_heads, first_group, first_number;
+    list_filling l = {.finder = self, .found = found};
+    sp_status status = sp_scratch_take(self->scratch, heads + 1, sizeof *l.groups, &l.groups, error);
+    if (status == SP_OK)
+        status = sp_scratch_take(self->scratch, heads + 1, sizeof *l.numbers, &l.numbers, error);
+    if (status != SP_OK) return status;
+    l.groups[0] = l.numbers[0] = 0;
+    for (size_t h = 0; h < heads; h++) {
+        l.groups[h + 1] = l.groups[h];
+        l.numbers[h + 1] = l.numbers[h];
+        for (uint32_t row = 0; row < found->rows; row++) {
+            uint32_t n = listed(self, found, h, row);
+            l.groups[h + 1] += n > 0;
+            l.numbers[h + 1] += n ? n + LIST_NUMBERS : 0;
+        }
+    }
+    status =
+        sp_plan_extend(self->plan, l.groups[heads], l.numbers[heads], &first_group, &first_number, error);
+    if (status != SP_OK) return status;
+    for (size_t h = 0; h < heads; h++) {
+        l.groups[h] += first_group;
+        l.numbers[h] += first_number;
+    }
+    sp_threads_run(self->request->device->threads, heads, fill_lists, &l);
+    return SP_OK;
+}
+
 static sp_status plan_keep(const sp_finder *self, const float *q, sp_error *error)
 {
     const sp_plan_request *request = self->request;
@@ -97,20 +174,7 @@ static sp_status plan_keep(const sp_finder *self, const float *q, sp_error *erro
     for (uint32_t h = 0; h < request->n_heads && status == SP_OK; h++)
         status = sp_band_add(band, self->plan, h, error);
     if (status == SP_OK && args.keep) status = request->device->ops->scan_top(request->device, &args, error);
-    for (size_t i = 0; i < lists && args.keep && status == SP_OK; i++) {
-        uint32_t query = request->position + (uint32_t)(i % request->rows), n = args.n_best[i];
-        const uint32_t range[2] = {0, n};
-        if (n == 0 || sp_band_is_global(band, query)) continue;
-        const sp_group_data group = {.list = (uint32_t)(i / request->rows),
-                                     .n_queries = 1,
-                                     .n_keys = n,
-                                     .n_ranges = 1,
-                                     .queries = &query,
-                                     .keys = args.best + i * args.keep,
-                                     .ranges = range};
-        status = sp_plan_add_group(self->plan, &group, error);
-    }
-    return status;
+    return status == SP_OK && args.keep ? add_lists(self, &args, error) : status;
 }
 
 sp_status sp_finder_distance(const sp_finder *self, sp_error *error)
