@@ -12,6 +12,11 @@ uint64_t sp_avx512_above(const float *near, float floor);
 /* Raises the floor of a list that has none, if that is sure to leave `keep` keys; then which keys pass. */
 void sp_avx512_pass(const float *near, const uint64_t *allowed, uint32_t tiles, size_t keep,
                     sp_scan_best *best, uint64_t words[SP_SCAN_STEP]);
+/* Appends the keys that words (tiles) mark. */
+void sp_avx512_gather(const float *near, const uint64_t *words, uint32_t tiles, uint32_t first_key,
+                      sp_scan_best *best);
+void sp_avx512_take(const float *near, const uint64_t *allowed, uint32_t tiles, uint32_t first_key,
+                    size_t keep, sp_scan_best *best);
 void sp_avx512_shrink(sp_scan_best *best, size_t keep, size_t most);
 uint64_t sp_avx512_match(const uint16_t *ids, uint32_t n_ids, uint16_t id, uint64_t exist, uint32_t *count);
 void sp_avx512_assign(const sp_assign_args *args, uint32_t map, size_t first, size_t rows);
