@@ -26,12 +26,12 @@ typedef struct grouping {
     const uint16_t *q_ids;                 /* (heads, runs, rows, top) */
     uint32_t n_tiles;
     uint32_t *read; /* (runs, heads, size): the row of words that a set has; of those that rows took */
-    uint32_t *wanted, *counts;  /* (sets read): the set; its keys */
-    uint64_t *words;            /* (sets read, n_tiles) */
-    uint32_t *members, *starts; /* rows of one head and round by centroid: (rows), (size + 1) */
-    uint32_t *ranges;           /* (rows, 4) */
-    uint32_t *holders;          /* (heads, size): 1 + the group of the run that has the keys */
-    listed *listed;             /* (most groups) */
+    uint32_t *wanted, *counts; /* (sets read): the set; its keys */
+    uint64_t *words;           /* (sets read, n_tiles) */
+    uint32_t run;
+    uint32_t *members, *starts, *kept, *ranges; /* of the run, (top, heads): see sorted_rows */
+    uint32_t *holders; /* (heads, size): 1 + the group of the run that has the keys */
+    listed *listed;    /* (most groups) */
     size_t n_listed;
     size_t most_others, most_shared; /* of a group */
     uint32_t *place, *others;        /* of each thread: see marking */
@@ -119,56 +119,80 @@ static bool find_ranges(const grouping *g, uint32_t row, uint32_t query, rank at
 
 /* --- groups --- */
 
-/* Of a centroid's rows, ascending, those that have a key outside of the band. Global rows see everything in
- * tiles. */
-static uint32_t keep_rows(const grouping *g, uint32_t row, uint32_t *rows, uint32_t n_rows)
+/* Rows of one head and slot of the run by centroid, and of those the ones that have a key outside of the
+ * band, with their ranges. Global rows see everything in tiles. */
+typedef struct sorted_rows {
+    uint32_t *members; /* (rows) */
+    uint32_t *starts;  /* (size + 1): where a centroid's rows begin in members and ranges */
+    uint32_t *kept;    /* (size): how many are left */
+    uint32_t *ranges;  /* (rows, 4) */
+} sorted_rows;
+
+static sorted_rows rows_of(const grouping *g, uint32_t slot, uint32_t head)
 {
-    uint32_t n = 0, width = 2 * sp_band_n_ranges(g->band), found[4];
-    rank at[4] = {{0}};
-    for (uint32_t i = 0; i < n_rows; i++) {
-        uint32_t query = g->request->position + rows[i];
-        if (sp_band_is_global(g->band, query) || !find_ranges(g, row, query, at, found)) continue;
-        memcpy(g->ranges + (size_t)width * n, found, width * sizeof *found);
-        rows[n++] = rows[i];
-    }
-    return n;
+    size_t list = (size_t)slot * g->heads + head;
+    return (sorted_rows){.members = g->members + list * g->rows,
+                         .starts = g->starts + list * (g->size + 1),
+                         .kept = g->kept + list * g->size,
+                         .ranges = g->ranges + list * g->rows * 4};
 }
 
-static sp_status add_group(grouping *g, uint32_t round, uint32_t head, uint32_t centroid, sp_error *error)
+static void sort_rows(void *context, size_t task, size_t worker)
 {
-    uint32_t row = g->read[set_of(g, round / g->top, head, centroid)];
-    uint32_t *rows = g->members + g->starts[centroid], *holder = &g->holders[head * g->size + centroid];
-    uint32_t n = keep_rows(g, row, rows, g->starts[centroid + 1] - g->starts[centroid]);
-    if (n == 0) return SP_OK;
+    const grouping *g = context;
+    uint32_t slot = (uint32_t)(task / g->heads), head = (uint32_t)(task % g->heads);
+    sorted_rows of = rows_of(g, slot, head);
+    (void)worker;
+    sp_classes_sort(ids_of(g, head, g->run, 0) + slot, g->rows, g->top, 1, g->size, of.starts, of.members);
+    for (uint32_t c = 0; c < g->size; c++) {
+        uint32_t n = of.starts[c], row = g->read[set_of(g, g->run, head, c)];
+        rank at[4] = {{0}};
+        for (uint32_t i = of.starts[c]; i < of.starts[c + 1]; i++) {
+            uint32_t query = g->request->position + of.members[i];
+            if (sp_band_is_global(g->band, query)) continue;
+            if (!find_ranges(g, row, query, at, of.ranges + (size_t)n * 4)) continue;
+            of.members[n++] = of.members[i];
+        }
+        of.kept[c] = n - of.starts[c];
+    }
+}
+
+static sp_status add_group(grouping *g, uint32_t slot, uint32_t head, uint32_t centroid, sp_error *error)
+{
+    const sorted_rows of = rows_of(g, slot, head);
+    uint32_t row = g->read[set_of(g, g->run, head, centroid)], n = of.kept[centroid];
+    uint32_t *holder = &g->holders[head * g->size + centroid];
     const sp_group_data sizes = {.list = head,
-                                 .round = round,
+                                 .round = g->run * g->top + slot,
                                  .n_queries = n,
                                  .n_keys = g->counts[row],
                                  .n_ranges = sp_band_n_ranges(g->band),
-                                 .with_masks = round > 0,
+                                 .with_masks = g->run + slot > 0,
                                  .holder = *holder};
     sp_group_slots slots;
     sp_status status = sp_plan_new_group(g->plan, &sizes, &slots, error);
     if (status != SP_OK) return status;
     g->listed[g->n_listed++] = (listed){.group = (uint32_t)g->plan->n_groups - 1, .row = row};
     if (!*holder) *holder = (uint32_t)g->plan->n_groups;
-    for (uint32_t i = 0; i < n; i++) slots.queries[i] = g->request->position + rows[i];
-    memcpy(slots.ranges, g->ranges, (size_t)n * 2 * sizes.n_ranges * sizeof *g->ranges);
+    for (uint32_t i = 0; i < n; i++) {
+        size_t at = of.starts[centroid] + i;
+        slots.queries[i] = g->request->position + of.members[at];
+        for (uint32_t r = 0; r < 2 * sizes.n_ranges; r++)
+            slots.ranges[(size_t)i * 2 * sizes.n_ranges + r] = of.ranges[4 * at + r];
+    }
     return SP_OK;
 }
 
 static sp_status add_groups(grouping *g, sp_error *error)
 {
     sp_status status = SP_OK;
-    for (uint32_t round = 0; round < g->runs * g->top; round++) {
-        uint32_t run = round / g->top, slot = round % g->top;
-        if (slot == 0) memset(g->holders, 0, (size_t)g->heads * g->size * sizeof *g->holders);
-        for (uint32_t head = 0; head < g->heads; head++) {
-            sp_classes_sort(ids_of(g, head, run, 0) + slot, g->rows, g->top, 1, g->size, g->starts,
-                            g->members);
-            for (uint32_t c = 0; c < g->size && status == SP_OK; c++)
-                if (g->starts[c] < g->starts[c + 1]) status = add_group(g, round, head, c, error);
-        }
+    for (g->run = 0; g->run < g->runs && status == SP_OK; g->run++) {
+        memset(g->holders, 0, (size_t)g->heads * g->size * sizeof *g->holders);
+        sp_threads_run(g->request->device->threads, (size_t)g->top * g->heads, sort_rows, g);
+        for (uint32_t slot = 0; slot < g->top; slot++)
+            for (uint32_t head = 0; head < g->heads; head++)
+                for (uint32_t c = 0; c < g->size && status == SP_OK; c++)
+                    if (rows_of(g, slot, head).kept[c]) status = add_group(g, slot, head, c, error);
     }
     return status;
 }
@@ -282,15 +306,19 @@ static sp_status fill_groups(grouping *g, sp_scratch *scratch, sp_error *error)
 
 static sp_status take_room(grouping *g, sp_scratch *scratch, sp_error *error)
 {
-    size_t sets = (size_t)g->runs * g->heads * g->size;
+    size_t sets = (size_t)g->runs * g->heads * g->size, lists = (size_t)g->top * g->heads;
     size_t a_round = g->rows < g->size ? g->rows : g->size;
     size_t groups = (size_t)g->runs * g->top * g->heads * a_round;
     sp_status status = sp_scratch_take(scratch, sets, sizeof *g->read, &g->read, error);
     if (status == SP_OK) status = sp_scratch_take(scratch, sets, sizeof *g->wanted, &g->wanted, error);
     if (status == SP_OK) status = sp_scratch_take(scratch, sets, sizeof *g->counts, &g->counts, error);
-    if (status == SP_OK) status = sp_scratch_take(scratch, g->rows, sizeof *g->members, &g->members, error);
-    if (status == SP_OK) status = sp_scratch_take(scratch, g->size + 1, sizeof *g->starts, &g->starts, error);
-    if (status == SP_OK) status = sp_scratch_take(scratch, g->rows, 4 * sizeof *g->ranges, &g->ranges, error);
+    if (status == SP_OK)
+        status = sp_scratch_take(scratch, lists * g->rows, sizeof *g->members, &g->members, error);
+    if (status == SP_OK)
+        status = sp_scratch_take(scratch, lists * (g->size + 1), sizeof *g->starts, &g->starts, error);
+    if (status == SP_OK) status = sp_scratch_take(scratch, lists * g->size, sizeof *g->kept, &g->kept, error);
+    if (status == SP_OK)
+        status = sp_scratch_take(scratch, lists * g->rows, 4 * sizeof *g->ranges, &g->ranges, error);
     if (status == SP_OK)
         status = sp_scratch_take(scratch, (size_t)g->heads * g->size, sizeof *g->holders, &g->holders, error);
     if (status == SP_OK) status = sp_scratch_take(scratch, groups, sizeof *g->listed, &g->listed, error);
