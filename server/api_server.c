@@ -19,11 +19,9 @@ void sp_api_health(sp_exchange *exchange)
 {
     sp_server *server = sp_exchange_server(exchange);
     sp_error error;
-    pthread_mutex_lock(&server->lock);
-    bool stopping = server->phase != SP_SERVING;
-    pthread_mutex_unlock(&server->lock);
     sp_status status = sp_exchange_admit(exchange, &error);
-    if (!status && stopping) status = sp_fail(&error, SP_UNAVAILABLE, "The server is stopping");
+    if (!status && atomic_load(&server->asked_to_stop))
+        status = sp_fail(&error, SP_UNAVAILABLE, "The server is stopping");
     if (status)
         sp_exchange_fail(exchange, &error);
     else

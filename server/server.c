@@ -57,6 +57,7 @@ void sp_server_ready(sp_server *server, sp_engine *engine)
 void sp_server_stop(sp_server *server)
 {
     uint64_t one = 1;
+    atomic_store(&server->asked_to_stop, true);
     if (write(server->stop, &one, sizeof one) != (ssize_t)sizeof one)
         return; /* the counter is full: it was stopped */
 }

@@ -146,6 +146,7 @@ struct sp_server {
     pthread_mutex_t keys_lock;                                    /* guards keys; taken inside no other */
     sp_keys *keys;                                                /* NULL: everybody may ask */
     atomic_bool reload;
+    atomic_bool asked_to_stop;    /* from here on not ready, whenever the watch thread comes to it */
     struct sp_graph_pool *graphs; /* threads that make graphs */
     struct sp_jobs *jobs;         /* helper thread of /v1/attention/apply */
     struct sp_linger {

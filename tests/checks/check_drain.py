@@ -117,7 +117,7 @@ def main():
     totals, failure, bad = {}, None, 0
     for i in range(run.count):
         try:
-            one_round(random.Random(run.seed * 100003 + i), totals, 1.0 if run.quick else 0.05)
+            one_round(random.Random(run.seed * 100003 + i), totals, 1.0 if run.quick else 0.2)
         except Failure as problem:
             bad += 1
             failure = failure or "round %d: %s" % (i, problem)
