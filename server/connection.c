@@ -34,6 +34,7 @@
 #define LINGER_BYTES (64u << 20)
 #define CHECKS_A_HOLD 32
 #define REFUSED_SECONDS 2.0 /* header deadline of connections above a limit */
+#define CLOSE_WAIT 8        /* the kernel's TCP_CLOSE_WAIT, which <linux/tcp.h> lacks */
 #define EVENT_LISTENER UINT64_MAX
 #define EVENT_STOP (UINT64_MAX - 1)
 
@@ -41,6 +42,7 @@
 typedef struct traffic {
     uint64_t received, acked;
     int unacknowledged; /* bytes written and not acknowledged */
+    bool ended;         /* the client sends nothing more, and all it sent is read */
 } traffic;
 
 static traffic look(int fd)
@@ -54,6 +56,8 @@ static traffic look(int fd)
         found.acked = info.tcpi_bytes_acked;
     }
     if (ioctl(fd, SIOCOUTQ, &found.unacknowledged) != 0) found.unacknowledged = 0;
+    int unread = 0;
+    found.ended = info.tcpi_state == CLOSE_WAIT && ioctl(fd, SIOCINQ, &unread) == 0 && unread == 0;
     return found;
 }
 
@@ -63,6 +67,7 @@ void sp_connection_set(sp_conn *conn, sp_conn_state state)
     if (conn->state == SP_CONN_DEAD) return;
     conn->state = state;
     conn->since = conn->moved = sp_now();
+    conn->ended = false;
     if (state == SP_CONN_IDLE) conn->received = look(conn->fd).received;
     if (state == SP_CONN_REPLY) conn->acked = look(conn->fd).acked;
 }
@@ -213,10 +218,31 @@ static void check_reply(const sp_options *options, sp_conn *conn, double now)
     sp_http_wake(exchange);
 }
 
+/* Whether a connection from which a request, or its rest, should come gets none because its client has closed
+ * its side: libmicrohttpd does not notice where that came together with the last bytes. Seen twice, so that
+ * what was just read has become a request. */
+static bool has_ended(sp_conn *conn, const traffic *t)
+{
+    bool before = conn->ended;
+    conn->ended = t->ended;
+    return before && t->ended;
+}
+
 static void check_deadline(sp_server *server, sp_conn *conn, double now)
 {
     const sp_options *options = server->options;
     double age = now - conn->since;
+    bool incoming =
+        conn->state == SP_CONN_HEADERS || conn->state == SP_CONN_BODY || conn->state == SP_CONN_IDLE;
+    if (incoming && may_look(conn, options->header_timeout, now)) {
+        traffic t = look(conn->fd);
+        if (has_ended(conn, &t)) {
+            sp_connection_shut(conn);
+            return;
+        }
+        if (conn->state == SP_CONN_IDLE && t.received != conn->received)
+            sp_connection_set(conn, SP_CONN_HEADERS);
+    }
     switch (conn->state) {
     case SP_CONN_HEADERS:
         if (age > (conn->refused ? REFUSED_SECONDS : options->header_timeout)) expire(conn);
@@ -228,11 +254,7 @@ static void check_deadline(sp_server *server, sp_conn *conn, double now)
         check_reply(options, conn, now);
         return;
     case SP_CONN_IDLE:
-        if (may_look(conn, options->header_timeout, now) && look(conn->fd).received != conn->received) {
-            sp_connection_set(conn, SP_CONN_HEADERS);
-        } else if (age > options->idle_timeout || server->phase >= SP_DRAINING) {
-            sp_connection_shut(conn);
-        }
+        if (age > options->idle_timeout || server->phase >= SP_DRAINING) sp_connection_shut(conn);
         return;
     case SP_CONN_DEAD:
         if (age > LINGER_SECONDS) cut(conn);

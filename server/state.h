@@ -56,6 +56,7 @@ typedef struct sp_conn {
     uint64_t acked;      /* bytes the client has acknowledged, and when that last rose (L) */
     double moved;
     double looked;                   /* when the kernel was last asked about it (L) */
+    bool ended;                      /* the client had closed its side then, with nothing left to read (L) */
     sp_exchange *exchange;           /* (L) */
     struct sp_conn *previous, *next; /* (L) */
 } sp_conn;

@@ -124,6 +124,17 @@ def test_write_stall():
         link.close()
 
 
+def test_ended_between_requests():
+    """A client that closed its side with its last bytes, or in the middle of a head or body, is not waited for."""
+    for starts in (b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /hea", HEAD + b"Content-Length: 9\r\n\r\n{"):
+        with harness.Server("--half-close", "keep", "--header-timeout", "60") as server:
+            link, begin = server.connect(30.0), time.time()
+            link.sendall(starts)
+            link.shutdown(socket.SHUT_WR)
+            got = harness.read_all(link)
+            assert time.time() - begin < 10 and (b"200 OK" in got) == (b"health" in starts), (starts, got)
+
+
 def deaf_stream(server):
     """A stream that nobody reads."""
     link = socket.socket()
