@@ -31,8 +31,10 @@ typedef struct control {
 } control;
 
 static control none, *shared = &none;
-static int running;              /* main() has begun */
-static _Thread_local int inside; /* backtrace and dlsym allocate */
+static int running; /* main() has begun */
+/* backtrace and dlsym allocate. Addressed without __tls_get_addr, which a sanitizer replaces and can't serve
+ * so early. */
+static _Thread_local int inside __attribute__((tls_model("initial-exec")));
 
 static void *(*next_malloc)(size_t);
 static void *(*next_calloc)(size_t, size_t);
