@@ -3,7 +3,9 @@ answer so, or do nothing, kept up for longer than each deadline, while a probe a
 p99 below twice its idle value. And every one of them is sent away in time: 408, or cut.
 
 The crowd is one process with one epoll at the lowest priority: where the machine has two cores, these are for the server
-and the probe. Idle values are those of the same number of probes before and after, together.
+and the probe. Idle values are those of probes before and after, together. The probe that counts is a request for 32 tokens;
+/health/live takes a fraction of a millisecond, of which the scheduler of shared cores makes more than the server, so its
+p99 may also be up to 2 ms above its idle value.
 """
 import json
 import os
@@ -117,7 +119,7 @@ class Probe:
 
     def __init__(self, server):
         self.server, self.link = server, server.connect(30.0)
-        body = b'{"prompt":"It was","max_tokens":8,"temperature":0,"ignore_eos":true}'
+        body = b'{"prompt":"It was","max_tokens":32,"temperature":0,"ignore_eos":true}'
         self.request = POST % len(body) + body
 
     def health(self):
@@ -183,7 +185,8 @@ def main():
                 quiet, busy = p99(idle[name]), p99(slow[name])
                 figures += "; %s p99 %.2f ms idle (%d), %.2f ms among them (%d)" % (
                     name, 1000 * quiet, len(idle[name]), 1000 * busy, len(slow[name]))  # fmt: skip
-                if busy >= max(2 * quiet, 0.5 if check.quick else 0):
+                floor = 0.5 if check.quick else quiet + 0.002 if name == "health" else 0
+                if busy >= max(2 * quiet, floor):
                     failure = failure or "%s: p99 is %.2f times its idle value" % (name, busy / quiet)
             figures += "; sent away (with 408, longest life): " + ", ".join(
                 "%s %d (%d, %.1f s)" % (kind, *of) for kind, of in told.items())  # fmt: skip
