@@ -113,7 +113,8 @@ static uint32_t add_prompts(sp_pace *pace, sp_step *step, const prompts *p, uint
     return mine + given;
 }
 
-void sp_rows_fill(sp_pace *pace, sp_step *step, sp_sequence *const *running, uint32_t n_running, sp_rows *out)
+void sp_rows_fill(sp_pace *pace, sp_step *step, sp_sequence *const *running, uint32_t n_running, bool awaited,
+                  sp_rows *out)
 {
     prompts p = {.running = running};
     *out = (sp_rows){0};
@@ -131,6 +132,7 @@ void sp_rows_fill(sp_pace *pace, sp_step *step, sp_sequence *const *running, uin
     }
     if (!p.oldest) return;
     double left = pace->step_seconds - (step->n_entries > 0 ? pace->decode_seconds : 0);
+    if (out->n_active == 1 && !awaited) left *= SP_ALONE_STEPS;
     out->n_prefill = add_prompts(pace, step, &p, rows_in(step, left, pace->prefill_row_seconds));
 }
 

@@ -5,12 +5,16 @@
  * shortest rest of a prompt first. So a short prompt does not wait for a long one before it, and whatever
  * comes later, no prompt takes more than twice as long as if prompts were read one after another: at any
  * moment half of the rows go to one that is not younger. Where a step has room for one tile only, they take
- * turns. Chunks end at multiples of 64 where they can; bits do not depend on them.
+ * turns. A prompt that is alone, with nobody who decodes, reads or waits between steps, takes steps of
+ * SP_ALONE_STEPS times the time: longer chunks read faster, and who comes meanwhile waits for one of them.
+ * Chunks end at multiples of 64 where they can; bits do not depend on them.
  * Owner: the engine thread. Tests: tests/unit/engine/test_rows.c */
 #ifndef SPARSED_ENGINE_ROWS_H
 #define SPARSED_ENGINE_ROWS_H
 
 #include "engine/step.h"
+
+#define SP_ALONE_STEPS 4
 
 typedef struct sp_pace {
     double step_seconds;                        /* what a step should take */
@@ -26,8 +30,8 @@ typedef struct sp_rows {
 } sp_rows;
 
 /* Fills an empty step from the running sequences, (n_running) in order of admission. Prompts that are run
- * layer by layer take a place but no rows. */
-void sp_rows_fill(sp_pace *pace, sp_step *step, sp_sequence *const *running, uint32_t n_running,
+ * layer by layer take a place but no rows. awaited: somebody waits for the step to be over. */
+void sp_rows_fill(sp_pace *pace, sp_step *step, sp_sequence *const *running, uint32_t n_running, bool awaited,
                   sp_rows *out);
 /* The step took so long. */
 void sp_rows_learn(sp_pace *pace, const sp_step *step, uint32_t n_prefill, double seconds);

@@ -10,8 +10,11 @@
 static uint32_t fill_step(sp_scheduler *s)
 {
     sp_rows rows;
+    pthread_mutex_lock(&s->lock);
+    bool awaited = s->calls || s->n_waiting > 0;
+    pthread_mutex_unlock(&s->lock);
     sp_step_begin(&s->step);
-    sp_rows_fill(&s->pace, &s->step, s->running, s->n_running, &rows);
+    sp_rows_fill(&s->pace, &s->step, s->running, s->n_running, awaited, &rows);
     pthread_mutex_lock(&s->lock);
     s->n_active = rows.n_active;
     pthread_mutex_unlock(&s->lock);

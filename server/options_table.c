@@ -134,7 +134,8 @@ const sp_option sp_option_table[] = {
     {"max-tensor-bytes", SP_OPTION_BYTES, AT(max_tensor_bytes), LIMIT, KIB, 16 * GIB, "64M", "BYTES",
      "Largest body and largest answer of /v1/attention/apply."},
     {"step-ms", SP_OPTION_INT, AT(step_ms), LIMIT | BENCH, 1, 10000, "20", "MS",
-     "How long one step of the engine should take: bounds how long others wait for a long prompt."},
+     "How long one step of the engine should take: bounds how long others wait for a long prompt. A prompt "
+     "that is alone takes four times that."},
 
     /* --- attention graphs --- */
     {"capture-bytes", SP_OPTION_BYTES, AT(capture_bytes), LIMIT, MIB, 16 * TIB, "512M", "BYTES",

@@ -8,7 +8,7 @@
 #include "kernels/cpu/predict.h"
 
 #define PIECE_STEPS 4096 /* multiplications a piece holds at least: some microseconds */
-#define PIECE_ROWS 64     /* rows of a piece at most */
+#define PIECE_ROWS 64    /* rows of a piece at most */
 
 const sp_predict_slots *sp_predict_slots_for(sp_cpu_isa level)
 {

@@ -203,11 +203,11 @@ static void test_decoding_comes_first(void **state)
     close_fixture(&f);
 }
 
-/* Chunks follow the time that a step may take, less what decoding takes of it. */
+/* Chunks of a prompt that is alone follow four times the time that a step may take. */
 static void test_chunks_by_time(void **state)
 {
     (void)state;
-    const double seconds[] = {0.001, 0.1, 0.2, 0.4, 100};
+    const double seconds[] = {0.001, 0.025, 0.05, 0.1, 100};
     const uint32_t rows[] = {64, 64, 192, 384, 448};
     for (size_t i = 0; i < COUNT_OF(seconds); i++) {
         fixture f;
