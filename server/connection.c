@@ -319,10 +319,7 @@ static void tick(sp_server *server)
     sp_server_drain(server, now);
     bool unlisten = before < SP_DRAINING && server->phase >= SP_DRAINING;
     pthread_mutex_unlock(&server->lock);
-    if (!unlisten) return;
-    sp_connection_accept(server, true); /* what the kernel has accepted gets an answer */
-    close(server->listener);
-    server->listener = -1;
+    if (unlisten) sp_connection_unlisten(server);
 }
 
 static void *watch(void *context)

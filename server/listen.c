@@ -7,6 +7,7 @@
  * tests/checks/check_slow.py */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/filter.h>
 #include <math.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -171,6 +172,19 @@ void sp_connection_accept(sp_server *server, bool all)
             pthread_mutex_unlock(&server->lock);
         }
     }
+}
+
+/* A filter that drops every packet lets no connection through between the last accept and the close, which
+ * would reset it: who comes then is refused when its kernel asks again, a second later. */
+void sp_connection_unlisten(sp_server *server)
+{
+    struct sock_filter nothing = BPF_STMT(BPF_RET | BPF_K, 0);
+    struct sock_fprog program = {.len = 1, .filter = &nothing};
+    if (setsockopt(server->listener, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) != 0)
+        sp_log(SP_LOG_DEBUG, "setsockopt SO_ATTACH_FILTER: %s", strerror(errno));
+    sp_connection_accept(server, true); /* what the kernel has accepted gets an answer */
+    close(server->listener);
+    server->listener = -1;
 }
 
 /* --- start --- */

@@ -15,7 +15,7 @@
 #include "server/state.h"
 
 #define CUT_SECONDS 2.0   /* for what was cut to be written */
-#define ENTRY_SECONDS 0.5 /* a connection that was just accepted may still bring a request */
+#define ENTRY_SECONDS 1.0 /* a connection that was just accepted may still bring a request */
 #define EXCHANGE_BYTES 8192
 #define CJSON_FACTOR 48 /* parsed tree and copies, a byte of body */
 #define REPLY_GROWTH 2  /* a buffer that doubles: the old half, the new whole, and what it is made from */
@@ -124,7 +124,8 @@ void sp_server_drain(sp_server *server, double now)
             enter_phase(server, SP_STOPPED, now, 0.0);
         }
     }
-    if (server->phase == SP_CUTTING && (nothing || now >= server->phase_until)) {
+    bool told = nothing && !may_bring_requests(server, now);
+    if (server->phase == SP_CUTTING && (told || now >= server->phase_until)) {
         enter_phase(server, SP_STOPPED, now, 0.0);
     }
 }

@@ -189,6 +189,7 @@ sp_status sp_connection_listen(sp_server *server, sp_error *error) SP_MUST_CHECK
 void sp_connection_uncount(sp_server *server,
                            uint64_t origin);            /* one of its connections is gone; lock held */
 void sp_connection_accept(sp_server *server, bool all); /* what the backlog has: some, or all; watch thread */
+void sp_connection_unlisten(sp_server *server);         /* the end of accepting; watch thread */
 
 /* --- connection.c --- */
 #define SP_MAX_LOOK_SECONDS 1.0 /* how late it may notice that a client takes nothing */

