@@ -315,7 +315,8 @@ def main():
         with harness.Server("--write-timeout", 600, "--kv-bytes", KV_BYTES, *options, model=tiny) as server:
             if not check.quick:
                 warm(server, check.seed + 3)
-            matrix(check, server, max(check.count // 10, 2), 10.0, {})
+            # allocators keep a few MiB of the first thousands of requests, whatever became of them; a leak goes on
+            matrix(check, server, max(check.count // 2, 2), 10.0, {})
             before = settled(server)
             done = matrix(check, server, check.count, limit, times)
             after = settled(server)

@@ -185,7 +185,7 @@ def main():
                 quiet, busy = p99(idle[name]), p99(slow[name])
                 figures += "; %s p99 %.2f ms idle (%d), %.2f ms among them (%d)" % (
                     name, 1000 * quiet, len(idle[name]), 1000 * busy, len(slow[name]))  # fmt: skip
-                floor = 0.5 if check.quick else quiet + 0.002 if name == "health" else 0
+                floor = 10 if check.quick else quiet + 0.002 if name == "health" else 0
                 if busy >= max(2 * quiet, floor):
                     failure = failure or "%s: p99 is %.2f times its idle value" % (name, busy / quiet)
             figures += "; sent away (with 408, longest life): " + ", ".join(
