@@ -316,7 +316,7 @@ def main():
             if not check.quick:
                 warm(server, check.seed + 3)
             # allocators keep a few MiB of the first thousands of requests, whatever became of them; a leak goes on
-            matrix(check, server, max(check.count // 2, 2), 10.0, {})
+            matrix(check, server, max(check.count * 3 // 2, 2), 10.0, {})
             before = settled(server)
             done = matrix(check, server, check.count, limit, times)
             after = settled(server)
