@@ -84,9 +84,11 @@ static sp_status fail_layer(const char *set, const char *leaf, uint32_t size, si
 static sp_status same_tables(const char *set, const char *leaf, size_t other, const sp_fit_table *tables,
                              size_t n, const sp_fit_table *wanted, size_t n_wanted, sp_error *error)
 {
-    for (size_t i = 0; i < n_wanted; i++)
-        if (!sp_fit_table_find(tables, n, wanted[i].size))
+    for (size_t i = 0; i < n_wanted; i++) {
+        const sp_fit_table *found = sp_fit_table_find(tables, n, wanted[i].size); /* size 0 finds any */
+        if (!found || found->size != wanted[i].size)
             return fail_layer(set, leaf, wanted[i].size, other, error);
+    }
     return SP_OK;
 }
 

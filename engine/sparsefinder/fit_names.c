@@ -166,7 +166,7 @@ sp_status sp_fit_read_metadata(const sp_fit_reading *r)
         status = fail_key(r, "alpha", "what the true graph is of: entmax's alpha, or softmax's gold_mass");
     if (status == SP_OK && said(r, "alpha") && said(r, "gold_mass"))
         status = fail_key(r, "gold_mass", "allowed beside alpha: the true graph is entmax's or softmax's");
-    uint32_t rank = 0;
+    uint32_t rank = 0; /* for readers: the shapes of the maps decide */
     if (status == SP_OK) status = read_uint(r, "r", false, 1, SP_FIT_MAX_RANK, &rank);
     if (status == SP_OK) status = read_digest(r, "model", fit->model);
     if (status == SP_OK) status = read_digest(r, "corpus", fit->corpus);

@@ -48,19 +48,26 @@ static sp_head_figures *figures_of(const sp_fit_room *room, const record *r)
     return room->figures + (size_t)r->layer * room->fit->n_heads + r->first;
 }
 
-/* One record into room; false at the end or where the file is not whole. */
-static bool read_record(sp_fit_state *state, const sp_fit_room *room)
+static sp_status fail_io(const sp_fit_state *state, sp_error *error)
+{
+    return sp_fail(error, SP_IO, "%s: %s", state->path, strerror(errno));
+}
+
+/* One record into room. *whole: false at the end, or where what follows is no whole record. */
+static sp_status read_record(sp_fit_state *state, const sp_fit_room *room, bool *whole, sp_error *error)
 {
     record r;
     size_t size = 0, figures = room->unit_heads * sizeof(sp_head_figures);
-    if (fread(&r, sizeof r, 1, state->file) != 1) return false;
+    *whole = false;
+    if (fread(&r, sizeof r, 1, state->file) != 1) return ferror(state->file) ? fail_io(state, error) : SP_OK;
     if (r.layer >= room->fit->n_layers || r.first >= room->fit->n_heads || r.first % room->unit_heads > 0)
-        return false;
+        return SP_OK;
     visit(room, &r, count_bytes, &size);
     uint8_t *bytes = sp_alloc(size + figures, 1);
-    bool whole = bytes && fread(bytes, size + figures, 1, state->file) == 1 &&
-                 sp_hash_bytes(bytes, size + figures) == r.hash;
-    if (whole) {
+    if (!bytes) return sp_fail(error, SP_NO_MEMORY, "no memory for the state of a fit");
+    *whole =
+        fread(bytes, size + figures, 1, state->file) == 1 && sp_hash_bytes(bytes, size + figures) == r.hash;
+    if (*whole) {
         packing pack = {.source = bytes};
         visit(room, &r, take, &pack);
         memcpy(figures_of(room, &r), pack.source, figures);
@@ -69,12 +76,7 @@ static bool read_record(sp_fit_state *state, const sp_fit_room *room)
         *done = true;
     }
     sp_free(bytes);
-    return whole;
-}
-
-static sp_status fail_io(const sp_fit_state *state, sp_error *error)
-{
-    return sp_fail(error, SP_IO, "%s: %s", state->path, strerror(errno));
+    return ferror(state->file) ? fail_io(state, error) : SP_OK;
 }
 
 static sp_status begin_state(sp_fit_state *state, sp_error *error)
@@ -94,24 +96,26 @@ static sp_status read_state(sp_fit_state *state, const sp_fit_room *room, sp_err
     size_t n = fread(head, 1, sizeof head, state->file);
     bool ours = memcmp(head, magic, n) == 0, short_head = n < sizeof head;
     if (!short_head) short_head = fread(&job, sizeof job, 1, state->file) != 1;
-    if (ours && short_head && !ferror(state->file))
-        return begin_state(state, error); /* killed at its start */
+    bool empty = !short_head && job != state->job && fgetc(state->file) == EOF;
+    if (ferror(state->file)) return fail_io(state, error);
+    if (ours && (short_head || empty)) return begin_state(state, error); /* killed before anything was done */
     if (!ours || short_head)
         return sp_fail_param(error, SP_DATA, "out",
                              "%s is no state of a fit: remove it, or choose another --out", state->path);
-    if (job != state->job) {
-        if (fgetc(state->file) == EOF && !ferror(state->file))
-            return begin_state(state, error); /* nothing done */
+    if (job != state->job)
         return sp_fail_param(error, SP_DATA, "out",
                              "%s is the state of another fit (other model, text or options): remove it, or "
                              "choose another --out",
                              state->path);
-    }
-    state->ours = true;
     long end = ftell(state->file);
-    while (end >= 0 && read_record(state, room)) end = ftell(state->file);
+    for (bool whole = true; end >= 0 && whole;) {
+        sp_status status = read_record(state, room, &whole, error);
+        if (status != SP_OK) return status;
+        if (whole) end = ftell(state->file);
+    }
     if (end < 0 || ftruncate(fileno(state->file), end) != 0 || fseek(state->file, end, SEEK_SET) != 0)
         return fail_io(state, error);
+    state->ours = true;
     return SP_OK;
 }
 

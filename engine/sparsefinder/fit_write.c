@@ -186,8 +186,9 @@ static sp_status replace_file(const char *path, const sp_buffer *bytes, sp_error
     sp_buffer_init(&name, 8192);
     sp_buffer_format(&name, "%s.part", path); /* what a killed process left is written anew */
     if (!sp_buffer_append(&name, "", 1)) {
+        sp_status failed = sp_buffer_path_fail(&name, path, error);
         sp_buffer_fini(&name);
-        return sp_fail(error, SP_IO, "%.200s: the path is too long", path);
+        return failed;
     }
     sp_status status = SP_OK;
     int fd = open(name.data, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
