@@ -90,15 +90,12 @@ sp_status sp_plan_add_words(sp_plan *plan, uint32_t list, uint32_t query_tile, u
 sp_status sp_plan_repeat_list(sp_plan *plan, uint32_t from, uint32_t list, sp_error *error) SP_MUST_CHECK;
 typedef struct sp_group_data {
     uint32_t list, round, n_queries, n_keys, n_ranges;
-    const uint32_t *queries, *keys, *ranges; /* copied */
-    const uint64_t *masks;                   /* copied; or NULL */
-    bool with_masks;                         /* sp_plan_new_group alone */
+    bool with_masks;
     uint32_t holder; /* 1 + an earlier group of the list whose first n_keys keys are these, which are then
                       * kept once and read once for both; 0: none */
 } sp_group_data;
-sp_status sp_plan_add_group(sp_plan *plan, const sp_group_data *group, sp_error *error) SP_MUST_CHECK;
-/* The same without a copy: the arrays of *sizes are ignored, the caller fills the slots. They hold until the
- * next call that adds to the plan. with_masks: there are masks too. */
+/* Adds a group of these sizes, whose slots the caller fills. They hold until the next call that adds to the
+ * plan. */
 typedef struct sp_group_slots {
     uint32_t *queries; /* (n_queries) */
     uint32_t *keys;    /* (n_keys) */

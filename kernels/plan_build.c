@@ -123,7 +123,7 @@ static void advance(sp_plan *plan, uint32_t index)
     while (plan->cursor < index) plan->tile_begin[++plan->cursor] = (uint32_t)plan->n_tiles;
 }
 
-static sp_status add_words(sp_plan *plan, const uint64_t *words, size_t n, uint32_t *at, sp_error *error)
+static sp_status new_words(sp_plan *plan, size_t n, uint64_t **words, sp_error *error)
 {
     if (plan->n_words + n >= UINT32_MAX)
         return sp_fail(error, SP_TOO_LARGE, "the attention plan has too many masks");
@@ -131,9 +131,18 @@ static sp_status add_words(sp_plan *plan, const uint64_t *words, size_t n, uint3
                               sizeof *plan->words, error);
     if (!grown) return failed(error);
     plan->words = grown;
-    memcpy(grown + plan->n_words, words, n * sizeof *words);
-    *at = (uint32_t)plan->n_words;
+    *words = grown + plan->n_words;
     plan->n_words += n;
+    return SP_OK;
+}
+
+static sp_status add_words(sp_plan *plan, const uint64_t *words, size_t n, uint32_t *at, sp_error *error)
+{
+    uint64_t *to = NULL;
+    sp_status status = new_words(plan, n, &to, error);
+    if (status != SP_OK) return status;
+    memcpy(to, words, n * sizeof *words);
+    *at = (uint32_t)(to - plan->words);
     return SP_OK;
 }
 
@@ -205,6 +214,22 @@ static bool group_in_order(const sp_plan *plan, const sp_group_data *group)
     return group->round > last->round || (group->round == last->round && group->list >= last->list);
 }
 
+/* Room for so many groups and numbers in all. */
+static sp_status reserve_groups(sp_plan *plan, size_t all_groups, size_t all_numbers, sp_error *error)
+{
+    if (all_groups >= UINT32_MAX || all_numbers >= UINT32_MAX)
+        return sp_fail(error, SP_TOO_LARGE, "the attention plan's groups are too many");
+    uint32_t *numbers = reserve(plan, plan->numbers, &plan->cap_numbers, plan->n_numbers, all_numbers,
+                                sizeof *plan->numbers, error);
+    if (!numbers) return failed(error);
+    plan->numbers = numbers;
+    sp_group *groups = reserve(plan, plan->groups, &plan->cap_groups, plan->n_groups, all_groups,
+                               sizeof *plan->groups, error);
+    if (!groups) return failed(error);
+    plan->groups = groups;
+    return SP_OK;
+}
+
 sp_status sp_plan_new_group(sp_plan *plan, const sp_group_data *sizes, sp_group_slots *slots, sp_error *error)
 {
     sp_error local;
@@ -223,28 +248,15 @@ sp_status sp_plan_new_group(sp_plan *plan, const sp_group_data *sizes, sp_group_
     size_t n_ranges = (size_t)sizes->n_queries * sizes->n_ranges * 2;
     size_t own_keys = sizes->holder ? 0 : sizes->n_keys;
     size_t need = plan->n_numbers + sizes->n_queries + own_keys + n_ranges;
-    if (need >= UINT32_MAX || plan->n_groups + 1 >= UINT32_MAX) {
-        return sp_fail(error, SP_TOO_LARGE, "the attention plan's groups are too many");
-    }
-    uint32_t *numbers =
-        reserve(plan, plan->numbers, &plan->cap_numbers, plan->n_numbers, need, sizeof *plan->numbers, error);
-    if (!numbers) return failed(error);
-    plan->numbers = numbers;
-    sp_group *groups = reserve(plan, plan->groups, &plan->cap_groups, plan->n_groups, plan->n_groups + 1,
-                               sizeof *plan->groups, error);
-    if (!groups) return failed(error);
-    plan->groups = groups;
+    sp_status status = reserve_groups(plan, plan->n_groups + 1, need, error);
+    if (status != SP_OK) return status;
+    uint32_t *numbers = plan->numbers;
+    sp_group *groups = plan->groups;
     size_t n_words =
         sizes->with_masks ? (size_t)sizes->n_queries * ((sizes->n_keys + SP_TILE - 1) / SP_TILE) : 0;
-    uint64_t *words = plan->words;
-    if (n_words) {
-        if (plan->n_words + n_words >= UINT32_MAX)
-            return sp_fail(error, SP_TOO_LARGE, "the attention plan has too many masks");
-        words = reserve(plan, plan->words, &plan->cap_words, plan->n_words, plan->n_words + n_words,
-                        sizeof *words, error);
-        if (!words) return failed(error);
-        plan->words = words;
-    }
+    uint64_t *words = NULL;
+    if (n_words > 0) status = new_words(plan, n_words, &words, error);
+    if (status != SP_OK) return status;
     uint32_t at = (uint32_t)plan->n_numbers;
     groups[plan->n_groups++] = (sp_group){.list = sizes->list,
                                           .round = sizes->round,
@@ -254,10 +266,9 @@ sp_status sp_plan_new_group(sp_plan *plan, const sp_group_data *sizes, sp_group_
                                           .keys = sizes->holder ? groups[holder].keys : at + sizes->n_queries,
                                           .n_ranges = sizes->n_ranges,
                                           .ranges = at + sizes->n_queries + (uint32_t)own_keys,
-                                          .masks = n_words ? (uint32_t)plan->n_words : SP_NO_MASKS,
+                                          .masks = words ? (uint32_t)(words - plan->words) : SP_NO_MASKS,
                                           .holder = holder};
-    slots->masks = n_words ? words + plan->n_words : NULL;
-    plan->n_words += n_words;
+    slots->masks = words;
     plan->n_numbers = need;
     slots->queries = numbers + at;
     slots->keys = numbers + plan->groups[plan->n_groups - 1].keys;
@@ -271,40 +282,13 @@ sp_status sp_plan_extend(sp_plan *plan, size_t n_groups, size_t n_numbers, size_
     sp_error local;
     if (!error) error = &local;
     size_t all_groups = plan->n_groups + n_groups, all_numbers = plan->n_numbers + n_numbers;
-    if (all_groups >= UINT32_MAX || all_numbers >= UINT32_MAX)
-        return sp_fail(error, SP_TOO_LARGE, "the attention plan's groups are too many");
-    uint32_t *numbers = reserve(plan, plan->numbers, &plan->cap_numbers, plan->n_numbers, all_numbers,
-                                sizeof *plan->numbers, error);
-    if (!numbers) return failed(error);
-    plan->numbers = numbers;
-    sp_group *groups = reserve(plan, plan->groups, &plan->cap_groups, plan->n_groups, all_groups,
-                               sizeof *plan->groups, error);
-    if (!groups) return failed(error);
-    plan->groups = groups;
+    sp_status status = reserve_groups(plan, all_groups, all_numbers, error);
+    if (status != SP_OK) return status;
     *group = plan->n_groups;
     *number = plan->n_numbers;
     plan->n_groups = all_groups;
     plan->n_numbers = all_numbers;
     return SP_OK;
-}
-
-sp_status sp_plan_add_group(sp_plan *plan, const sp_group_data *group, sp_error *error)
-{
-    sp_error local;
-    if (!error) error = &local;
-    sp_group_slots slots;
-    sp_status status = sp_plan_new_group(plan, group, &slots, error);
-    if (status) return status;
-    if (group->n_queries) {
-        memcpy(slots.queries, group->queries, group->n_queries * sizeof *slots.queries);
-        memcpy(slots.ranges, group->ranges,
-               (size_t)group->n_queries * group->n_ranges * 2 * sizeof *slots.ranges);
-    }
-    if (group->n_keys && !group->holder) memcpy(slots.keys, group->keys, group->n_keys * sizeof *slots.keys);
-    if (!group->masks) return SP_OK;
-    size_t n_words = (size_t)group->n_queries * ((group->n_keys + SP_TILE - 1) / SP_TILE);
-    return n_words ? add_words(plan, group->masks, n_words, &plan->groups[plan->n_groups - 1].masks, error)
-                   : SP_OK;
 }
 
 /* Builds without optimisation or with AddressSanitizer check every plan of moderate size. */

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "kernels/plan.h"
+#include "tests/support/plan_group.h"
 
 enum { MAX_KEYS = 700 };
 
@@ -64,7 +65,7 @@ static sp_status add_group(reader *in, sp_plan *plan)
 {
     uint32_t queries[16], keys[200], ranges[64];
     uint64_t masks[64];
-    sp_group_data group = {.list = take(in, plan->shape.n_lists + 1), .round = take(in, 3)};
+    plan_group group = {.list = take(in, plan->shape.n_lists + 1), .round = take(in, 3)};
     group.n_queries = take(in, 17), group.n_keys = take(in, 200), group.n_ranges = take(in, 4);
     take_numbers(in, queries, group.n_queries, plan->shape.position);
     take_numbers(in, keys, group.n_keys, take(in, 256));
@@ -76,7 +77,7 @@ static sp_status add_group(reader *in, sp_plan *plan)
     for (uint32_t i = 0; i < 64; i++) masks[i] = i < 4 ? take_word(in) : masks[i % 4];
     group.queries = queries, group.keys = keys, group.ranges = ranges;
     group.masks = group.round ? masks : NULL;
-    return sp_plan_add_group(plan, &group, NULL);
+    return plan_add_group(plan, &group, NULL);
 }
 
 static void build(reader *in, sp_plan *plan)

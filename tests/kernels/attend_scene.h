@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
+#include "tests/support/plan_group.h"
 #include "tests/support/random.h"
 
 #define MAX_KEYS 2400
@@ -257,16 +258,16 @@ static inline void add_group(const scene *s, sp_plan *plan, uint32_t list, uint3
         queries[n_queries++] = row;
     }
     sp_error error;
-    sp_group_data data = {.list = list,
-                          .round = round,
-                          .n_queries = n_queries,
-                          .n_keys = n_keys,
-                          .n_ranges = n_ranges,
-                          .queries = queries,
-                          .keys = keys,
-                          .ranges = ranges,
-                          .masks = round ? masks : NULL};
-    if (n_queries && n_keys) assert_ok(sp_plan_add_group(plan, &data, &error), error);
+    plan_group data = {.list = list,
+                       .round = round,
+                       .n_queries = n_queries,
+                       .n_keys = n_keys,
+                       .n_ranges = n_ranges,
+                       .queries = queries,
+                       .keys = keys,
+                       .ranges = ranges,
+                       .masks = round ? masks : NULL};
+    if (n_queries && n_keys) assert_ok(plan_add_group(plan, &data, &error), error);
     free(masks);
 }
 
@@ -281,14 +282,14 @@ static inline void add_lists(const scene *s, sp_plan *plan)
             for (uint32_t key = 0; key < row; key++)
                 if (s->grouped[group_at(s, list, 0, row) * s->keys + key]) keys[n++] = key;
             const uint32_t range[] = {0, n};
-            sp_group_data data = {.list = list,
-                                  .n_queries = 1,
-                                  .n_keys = n,
-                                  .n_ranges = 1,
-                                  .queries = &row,
-                                  .keys = keys,
-                                  .ranges = range};
-            if (n) assert_ok(sp_plan_add_group(plan, &data, &error), error);
+            plan_group data = {.list = list,
+                               .n_queries = 1,
+                               .n_keys = n,
+                               .n_ranges = 1,
+                               .queries = &row,
+                               .keys = keys,
+                               .ranges = range};
+            if (n) assert_ok(plan_add_group(plan, &data, &error), error);
         }
     }
 }

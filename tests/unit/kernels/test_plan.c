@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kernels/plan.h"
+#include "tests/support/plan_group.h"
 #include "tests/support/random.h"
 
 enum { MAX_N = 400 };
@@ -155,14 +156,14 @@ static const uint32_t group_queries[] = {3, 70, 71};
 static const uint32_t group_keys[] = {0, 2, 65, 66, 90};
 static const uint32_t group_ranges[] = {0, 1, 1, 2, 0, 2, 2, 5, 1, 1, 3, 4};
 
-static sp_group_data by_hand(void)
+static plan_group by_hand(void)
 {
-    return (sp_group_data){.n_queries = 3,
-                           .n_keys = 5,
-                           .n_ranges = 2,
-                           .queries = group_queries,
-                           .keys = group_keys,
-                           .ranges = group_ranges};
+    return (plan_group){.n_queries = 3,
+                        .n_keys = 5,
+                        .n_ranges = 2,
+                        .queries = group_queries,
+                        .keys = group_keys,
+                        .ranges = group_ranges};
 }
 
 static void test_groups(void **state)
@@ -174,22 +175,22 @@ static void test_groups(void **state)
     masked[6] = (uint64_t)1 << 3;
     assert_ok(sp_plan_add_tile(&plan, 1, 0, 0, SP_TILE_COLUMNS, &column, &error), error);
     assert_ok(sp_plan_add_tile(&plan, 1, 1, 1, SP_TILE_MASKED, masked, &error), error);
-    sp_group_data group = by_hand();
+    plan_group group = by_hand();
     group.list = 1;
-    assert_ok(sp_plan_add_group(&plan, &group, &error), error);
+    assert_ok(plan_add_group(&plan, &group, &error), error);
     /* a second round: the mask drops what round 0 holds (rank 0 of row 70) and keeps rank 1 */
     const uint32_t queries[] = {70}, keys[] = {0, 99}, ranges[] = {0, 2};
     const uint64_t mask = 2;
-    sp_group_data later = {.list = 1,
-                           .round = 1,
-                           .n_queries = 1,
-                           .n_keys = 2,
-                           .n_ranges = 1,
-                           .queries = queries,
-                           .keys = keys,
-                           .ranges = ranges,
-                           .masks = &mask};
-    assert_ok(sp_plan_add_group(&plan, &later, &error), error);
+    plan_group later = {.list = 1,
+                        .round = 1,
+                        .n_queries = 1,
+                        .n_keys = 2,
+                        .n_ranges = 1,
+                        .queries = queries,
+                        .keys = keys,
+                        .ranges = ranges,
+                        .masks = &mask};
+    assert_ok(plan_add_group(&plan, &later, &error), error);
     assert_ok(sp_plan_end(&plan, &error), error);
 
     memset(matrix, 0, sizeof matrix);
@@ -214,8 +215,8 @@ static void test_print(void **state)
     sp_error error;
     sp_plan plan = begun((sp_plan_shape){.n_heads = 1, .n_lists = 1, .rows = 100, .n_keys = 100});
     assert_ok(sp_plan_add_tile(&plan, 0, 0, 1, SP_TILE_FULL, NULL, &error), error);
-    sp_group_data group = by_hand();
-    assert_ok(sp_plan_add_group(&plan, &group, &error), error);
+    plan_group group = by_hand();
+    assert_ok(plan_add_group(&plan, &group, &error), error);
     assert_ok(sp_plan_end(&plan, &error), error);
     sp_buffer text;
     sp_buffer_init(&text, 4096);
@@ -285,11 +286,11 @@ static void test_builder_refuses(void **state)
     assert_int_equal(sp_plan_add_tile(&plan, 0, 1, 2, SP_TILE_MASKED, NULL, &error), SP_INVALID);
     assert_ok(sp_plan_add_tile(&plan, 1, 1, 0, SP_TILE_MASKED, words, &error), error);
     assert_int_equal(sp_plan_add_tile(&plan, 0, 2, 0, SP_TILE_FULL, NULL, &error), SP_INVALID);
-    sp_group_data group = by_hand();
+    plan_group group = by_hand();
     group.list = 2;
-    assert_int_equal(sp_plan_add_group(&plan, &group, &error), SP_INVALID);
+    assert_int_equal(plan_add_group(&plan, &group, &error), SP_INVALID);
     group.list = 0, group.n_ranges = 3;
-    assert_int_equal(sp_plan_add_group(&plan, &group, &error), SP_INVALID);
+    assert_int_equal(plan_add_group(&plan, &group, &error), SP_INVALID);
     sp_plan_fini(&plan);
 }
 
@@ -413,7 +414,7 @@ static void test_validate_refuses(void **state)
         const uint32_t queries[] = {70, 90}, keys[] = {0, 5, 40, 50}, ranges[] = {1, 3, 1, 4};
         const uint32_t queries_2[] = {90}, keys_2[] = {5, 60}, ranges_2[] = {0, 2};
         const uint64_t masks_2[] = {2};
-        const sp_group_data groups[] = {
+        const plan_group groups[] = {
             {.n_queries = 2, .n_keys = 4, .n_ranges = 1, .queries = queries, .keys = keys, .ranges = ranges},
             {.round = 1,
              .n_queries = 1,
@@ -423,7 +424,7 @@ static void test_validate_refuses(void **state)
              .keys = keys_2,
              .ranges = ranges_2,
              .masks = masks_2}};
-        for (size_t i = 0; i < 2; i++) assert_ok(sp_plan_add_group(&plan, &groups[i], &error), error);
+        for (size_t i = 0; i < 2; i++) assert_ok(plan_add_group(&plan, &groups[i], &error), error);
         assert_ok(sp_plan_end(&plan, &error), error);
         assert_ok(sp_plan_validate(&plan, &error), error);
         if (what == FUTURE_GROUP) { /* query 64 with key 70: swap in a key behind it */
@@ -463,30 +464,30 @@ static void test_shared(void **state)
     assert_ok(sp_plan_repeat_list(&plan, 1, 2, &error), error);
     const uint32_t queries[] = {110, 120}, keys[] = {2, 5, 9, 11}, ranges[] = {0, 4, 1, 3}, later[] = {130},
                    few[] = {0, 2};
-    sp_group_data group = {.list = 1,
-                           .n_queries = 2,
-                           .n_keys = 4,
-                           .n_ranges = 1,
-                           .queries = queries,
-                           .keys = keys,
-                           .ranges = ranges};
-    assert_ok(sp_plan_add_group(&plan, &group, &error), error);
-    sp_group_data shares = {.list = 1,
-                            .round = 1,
-                            .n_queries = 1,
-                            .n_keys = 3,
-                            .n_ranges = 1,
-                            .queries = later,
-                            .ranges = few,
-                            .holder = 1};
-    sp_group_data wrong = shares;
+    plan_group group = {.list = 1,
+                        .n_queries = 2,
+                        .n_keys = 4,
+                        .n_ranges = 1,
+                        .queries = queries,
+                        .keys = keys,
+                        .ranges = ranges};
+    assert_ok(plan_add_group(&plan, &group, &error), error);
+    plan_group shares = {.list = 1,
+                         .round = 1,
+                         .n_queries = 1,
+                         .n_keys = 3,
+                         .n_ranges = 1,
+                         .queries = later,
+                         .ranges = few,
+                         .holder = 1};
+    plan_group wrong = shares;
     wrong.list = 2;
-    assert_int_equal(sp_plan_add_group(&plan, &wrong, &error), SP_INVALID);
+    assert_int_equal(plan_add_group(&plan, &wrong, &error), SP_INVALID);
     wrong = shares, wrong.n_keys = 5;
-    assert_int_equal(sp_plan_add_group(&plan, &wrong, &error), SP_INVALID);
+    assert_int_equal(plan_add_group(&plan, &wrong, &error), SP_INVALID);
     wrong = shares, wrong.holder = 2;
-    assert_int_equal(sp_plan_add_group(&plan, &wrong, &error), SP_INVALID);
-    assert_ok(sp_plan_add_group(&plan, &shares, &error), error);
+    assert_int_equal(plan_add_group(&plan, &wrong, &error), SP_INVALID);
+    assert_ok(plan_add_group(&plan, &shares, &error), error);
     assert_ok(sp_plan_end(&plan, &error), error);
     assert_ok(sp_plan_validate(&plan, &error), error);
     uint32_t got[300];
