@@ -164,9 +164,11 @@ static void format_time(char text[32])
 static bool has_room(void)
 {
     struct pollfd file = {.fd = STDERR_FILENO, .events = POLLOUT};
-    bool room = poll(&file, 1, log_stalled ? 0 : LOG_WAIT_MS) != 0;
-    log_stalled = !room;
-    return room;
+    int n;
+    do n = poll(&file, 1, log_stalled ? 0 : LOG_WAIT_MS);
+    while (n < 0 && errno == EINTR);
+    log_stalled = n == 0;
+    return n != 0;
 }
 
 static bool write_all(const char *bytes, size_t size)
