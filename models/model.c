@@ -225,10 +225,10 @@ static sp_status load_weights(sp_model *model, const char *path, const sp_model_
                                    : sp_weights_open(path, &options->weights, &weights, error);
     if (status != SP_OK) return status;
     fingerprinting fingerprint = {.model = model, .weights = weights, .wanted = options->fingerprint};
-    sp_error unheard = {0};
     begin_fingerprint(&fingerprint);
     status = model->arch->load(model, weights, options, error);
-    sp_status taken = end_fingerprint(&fingerprint, status == SP_OK ? error : &unheard);
+    if (status != SP_OK) fingerprint.wanted = false; /* a thread that takes it is still waited for */
+    sp_status taken = end_fingerprint(&fingerprint, status == SP_OK ? error : NULL);
     if (status == SP_OK) status = taken;
     sp_weights_close(weights);
     if (status == SP_OK && options->progress) options->progress(options->progress_context, 1.0);
