@@ -12,6 +12,7 @@
 #include <execinfo.h>
 #include <fcntl.h>
 #include <link.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -173,6 +174,18 @@ void free(void *pointer)
     find();
     atomic_fetch_sub_explicit(&shared->live, 1, memory_order_relaxed);
     next_free(pointer);
+}
+
+/* How a sanitizer asks where a new thread's stack is: it ends the program where it gets no memory for that.
+ */
+int pthread_getattr_np(pthread_t thread, pthread_attr_t *attributes)
+{
+    int (*next)(pthread_t, pthread_attr_t *), before = inside;
+    inside = 1;
+    *(void **)&next = dlsym(RTLD_NEXT, "pthread_getattr_np");
+    int code = next(thread, attributes);
+    inside = before;
+    return code;
 }
 
 /* --- main() begins --- */
