@@ -13,6 +13,12 @@ static bool has_fit(const sp_apply_case *input)
     return false;
 }
 
+/* Whether the fit takes vectors before the rotary embedding and the input has them. */
+static bool takes_pre(const sp_fit *fit, const sp_apply_case *input)
+{
+    return fit->rope_pre && input->q_pre.data && input->k_pre.data;
+}
+
 sp_status sp_apply_predictor_open(sp_apply_predictor *self, sp_apply_case *input, const sp_fit *served,
                                   sp_error *error)
 {
@@ -29,7 +35,7 @@ sp_status sp_apply_predictor_open(sp_apply_predictor *self, sp_apply_case *input
     if (status == SP_OK)
         status = sp_attention_resolve(&input->attention, self->fit, input->layer, input->layer + 1,
                                       input->kind, error);
-    if (status == SP_OK && self->fit->rope_pre && !(input->q_pre.data && input->k_pre.data))
+    if (status == SP_OK && self->fit->rope_pre && !takes_pre(self->fit, input))
         sp_attention_note(&input->attention,
                           "the fit takes vectors before the rotary embedding; without tensors q_pre and "
                           "k_pre, q and k were taken for them");
@@ -64,7 +70,7 @@ static sp_status open_codes(sp_apply_predictor *self, const sp_codes_options *op
 static void fill(sp_apply_predictor *self, const sp_apply_case *input, float *k)
 {
     size_t kv_heads = input->n_kv_heads, heads = input->n_heads, dim = input->head_dim;
-    bool pre = self->fit->rope_pre && input->q_pre.data && input->k_pre.data;
+    bool pre = takes_pre(self->fit, input);
     const sp_tensor *from_q = pre ? &input->q_pre : &input->q, *from_k = pre ? &input->k_pre : &input->k;
     sp_codes_select(self->codes, &input->attention, self->fit, input->layer, input->kind);
     for (uint32_t at = 0; at < input->valid; at += SP_TILE) {

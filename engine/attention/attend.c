@@ -109,13 +109,19 @@ void sp_attender_close(sp_attender *attender)
     sp_free(attender);
 }
 
+/* No plan holds any more; their room is kept until somebody needs it. */
+static void drop_plans(sp_attender *attender)
+{
+    for (size_t i = 0; i < (size_t)attender->options.max_jobs * PLANS_A_JOB; i++)
+        attender->plans[i].valid = false;
+}
+
 void sp_attender_begin(sp_attender *attender, sp_attend_job *jobs, size_t n_jobs)
 {
     assert(n_jobs <= attender->options.max_jobs);
     attender->jobs = jobs;
     attender->n_jobs = n_jobs;
-    for (size_t i = 0; i < (size_t)attender->options.max_jobs * PLANS_A_JOB; i++)
-        attender->plans[i].valid = false;
+    drop_plans(attender);
 }
 
 /* Bytes that the other plans hold; with drop, plans of earlier steps are freed first. */
@@ -300,54 +306,6 @@ static sp_status prepare_part(sp_attender *attender, size_t index, job_part part
     return SP_OK;
 }
 
-static void run_prepared(sp_attender *attender, uint32_t layer);
-
-/* The same where the plan finds no room: what is on the list goes first and its plans are dropped, then rows
- * go in halves. What a row gets does not depend on the rows beside it, so neither on where they are cut. */
-static sp_status prepare_rows(sp_attender *attender, size_t index, job_part all, const sp_attend_call *call,
-                              sp_error *error)
-{
-    const sp_attend_job *job = &attender->jobs[index];
-    sp_status status = prepare_part(attender, index, all, call, error);
-    if (status != SP_TOO_LARGE) return status;
-    run_prepared(attender, call->layer);
-    sp_attender_begin(attender, attender->jobs, attender->n_jobs);
-    status = prepare_part(attender, index, all, call, error);
-    uint32_t half = all.rows / 2;
-    if (half > SP_TILE) half = half / SP_TILE * SP_TILE;
-    if (status != SP_TOO_LARGE || half == 0) return status;
-    status = prepare_rows(attender, index, (job_part){all.first, half}, call, error);
-    if (status != SP_OK) return status;
-    run_prepared(attender, call->layer);
-    if (job->failed) return job->error.status;
-    return prepare_rows(attender, index, (job_part){all.first + half, all.rows - half}, call, error);
-}
-
-/* Writes keys and values, makes the plan, and puts the job on the list. */
-static sp_status prepare(sp_attender *attender, size_t index, const sp_attend_call *call, sp_error *error)
-{
-    const sp_attender_options *options = &attender->options;
-    sp_attend_job *job = &attender->jobs[index];
-    size_t q_row = (size_t)options->n_heads * options->head_dim;
-    size_t k_row = (size_t)options->n_kv_heads * options->head_dim;
-    const float *fit_q, *fit_k;
-    bool attends_whole = job->whole && !job->whole->collects;
-    fit_rows(attender, job, call, &fit_q, &fit_k);
-    if (!attends_whole) {
-        sp_kv_write(options->kv, options->device, job->pages, call->layer, job->position, job->rows,
-                    call->k + job->first_row * k_row, call->v + job->first_row * k_row);
-        keep_codes(attender, job, call, fit_k);
-    }
-    if (job->whole && job->whole->collects) {
-        collect(attender, job, call, fit_q, fit_k);
-        return SP_OK;
-    }
-    if (job->capture)
-        sp_capture_rows(job->capture, call->layer, job->position, job->rows, call->q + job->first_row * q_row,
-                        fit_q, fit_k, call->scale, job->fit);
-    return prepare_rows(attender, index, (job_part){0, job->rows}, call, error);
-}
-
 static sp_status finish(sp_attender *attender, size_t index, uint32_t layer, sp_error *error)
 {
     const prepared *done = &attender->prepared[index];
@@ -385,6 +343,53 @@ static void run_prepared(sp_attender *attender, uint32_t layer)
             fail(job, out_row, attender->args[i].out - attender->prepared[i].part.first * out_row);
     }
     attender->n_prepared = attender->n_pages = 0;
+}
+
+/* prepare_part where the plan finds no room: what is on the list goes first and its plans are dropped, then
+ * rows go in halves. What a row gets does not depend on the rows beside it, so neither on where they are cut.
+ */
+static sp_status prepare_rows(sp_attender *attender, size_t index, job_part all, const sp_attend_call *call,
+                              sp_error *error)
+{
+    const sp_attend_job *job = &attender->jobs[index];
+    sp_status status = prepare_part(attender, index, all, call, error);
+    if (status != SP_TOO_LARGE) return status;
+    run_prepared(attender, call->layer);
+    drop_plans(attender);
+    status = prepare_part(attender, index, all, call, error);
+    uint32_t half = all.rows / 2;
+    if (half > SP_TILE) half = half / SP_TILE * SP_TILE;
+    if (status != SP_TOO_LARGE || half == 0) return status;
+    status = prepare_rows(attender, index, (job_part){all.first, half}, call, error);
+    if (status != SP_OK) return status;
+    run_prepared(attender, call->layer);
+    if (job->failed) return job->error.status;
+    return prepare_rows(attender, index, (job_part){all.first + half, all.rows - half}, call, error);
+}
+
+/* Writes keys and values, makes the plan, and puts the job on the list. */
+static sp_status prepare(sp_attender *attender, size_t index, const sp_attend_call *call, sp_error *error)
+{
+    const sp_attender_options *options = &attender->options;
+    sp_attend_job *job = &attender->jobs[index];
+    size_t q_row = (size_t)options->n_heads * options->head_dim;
+    size_t k_row = (size_t)options->n_kv_heads * options->head_dim;
+    const float *fit_q, *fit_k;
+    bool attends_whole = job->whole && !job->whole->collects;
+    fit_rows(attender, job, call, &fit_q, &fit_k);
+    if (!attends_whole) {
+        sp_kv_write(options->kv, options->device, job->pages, call->layer, job->position, job->rows,
+                    call->k + job->first_row * k_row, call->v + job->first_row * k_row);
+        keep_codes(attender, job, call, fit_k);
+    }
+    if (job->whole && job->whole->collects) {
+        collect(attender, job, call, fit_q, fit_k);
+        return SP_OK;
+    }
+    if (job->capture)
+        sp_capture_rows(job->capture, call->layer, job->position, job->rows, call->q + job->first_row * q_row,
+                        fit_q, fit_k, call->scale, job->fit);
+    return prepare_rows(attender, index, (job_part){0, job->rows}, call, error);
 }
 
 sp_status sp_attender_attend(void *context, const sp_attend_call *call, sp_error *error)

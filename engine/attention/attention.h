@@ -81,7 +81,7 @@ typedef struct sp_plan_request {
     struct sp_scratch *scratch; /* room to work in, kept between plans; NULL: allocated and freed */
     /* NEEDS_FIT only; what is kept of keys is written before the plan is made (codes.h) */
     const sp_fit *fit;         /* of the sequence's model or adapter; NULL: none */
-    const sp_code_view *codes; /* k' of the set that codes() names; NULL where ids are kept instead */
+    const sp_code_view *codes; /* k' of the set that codes() names; NULL where sets or ids are kept instead */
     const sp_set_view *sets;   /* set (run * n_heads + head) * centroids + c: keys that took c; or NULL */
     const uint16_t *const
         *id_pages; /* many centroids: key tile: (n_id_runs, n_heads, 64, 4) nearest centroids of each key */

@@ -56,6 +56,15 @@ static inline uint64_t sp_tile_bits(uint32_t key_tile, uint64_t begin, uint64_t 
     return UINT64_MAX >> (SP_TILE - (end - begin)) << (begin - low);
 }
 
+/* How many of the bits begin .. end - 1 are set, one bit a key. */
+static inline uint32_t sp_count_bits(const uint64_t *words, uint64_t begin, uint64_t end)
+{
+    uint32_t n = 0;
+    for (uint64_t t = begin / SP_TILE; t * SP_TILE < end; t++)
+        n += (uint32_t)__builtin_popcountll(words[t] & sp_tile_bits((uint32_t)t, begin, end));
+    return n;
+}
+
 /* The keys of a tile that a row may see at all. */
 static inline uint64_t sp_band_allowed(const sp_band *band, uint32_t query, uint32_t key_tile)
 {

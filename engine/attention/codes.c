@@ -3,6 +3,8 @@
 
 #include <assert.h>
 
+#define MOST_SETS 64u /* centroids of a run and head that are kept as sets */
+
 #define BLOCK 256u                                                    /* rows projected at a time */
 #define IDS_BYTES ((size_t)SP_TILE * SP_IDS_A_KEY * sizeof(uint16_t)) /* of one run and head */
 
@@ -33,7 +35,7 @@ static size_t map_bytes(uint32_t rank, sp_dtype dtype)
 
 static bool kept_as_sets(const sp_fit_table *centroids)
 {
-    return centroids->size <= SP_MOST_SETS;
+    return centroids->size <= MOST_SETS;
 }
 
 /* Calls visit on every set that keys may be asked of. */

@@ -20,7 +20,6 @@
 #include "engine/sparsefinder/fit.h"
 
 #define SP_IDS_A_KEY 4u
-#define SP_MOST_SETS 64u /* centroids of a run and head that are kept as sets */
 
 typedef struct sp_codes sp_codes;
 

@@ -1,4 +1,5 @@
-/* sparsefinder, grouping cluster, one row at a time (decoding): the plan of classes.c for a single row,
+/* sparsefinder, grouping cluster, one row at a time (decoding) where keys are kept as ids (more than 64
+ * centroids): the plan of classes.c for a single row,
  * without looking at the classes that the row does not have. The op match_ids gives for each head and each of
  * the row's classes one bit a key; set bits are the group's keys, and the bits of earlier rounds its masks.
  * What it costs beside attention is reading 8 bytes a key and head. Tests: tests/attention/test_conformance.c
@@ -20,23 +21,14 @@ typedef struct row_lists {
     uint32_t *groups;  /* (n_matches): of the plan; UINT32_MAX: none */
 } row_lists;
 
-/* Bits begin .. end - 1. */
-static uint32_t count_bits(const uint64_t *words, uint64_t begin, uint64_t end)
-{
-    uint32_t n = 0;
-    for (uint64_t t = begin / SP_TILE; t * SP_TILE < end; t++)
-        n += (uint32_t)__builtin_popcountll(words[t] & sp_tile_bits((uint32_t)t, begin, end));
-    return n;
-}
-
 /* Keys of a match below a position, from the nearer end. */
 static uint32_t count_below(const row_lists *l, size_t match, uint64_t position)
 {
     const uint64_t *words = l->words + match * l->n_tiles;
     uint64_t end = l->request->n_keys;
     if (position >= end) return l->counts[match];
-    return position < end / 2 ? count_bits(words, 0, position)
-                              : l->counts[match] - count_bits(words, position, end);
+    return position < end / 2 ? sp_count_bits(words, 0, position)
+                              : l->counts[match] - sp_count_bits(words, position, end);
 }
 
 /* As sp_band_ranges, from bits. */

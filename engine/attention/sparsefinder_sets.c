@@ -73,15 +73,6 @@ static sp_status read_sets(grouping *g, sp_scratch *scratch, sp_error *error)
 
 /* --- ranks --- */
 
-/* Bits begin .. end - 1 of a set. */
-static uint32_t count_bits(const uint64_t *words, uint64_t begin, uint64_t end)
-{
-    uint32_t n = 0;
-    for (uint64_t t = begin / SP_TILE; t * SP_TILE < end; t++)
-        n += (uint32_t)__builtin_popcountll(words[t] & sp_tile_bits((uint32_t)t, begin, end));
-    return n;
-}
-
 /* A number of keys below a position that moves on. */
 typedef struct rank {
     uint64_t position;
@@ -95,9 +86,9 @@ static uint32_t move(const grouping *g, uint32_t row, rank *at, uint64_t positio
     if (position > end) position = end;
     if (position == at->position) return at->below;
     if (position < at->position || position - at->position > end - position) /* from the nearer side */
-        *at = (rank){position, g->counts[row] - count_bits(words, position, end)};
+        *at = (rank){position, g->counts[row] - sp_count_bits(words, position, end)};
     else
-        *at = (rank){position, at->below + count_bits(words, at->position, position)};
+        *at = (rank){position, at->below + sp_count_bits(words, at->position, position)};
     return at->below;
 }
 
@@ -199,7 +190,7 @@ static sp_status add_groups(grouping *g, sp_error *error)
 
 /* --- keys and masks --- */
 
-/* Calls of a row's earlier centroids: every slot of earlier runs, earlier slots of this one. */
+/* How many slots of a run come before a round: all of earlier runs, the earlier ones of its own. */
 static uint32_t earlier_slots(const grouping *g, uint32_t round, uint32_t run)
 {
     return run < round / g->top ? g->top : round % g->top;

@@ -1,4 +1,5 @@
-/* Private to kernels/cpu: pieces of predictors that the AVX-512 levels share (predict_avx512.c) and the one
+/* Private to kernels/cpu: pieces of predictors that the AVX-512 levels share (predict_avx512.c,
+ * predict_top_avx512.c, predict_assign_avx512.c) and the one
  * that bf16 dot products replace (predict_avx512bf16.c). */
 #ifndef SPARSED_KERNELS_CPU_PREDICT_AVX512_H
 #define SPARSED_KERNELS_CPU_PREDICT_AVX512_H
@@ -12,9 +13,6 @@ uint64_t sp_avx512_above(const float *near, float floor);
 /* Raises the floor of a list that has none, if that is sure to leave `keep` keys; then which keys pass. */
 void sp_avx512_pass(const float *near, const uint64_t *allowed, uint32_t tiles, size_t keep,
                     sp_scan_best *best, uint64_t words[SP_SCAN_STEP]);
-/* Appends the keys that words (tiles) mark. */
-void sp_avx512_gather(const float *near, const uint64_t *words, uint32_t tiles, uint32_t first_key,
-                      sp_scan_best *best);
 void sp_avx512_take(const float *near, const uint64_t *allowed, uint32_t tiles, uint32_t first_key,
                     size_t keep, sp_scan_best *best);
 void sp_avx512_shrink(sp_scan_best *best, size_t keep, size_t most);

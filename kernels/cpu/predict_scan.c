@@ -170,20 +170,19 @@ static void ask_tile(const scan *s, uint32_t map, uint32_t tile)
     for (size_t i = 0; i < s->args->keys.map_bytes; i += 64) __builtin_prefetch(codes + i);
 }
 
-/* What all tiles of a block share; k and near are the caller's. */
-static sp_scan_tile begin_tile(const scan *s, const block *b)
+/* What all tiles of a block share; k and near are the caller's. near_stride: floats from row to row. */
+static sp_scan_tile begin_tile(const scan *s, const block *b, size_t near_stride)
 {
     const sp_scan_args *args = s->args;
-    bool root = args->metric == SP_METRIC_EUCLIDEAN && !s->top; /* the root would only make ties */
+    bool rootless = args->metric == SP_METRIC_EUCLIDEAN && s->top; /* the root would only make ties */
     return (sp_scan_tile){.rows = b->n,
                           .rank = args->keys.rank,
                           .stride = s->stride,
-                          .metric =
-                              args->metric == SP_METRIC_EUCLIDEAN && !root ? SP_METRIC_L2 : args->metric,
+                          .metric = rootless ? SP_METRIC_L2 : args->metric,
                           .q = b->scratch.q,
                           .pairs = b->scratch.pairs,
                           .lengths = b->scratch.lengths,
-                          .near_stride = SP_SCAN_STEP * SP_TILE};
+                          .near_stride = near_stride};
 }
 
 static void score_tile(const scan *s, const sp_scan_tile *tile)
@@ -222,11 +221,10 @@ static void mark_tile(const scan *s, const block *b, sp_scan_tile *tile, const f
 static void mask_part(const scan *s, block *b, uint32_t begin, uint32_t end)
 {
     const sp_scan_args *args = s->args;
-    sp_scan_tile tile = begin_tile(s, b);
+    sp_scan_tile tile = begin_tile(s, b, SP_TILE);
     uint64_t *words[SP_SCAN_ROWS], allowed[SP_SCAN_ROWS], marks[SP_SCAN_ROWS];
     float floors[SP_SCAN_ROWS];
     tile.near = b->scratch.near;
-    tile.near_stride = SP_TILE;
     for (size_t i = 0; i < b->n; i++) {
         words[i] = args->words + ((size_t)b->rows[i].head * args->rows + b->rows[i].row) * s->tiles;
         floors[i] = floor_of(args, b->rows[i].head);
@@ -246,7 +244,7 @@ static void mask_part(const scan *s, block *b, uint32_t begin, uint32_t end)
 static void top_part(const scan *s, block *b, uint32_t begin, uint32_t end)
 {
     const sp_scan_args *args = s->args;
-    sp_scan_tile tile = begin_tile(s, b);
+    sp_scan_tile tile = begin_tile(s, b, SP_SCAN_STEP * SP_TILE);
     for (uint32_t t = begin; t < end; t += SP_SCAN_STEP) {
         uint32_t n = end - t < SP_SCAN_STEP ? end - t : SP_SCAN_STEP;
         uint64_t some = 0, allowed[SP_SCAN_ROWS];

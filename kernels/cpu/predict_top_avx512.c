@@ -192,8 +192,9 @@ static float sure_floor(const float *near, const uint64_t *allowed, uint32_t til
     return floor > -FLT_MAX && reach >= keep ? nextafterf(floor, -INFINITY) : -INFINITY;
 }
 
-void sp_avx512_gather(const float *near, const uint64_t *words, uint32_t tiles, uint32_t first_key,
-                      sp_scan_best *best)
+/* Appends the keys that words (tiles) mark. */
+static void gather(const float *near, const uint64_t *words, uint32_t tiles, uint32_t first_key,
+                   sp_scan_best *best)
 {
     uint32_t at[SP_SCAN_STEP + 1], used = 0;
     for (uint32_t t = 0; t < tiles; t++) { /* tiles with a hit, without a branch */
@@ -241,5 +242,5 @@ void sp_avx512_take(const float *near, const uint64_t *allowed, uint32_t tiles, 
 {
     uint64_t words[SP_SCAN_STEP];
     sp_avx512_pass(near, allowed, tiles, keep, best, words);
-    sp_avx512_gather(near, words, tiles, first_key, best);
+    gather(near, words, tiles, first_key, best);
 }
