@@ -308,10 +308,25 @@ def test_owners():
     with harness.Server("--api-key-file", path, model=TINY) as server:
         mine, other = {"Authorization": "Bearer first-key"}, {"Authorization": "Bearer second-key"}
         one = capture(server, headers=mine)
+        gone, missing = capture(server, headers=mine), {"id": "attn-" + 24 * "0"}
         for where in ("", "/heads", "/tokens"):
             assert server.get(PATH + "/" + one["id"] + where, headers=mine).status == 200
             assert server.get(PATH + "/" + one["id"] + where, headers=other).status == 404
-        assert server.request("DELETE", PATH + "/" + one["id"], headers=other).status == 404
+        assert server.request("DELETE", PATH + "/" + gone["id"], headers=mine).status == 200
+
+        def answers(which):
+            """Of the other key, to everything about one capture."""
+            for method, where in (("GET", ""), ("GET", "/heads"), ("GET", "/tokens"), ("GET", "/heads/0/0/edges"), ("DELETE", ""),
+                                  ("GET", "/nonsense")):  # fmt: skip
+                yield server.request(method, PATH + "/" + which["id"] + where, headers=other)
+            yield server.post(PATH + "/" + which["id"] + "/sweep", {}, other)
+            yield server.get("/v1/attention/compare?a=%s&b=%s&layer=0&head=0" % (2 * (which["id"],)), headers=other)
+
+        for replies in zip(*(answers(which) for which in (one, gone, missing))):
+            assert replies[0].status == 404, replies
+            texts = {(reply.status, reply.body.replace(which["id"].encode(), b"ID"))
+                     for reply, which in zip(replies, (one, gone, missing))}  # fmt: skip
+            assert len(texts) == 1, "another key's capture, one that is gone and one that never was are the same: %s" % texts
         assert server.request("DELETE", PATH + "/" + one["id"], headers=mine).status == 200
 
 

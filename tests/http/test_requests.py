@@ -117,7 +117,10 @@ def test_keys_see_their_own(server):
             asking = Asking(guarded, "/v1/completions", LONG, headers=head(one))
             (mine,) = until(lambda: listed(guarded, headers=head(one)))
             assert listed(guarded, headers=head(two)) == []
-            assert guarded.request("DELETE", "/v1/requests/" + mine["id"], headers=head(two)).status == 404
+            foreign, unknown = (guarded.request("DELETE", "/v1/requests/" + one_id, headers=head(two))
+                                for one_id in (mine["id"], "cmpl-" + "0" * 24))  # fmt: skip
+            assert foreign.status == unknown.status == 404
+            assert foreign.body.replace(mine["id"].encode(), b"cmpl-" + 24 * b"0") == unknown.body, "it tells that there is one"
             assert guarded.request("DELETE", "/v1/requests/" + mine["id"]).status == 401
             assert len(listed(guarded, headers=head(one))) == 1
             assert guarded.request("DELETE", "/v1/requests/" + mine["id"], headers={"X-Api-Key": one}).status == 200
