@@ -1,0 +1,210 @@
+"""check-sidechannel: nobody can tell by the time what was asked under another key, or another salt (--count: probes).
+
+A probe: the victim sends a prompt of 129 random tokens, two full pages, and at once the prober sends, on the toss of a
+coin, the same prompt or one that nobody has sent, of the same length in tokens and bytes. Victim and prober have two
+API keys, or one key and two salts; probes of both kinds take turns. What the prober can see of each probe is kept: its
+own clock from the request to the first event, and what the reply says of itself, first_token_seconds and, finer,
+attend_seconds. Promised, of each of them: a Kolmogorov-Smirnov test does not tell the two prompts apart (p > 0.01), and
+cached_tokens is 0. One test in a hundred says otherwise by chance: what fails is drawn once more in full and must fail again.
+
+A check that can't see would promise nothing, so it must also see, p < 1e-6: prompts that the prober's own key has
+cached, and the same probes at a server with --share-prefixes; and its least visible difference must be below a tenth of
+the time that reuse saves. Ids come last: a capture of another key, one that was deleted and one that never was get the
+same answer after the same time.
+"""
+import gc
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+sys.path.insert(0, os.path.join(sys.argv[1], "tests", "support"))
+import check
+import harness
+import two_samples
+
+VICTIM, PROBER = "the-key-of-the-victim", "the-key-of-the-prober"
+TOKENS, CACHED = 129, 128
+CLOCKS = ("first event", "first_token_seconds", "attend_seconds")
+
+
+class Client:
+    """One key on one connection that stays open."""
+
+    def __init__(self, server, key):
+        self.link, self.key = server.connect(600.0), key
+
+    def exchange(self, method, path, body, end):
+        """-> (seconds to the first event or, where none comes, to the end; the reply)"""
+        text = "%s %s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n" % (
+            method, path, self.key)  # fmt: skip
+        data = ("%sContent-Length: %d\r\n\r\n%s" % (text, len(body), body)).encode()
+        got, first = b"", None
+        began = time.perf_counter()
+        self.link.sendall(data)
+        while not end(got):
+            piece = self.link.recv(65536)
+            assert piece, got
+            got += piece
+            if first is None and b"data: " in got:
+                first = time.perf_counter() - began
+        return first or time.perf_counter() - began, got
+
+    def ask(self, prompt, salt):
+        """-> (the three clocks), cached tokens"""
+        fields = {"prompt": prompt, "max_tokens": 1, "temperature": 0, "ignore_eos": True, "cache_salt": salt, "stream": True,
+                  "stream_options": {"include_usage": True}}  # fmt: skip
+        seconds, got = self.exchange("POST", "/v1/completions", json.dumps(fields), lambda g: g.endswith(b"\r\n0\r\n\r\n"))
+        (reply,) = harness.parse_replies(got)
+        frames = harness.frames(reply.body)
+        assert reply.status == 200 and frames[-1] == "[DONE]", reply
+        usage = json.loads(frames[-2])["usage"]
+        (told,) = [json.loads(frame) for frame in frames[:-2] if '"timings"' in frame]
+        clocks = (seconds, told["timings"]["first_token_seconds"], told["attention_report"]["prefill"]["attend_seconds"])
+        assert told["attention_report"]["prefill"]["tokens"] == TOKENS - usage["prompt_tokens_details"]["cached_tokens"]
+        return clocks, usage["prompt_tokens_details"]["cached_tokens"]
+
+
+class Room:
+    """A server with two keys, and what the prober has seen of it: {(kind, same): [clocks]}."""
+
+    def __init__(self, server, draw):
+        self.victim, self.prober, self.draw, self.seen = Client(server, VICTIM), Client(server, PROBER), draw, {}
+
+    def probe(self, kind, same, cached=0):
+        draw = [[self.draw.randrange(1000, 4096) for _ in range(TOKENS)] for _ in range(2)]
+        victim = self.victim if kind == "keys" else self.prober
+        victim.ask(draw[0], "one" if kind == "salts" else "")
+        clocks, reused = self.prober.ask(draw[0 if same else 1], "")
+        assert reused == cached, "%d tokens were reused between %s" % (reused, kind)
+        self.seen.setdefault((kind, same), []).append(clocks)
+
+    def clock(self, kind, same, which):
+        return np.array([clocks[which] for clocks in self.seen[kind, same]])
+
+
+def probes(room, run, count, already):
+    """So many of each kind, and some of the prober's own prompts."""
+    for i in range(count):
+        for kind in room.draw.sample(("keys", "salts"), 2):
+            room.probe(kind, room.draw.random() < 0.5)
+        if i % (2 if run.quick else 20) == 0:
+            room.probe("own", True, CACHED)
+        run.progress(already + i, already + count, "probes between keys, as many between salts")
+
+
+def suspects(room, run):
+    """What tells the two prompts apart: {(kind, clock): p}; and p of all."""
+    found, every = {}, {}
+    for kind in ("keys", "salts"):
+        for which, name in enumerate(CLOCKS):
+            same, other = room.clock(kind, True, which), room.clock(kind, False, which)
+            p = every[kind, name] = two_samples.kolmogorov(same, other)[1]
+            clear = not run.quick or abs(two_samples.precedence(same, other) - 0.5) > 0.15
+            if p <= (1e-4 if run.quick else 0.01) and clear:
+                found[kind, name] = p
+    return found, every
+
+
+def is_visible(run, seen, hidden):
+    """A difference that must be seen."""
+    return two_samples.kolmogorov(seen, hidden)[1] < (1e-3 if run.quick else 1e-6)
+
+
+def compare_ids(server, run, count):
+    """Asks for a capture of another key, a deleted one and one that never was. -> p of the times of the first two
+    against those of the last"""
+    victim, prober, draw = Client(server, VICTIM), Client(server, PROBER), random.Random(run.seed)
+
+    def whole(got):
+        end = got.find(b"\r\n\r\n")
+        return end >= 0 and len(got) == end + 4 + int(got[:end].lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+
+    ids = []
+    for _ in range(2):
+        reply = server.post("/v1/attention/captures", {"input": [5, 6, 7]}, {"Authorization": "Bearer " + VICTIM})
+        assert reply.status in (200, 201), reply
+        ids.append(reply.json()["id"])
+    ids.append("attn-%024x" % draw.getrandbits(96))
+    _, gone = victim.exchange("DELETE", "/v1/attention/captures/" + ids[1], "", whole)
+    assert gone.startswith(b"HTTP/1.1 200"), gone
+    times, answers = [[], [], []], set()
+    for _ in range(count):
+        which = draw.randrange(3)
+        seconds, got = prober.exchange("GET", "/v1/attention/captures/" + ids[which], "", whole)
+        times[which].append(seconds)
+        (reply,) = harness.parse_replies(got)
+        answers.add((reply.status, reply.body.replace(ids[which].encode(), b"ID")))
+    assert len(answers) == 1 and list(answers)[0][0] == 404, answers
+    return [two_samples.kolmogorov(np.array(times[which]), np.array(times[2]))[1] for which in (0, 1)]
+
+
+def check_ids(server, run):
+    """What is wrong, or None; and p."""
+    level, count = (1e-4, 150) if run.quick else (0.01, 3000)
+    p = compare_ids(server, run, count)
+    if min(p) <= level:
+        p = compare_ids(server, run, count)
+    return "ids of captures: p %s" % p if min(p) <= level else None, p
+
+
+def look(run, keys):
+    """-> counts, the first failure or None"""
+    options = ("--api-key-file", keys, "--kv-bytes", "16M", "--idle-timeout", 3600,
+               "--threads", max(1, len(os.sched_getaffinity(0)) - 1))  # fmt: skip
+    with harness.Server(*options, "--share-prefixes") as server:
+        shared = Room(server, random.Random("shared %d" % run.seed))
+        for i in range(max(60, run.count // 50)):
+            shared.probe("keys", i % 2 == 0, CACHED if i % 2 == 0 else 0)
+    with harness.Server(*options) as server:
+        draw = random.Random(run.seed)
+        room = Room(server, draw)
+        probes(room, run, run.count, 0)
+        found, every = suspects(room, run)
+        again = {}
+        if found:
+            print("once more: " + told(found), flush=True)
+            room = Room(server, draw)
+            probes(room, run, run.count, run.count)
+            again, every = suspects(room, run)
+        ids_failure, p_ids = check_ids(server, run)
+    hidden = room.clock("keys", False, 0)
+    saves = float(np.median(hidden) - np.median(room.clock("own", True, 0)))
+    same = room.clock("keys", True, 0)
+    least = two_samples.least_shift(same, hidden, 0.01, saves)
+    counts = ("%d probes between keys, %d between salts; p %s; guesses right %.1f %%; a difference of %.0f us would show, reuse "
+              "saves %.0f; ids p %s") % (
+                  len(same) + len(hidden), len(room.seen["salts", True]) + len(room.seen["salts", False]), told(every),
+                  100 * two_samples.precedence(same, hidden), 1e6 * least, 1e6 * saves, "%.3f %.3f" % tuple(p_ids))  # fmt: skip
+    twice = {which: again[which] for which in again if which in found}
+    if twice:
+        return counts, "told apart twice: " + told(twice)
+    if not is_visible(run, room.clock("own", True, 0), hidden):
+        return counts, "not even the prober's own prompts are seen to be cached"
+    if not is_visible(run, shared.clock("keys", True, 0), shared.clock("keys", False, 0)):
+        return counts, "not even --share-prefixes is seen"
+    if least > saves / 10 and not run.quick:
+        return counts, "the machine is too busy to tell"
+    return counts, ids_failure
+
+
+def told(every):
+    return ", ".join("%s %s %.2g" % (kind, name, p) for (kind, name), p in every.items())
+
+
+def main():
+    run = check.Check("check-sidechannel", 10000, 100)
+    two_samples.verify()
+    with tempfile.NamedTemporaryFile("w", suffix=".keys") as keys:
+        keys.write(VICTIM + "\n" + PROBER + "\n")
+        keys.flush()
+        gc.disable()  # its pauses are no one's secret
+        counts, failure = look(run, keys.name)
+    run.verdict(failure is None, counts, failure)
+
+
+main()
