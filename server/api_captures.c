@@ -67,6 +67,7 @@ static void write_cached(sp_json_writer *out, sp_capture *capture)
 {
     sp_head_status *heads = sp_alloc(MAX_CACHED, sizeof *heads);
     size_t n = heads ? sp_capture_list_heads(capture, heads, MAX_CACHED) : 0;
+    if (!heads) sp_buffer_break(out->out);
     sp_json_key(out, "cached_heads");
     sp_json_open(out, '[');
     for (size_t i = 0; i < n; i++) {
@@ -130,7 +131,8 @@ static void write_capture(sp_json_writer *out, sp_capture *capture)
     sp_json_close(out, '}');
 }
 
-static void reply_created(sp_exchange *exchange, sp_capture *capture)
+/* False: there was no memory for it, so that the client will not learn the id. */
+static bool reply_created(sp_exchange *exchange, sp_capture *capture)
 {
     sp_json_writer out;
     sp_reply *reply = sp_exchange_reply(exchange);
@@ -138,6 +140,7 @@ static void reply_created(sp_exchange *exchange, sp_capture *capture)
     write_capture(&out, capture);
     (void)snprintf(reply->location, sizeof reply->location, "/v1/attention/captures/%s",
                    sp_capture_get_info(capture)->id);
+    return !reply->body.failed;
 }
 
 /* --- POST --- */
@@ -157,15 +160,7 @@ static void wake(void *context)
 static void free_waiting(void *state)
 {
     waiting *w = state;
-    sp_capture *capture;
-    sp_error error;
-    bool gone;
-    /* Done, but its client left before it could learn the id: nobody can ask for it, or delete it. */
-    if (!w->told && sp_captures_hold(w->store, sp_stream_attention_id(w->stream), w->owner, false, &capture,
-                                     &gone, &error) == SP_OK) {
-        sp_capture_delete(capture);
-        sp_capture_release(capture);
-    }
+    if (!w->told) sp_captures_drop(w->store, sp_stream_attention_id(w->stream), w->owner);
     sp_stream_free(w->stream);
     sp_free(w);
 }
@@ -185,9 +180,8 @@ static void finish_waiting(sp_exchange *exchange, waiting *w)
         sp_exchange_refuse(exchange, 503, NULL, "the capture was evicted at once: others need capture_bytes");
         return;
     }
-    reply_created(exchange, capture);
+    w->told = reply_created(exchange, capture);
     sp_capture_release(capture);
-    w->told = true;
 }
 
 static void poll_capture(sp_exchange *exchange)
@@ -234,7 +228,7 @@ static void start_alone(sp_exchange *exchange, const sp_request *request)
         sp_exchange_fail(exchange, &error);
     } else {
         sp_capture_keep_stream(capture, stream);
-        reply_created(exchange, capture);
+        if (!reply_created(exchange, capture)) sp_capture_delete(capture);
         sp_capture_release(capture);
     }
 }

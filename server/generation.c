@@ -17,6 +17,7 @@
 static void free_generation(void *state)
 {
     sp_generation *g = state;
+    sp_generation_drop_captures(g);
     for (size_t i = 0; g->choices && i < g->n_choices; i++) {
         sp_stream_free(g->choices[i].stream);
         sp_buffer_fini(&g->choices[i].text);
@@ -199,14 +200,16 @@ static void reply_whole(sp_exchange *exchange, sp_generation *g)
 {
     sp_json_writer writer;
     sp_usage usage = sum_usage(g);
-    bool failed = false;
-    for (size_t i = 0; i < g->n_choices; i++)
-        failed = failed || g->choices[i].text.failed || sp_token_rows_failed(&g->choices[i].rows);
-    if (failed) {
+    sp_buffer *body = &sp_exchange_reply(exchange)->body;
+    sp_exchange_json(exchange, 200, &writer);
+    for (size_t i = 0; i < g->n_choices; i++) {
+        sp_buffer_pass(&g->choices[i].text, body);
+        sp_token_rows_pass(&g->choices[i].rows, body);
+    }
+    if (body->failed && !body->no_memory) {
         sp_exchange_refuse(exchange, 500, NULL, "the text does not fit into one reply; use \"stream\": true");
         return;
     }
-    sp_exchange_json(exchange, 200, &writer);
     write_head(g, g->format->object, &writer);
     for (size_t i = 0; i < g->n_choices; i++) {
         sp_json_open(&writer, '{');
@@ -223,6 +226,7 @@ static void reply_whole(sp_exchange *exchange, sp_generation *g)
     if (g->n_choices == 1) write_attention_id(&g->choices[0], &writer);
     write_timings(&usage, g->n_choices, &writer);
     sp_json_close(&writer, '}');
+    for (size_t i = 0; i < g->n_choices; i++) g->choices[i].told = !body->failed;
 }
 
 /* Reads what a choice's stream has. */
@@ -305,6 +309,7 @@ static void write_frame(sp_generation *g, sp_choice *c, const char *text, size_t
     }
     sp_json_close(&writer, '}');
     sp_sse_end(out, begin);
+    c->told = c->told || (tells && !out->failed);
     c->began = true;
 }
 
@@ -317,10 +322,8 @@ static void write_event(sp_generation *g, sp_choice *c, const sp_event *event, s
     c->last.prompt_logprobs = event->prompt_logprobs;
     c->last.prompt_top = event->prompt_top;
     if (token && keeps_rows(g)) sp_token_rows_add(&c->rows, event);
-    if (sp_token_rows_failed(&c->rows)) {
-        sp_buffer_break(out); /* no memory: the stream ends here, and not as if it were whole */
-        return;
-    }
+    sp_token_rows_pass(&c->rows, out); /* no memory: the stream ends here, and not as if it were whole */
+    if (out->failed) return;
     bool first = g->asked.echo && !c->began;
     if (!last && !event->text_size && !keeps_rows(g) && !first) return;
     write_frame(g, c, event->text_size ? event->text : "", event->text_size, last, out);
@@ -478,6 +481,7 @@ static sp_status open_generation(sp_exchange *exchange, sp_generation *g, sp_err
     const sp_engine_info *info = sp_engine_get_info(sp_exchange_engine(exchange));
     g->model = info->model_ids[g->asked.request.adapter];
     g->tokenizer = info->tokenizer;
+    g->captures = sp_engine_captures(sp_exchange_engine(exchange));
     g->created = (int64_t)time(NULL);
     g->begun = sp_now();
     g->asked.request.may_capture = true;

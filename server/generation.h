@@ -9,6 +9,7 @@
 #ifndef SPARSED_SERVER_GENERATION_H
 #define SPARSED_SERVER_GENERATION_H
 
+#include "engine/graph/capture.h"
 #include "server/asked.h"
 #include "server/exchange.h"
 #include "server/logprobs.h"
@@ -18,6 +19,7 @@ typedef struct sp_choice {
     const sp_prompt *prompt;            /* with ids */
     sp_stream *stream;                  /* NULL: not submitted yet */
     char attention_id[SP_ATTENTION_ID]; /* of its capture; empty: none */
+    bool told;                          /* the reply has that id */
     bool moved;                         /* an event has come: it has left the queue */
     bool began;                         /* its first chunk is written */
     bool done;
@@ -60,6 +62,7 @@ struct sp_generation {
     size_t held, reserved; /* bytes it keeps, and has reserved */
     const char *model;
     const sp_tokenizer *tokenizer;
+    sp_captures *captures;
     char id[40];
     int64_t created;
     double begun;
@@ -83,6 +86,9 @@ sp_status sp_generation_keep(sp_generation *g, sp_choice *choice, sp_error *erro
 /* Counts again what is kept for the choice. SP_UNAVAILABLE when replies hold too much. */
 sp_status sp_generation_count(sp_exchange *exchange, sp_generation *g, sp_choice *choice,
                               sp_error *error) SP_MUST_CHECK;
+
+/* Captures whose ids no reply has leave the table: nobody can ask for them, or delete them. */
+void sp_generation_drop_captures(sp_generation *g);
 
 /* "stop" or "length". */
 const char *sp_finish_name(sp_finish finish);

@@ -39,6 +39,15 @@ sp_status sp_generation_keep(sp_generation *g, sp_choice *c, sp_error *error)
     return enough ? SP_OK : sp_fail(error, SP_NO_MEMORY, "no memory for the reply");
 }
 
+void sp_generation_drop_captures(sp_generation *g)
+{
+    for (size_t i = 0; g->choices && i < g->n_started; i++) {
+        const sp_choice *c = &g->choices[i];
+        if (c->attention_id[0] && !c->told)
+            sp_captures_drop(g->captures, c->attention_id, g->asked.request.owner);
+    }
+}
+
 static size_t choice_bytes(const sp_choice *c)
 {
     return sizeof *c + c->text.capacity + c->rows.tokens.capacity + c->rows.logprobs.capacity +

@@ -43,9 +43,11 @@ size_t sp_token_rows_count(const sp_token_rows *rows)
     return rows->tokens.size / sizeof(int32_t);
 }
 
-bool sp_token_rows_failed(const sp_token_rows *rows)
+void sp_token_rows_pass(const sp_token_rows *rows, sp_buffer *out)
 {
-    return rows->tokens.failed || rows->logprobs.failed || rows->tops.failed;
+    sp_buffer_pass(&rows->tokens, out);
+    sp_buffer_pass(&rows->logprobs, out);
+    sp_buffer_pass(&rows->tops, out);
 }
 
 /* One row, wherever it is kept. */

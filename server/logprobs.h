@@ -25,7 +25,8 @@ void sp_token_rows_fini(sp_token_rows *rows);
 void sp_token_rows_clear(sp_token_rows *rows);
 void sp_token_rows_add(sp_token_rows *rows, const sp_event *event); /* a TOKEN event */
 size_t sp_token_rows_count(const sp_token_rows *rows);
-bool sp_token_rows_failed(const sp_token_rows *rows);
+void sp_token_rows_pass(const sp_token_rows *rows,
+                        sp_buffer *out); /* out is made from them: sp_buffer_pass */
 
 /* Where a token's text begins: code points of the whole characters before it. */
 typedef struct sp_text_place {

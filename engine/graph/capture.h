@@ -145,6 +145,8 @@ void sp_capture_release(sp_capture *capture);
 void sp_capture_use(sp_capture *capture); /* now */
 /* Takes it out of the table; its memory goes with the last hold. */
 void sp_capture_delete(sp_capture *capture);
+/* The same by its id, of which nobody will ever ask: its client can't have learned it. */
+void sp_captures_drop(sp_captures *store, const char *id, uint64_t owner);
 const sp_capture_info *sp_capture_get_info(const sp_capture *capture);
 /* What the run's backend predicted with; NULL: nothing, or it has not begun. */
 const sp_fit *sp_capture_fit(const sp_capture *capture);

@@ -286,6 +286,16 @@ void sp_capture_delete(sp_capture *capture)
     sp_store_wake(store);
 }
 
+void sp_captures_drop(sp_captures *store, const char *id, uint64_t owner)
+{
+    sp_capture *capture;
+    sp_error error;
+    bool gone;
+    if (sp_captures_hold(store, id, owner, false, &capture, &gone, &error)) return;
+    sp_capture_delete(capture);
+    sp_capture_release(capture);
+}
+
 size_t sp_captures_used(sp_captures *store)
 {
     pthread_mutex_lock(&store->lock);
