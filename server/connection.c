@@ -3,10 +3,10 @@
  * Why beside the library: its timeout only measures silence, a suspended connection notices nothing, and at
  * its connection limit clients hang. So this thread accepts and hands sockets over, and every tenth of a
  * second looks at all connections: request heads and bodies have absolute deadlines (408 where nothing was
- * sent), idle ones are closed, and a reply whose bytes nobody acknowledges (TCP_INFO) is cut. While a request
- * waits, epoll on the same socket tells when the client shuts its side down (EPOLLRDHUP). A descriptor is
- * only touched while its sp_conn is in the table, under the lock that the CLOSED notification takes too: it
- * cannot have been reused.
+ * sent), idle ones are closed, and a reply whose bytes nobody acknowledges (TCP_INFO) is cut, its end too,
+ * while libmicrohttpd already waits for the next request. While a request waits, epoll on the same socket
+ * tells when the client shuts its side down (EPOLLRDHUP). A descriptor is only touched while its sp_conn is
+ * in the table, under the lock that the CLOSED notification takes too: it cannot have been reused.
  *
  * An early answer (413 before the body is read) would be lost to a TCP reset if the socket closed with unread
  * bytes; so it is duplicated before libmicrohttpd closes it, and read empty for up to two seconds. Tests:
@@ -68,8 +68,18 @@ void sp_connection_set(sp_conn *conn, sp_conn_state state)
     conn->state = state;
     conn->since = conn->moved = sp_now();
     conn->ended = false;
-    if (state == SP_CONN_IDLE) conn->received = look(conn->fd).received;
-    if (state == SP_CONN_REPLY) conn->acked = look(conn->fd).acked;
+    if (state != SP_CONN_IDLE && state != SP_CONN_REPLY) return;
+    const traffic t = look(conn->fd);
+    conn->acked = t.acked;
+    if (state == SP_CONN_REPLY) conn->received = t.received;
+}
+
+bool sp_connection_rests(sp_conn *conn)
+{
+    if (conn->state != SP_CONN_IDLE) return false;
+    if (look(conn->fd).received == conn->received) return true;
+    sp_connection_set(conn, SP_CONN_HEADERS);
+    return false;
 }
 
 void sp_connection_shut(sp_conn *conn)
@@ -195,11 +205,10 @@ static bool may_look(sp_conn *conn, double timeout, double now)
 }
 
 /* False: it was cut. */
-static bool check_stall(const sp_options *options, sp_conn *conn, double now)
+static bool check_stall(const sp_options *options, sp_conn *conn, const traffic *t, double now)
 {
-    traffic t = look(conn->fd);
-    if (t.acked != conn->acked || t.unacknowledged == 0) {
-        conn->acked = t.acked;
+    if (t->acked != conn->acked || t->unacknowledged == 0) {
+        conn->acked = t->acked;
         conn->moved = now;
     } else if (now - conn->moved > options->write_timeout) {
         sp_log(SP_LOG_INFO, "client %s takes nothing for %g s: cut", conn->client, options->write_timeout);
@@ -212,7 +221,10 @@ static bool check_stall(const sp_options *options, sp_conn *conn, double now)
 static void check_reply(const sp_options *options, sp_conn *conn, double now)
 {
     sp_exchange *exchange = conn->exchange;
-    if (may_look(conn, options->write_timeout, now) && !check_stall(options, conn, now)) return;
+    if (may_look(conn, options->write_timeout, now)) {
+        const traffic t = look(conn->fd);
+        if (!check_stall(options, conn, &t, now)) return;
+    }
     if (!exchange || !exchange->suspended || now - exchange->spoke < PING_SECONDS) return;
     exchange->ping = true;
     sp_http_wake(exchange);
@@ -228,21 +240,33 @@ static bool has_ended(sp_conn *conn, const traffic *t)
     return before && t->ended;
 }
 
+/* Of a connection that waits for a request or its rest. An idle one may still have to take the end of its
+ * last answer: libmicrohttpd is done with that when the kernel has it. False: it was shut, or its state is
+ * another. */
+static bool check_incoming(const sp_options *options, sp_conn *conn, double now)
+{
+    bool idle = conn->state == SP_CONN_IDLE;
+    double pace = options->header_timeout;
+    if (idle && options->write_timeout < pace) pace = options->write_timeout;
+    if (!may_look(conn, pace, now)) return true;
+    const traffic t = look(conn->fd);
+    if (has_ended(conn, &t)) {
+        sp_connection_shut(conn);
+        return false;
+    }
+    if (!idle) return true;
+    if (!check_stall(options, conn, &t, now)) return false;
+    if (t.received != conn->received) sp_connection_set(conn, SP_CONN_HEADERS);
+    return conn->state == SP_CONN_IDLE;
+}
+
 static void check_deadline(sp_server *server, sp_conn *conn, double now)
 {
     const sp_options *options = server->options;
     double age = now - conn->since;
     bool incoming =
         conn->state == SP_CONN_HEADERS || conn->state == SP_CONN_BODY || conn->state == SP_CONN_IDLE;
-    if (incoming && may_look(conn, options->header_timeout, now)) {
-        traffic t = look(conn->fd);
-        if (has_ended(conn, &t)) {
-            sp_connection_shut(conn);
-            return;
-        }
-        if (conn->state == SP_CONN_IDLE && t.received != conn->received)
-            sp_connection_set(conn, SP_CONN_HEADERS);
-    }
+    if (incoming && !check_incoming(options, conn, now)) return;
     switch (conn->state) {
     case SP_CONN_HEADERS:
         if (age > (conn->refused ? REFUSED_SECONDS : options->header_timeout)) expire(conn);
@@ -254,7 +278,8 @@ static void check_deadline(sp_server *server, sp_conn *conn, double now)
         check_reply(options, conn, now);
         return;
     case SP_CONN_IDLE:
-        if (age > options->idle_timeout || server->phase >= SP_DRAINING) sp_connection_shut(conn);
+        if (age <= options->idle_timeout && server->phase < SP_DRAINING) return;
+        if (sp_connection_rests(conn)) sp_connection_shut(conn);
         return;
     case SP_CONN_DEAD:
         if (age > LINGER_SECONDS) cut(conn);

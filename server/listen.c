@@ -92,17 +92,24 @@ void sp_connection_uncount(sp_server *server, uint64_t key)
     }
 }
 
-/* Shuts the longest idle connection of one origin (NULL: of any) down; false when none is idle. */
-static bool close_oldest_idle(sp_server *server, const uint64_t *origin)
+/* The longest idle connection of one origin (NULL: of any), or NULL. */
+static sp_conn *oldest_idle(sp_server *server, const uint64_t *origin)
 {
     sp_conn *oldest = NULL;
     for (sp_conn *conn = server->all; conn; conn = conn->next) {
         if (origin && conn->origin != *origin) continue;
         if (conn->state == SP_CONN_IDLE && (!oldest || conn->since < oldest->since)) oldest = conn;
     }
-    if (!oldest) return false;
-    sp_connection_shut(oldest);
-    return true;
+    return oldest;
+}
+
+/* Shuts that one down; false when none is idle. */
+static bool close_oldest_idle(sp_server *server, const uint64_t *origin)
+{
+    sp_conn *oldest = oldest_idle(server, origin);
+    while (oldest && !sp_connection_rests(oldest)) oldest = oldest_idle(server, origin);
+    if (oldest) sp_connection_shut(oldest);
+    return oldest != NULL;
 }
 
 /* Enters an accepted socket into the table. Those above a limit get one of the spare places, to read their

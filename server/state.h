@@ -52,7 +52,7 @@ typedef struct sp_conn {
     bool linger;     /* answered early: what the client still sends is read and dropped after the close (L) */
     sp_conn_state state; /* (L) */
     double since;        /* when it entered the state (L) */
-    uint64_t received;   /* bytes received when it became idle (L) */
+    uint64_t received;   /* bytes received when its answer began: more are of the next request (L) */
     uint64_t acked;      /* bytes the client has acknowledged, and when that last rose (L) */
     double moved;
     double looked;                   /* when the kernel was last asked about it (L) */
@@ -200,6 +200,8 @@ size_t sp_connection_plain(char *out, size_t capacity, unsigned status, const ch
 sp_status sp_connection_watch(sp_server *server, sp_error *error) SP_MUST_CHECK;
 /* With the lock held. */
 void sp_connection_set(sp_conn *conn, sp_conn_state state);
+/* Whether it is idle still, asked before it is shut: where bytes have come, a request is being read. */
+bool sp_connection_rests(sp_conn *conn);
 void sp_connection_observe(sp_exchange *exchange); /* from now on the client leaving wakes the exchange */
 void sp_connection_release(sp_exchange *exchange); /* its exchange is over */
 void sp_connection_shut(sp_conn *conn); /* nothing comes or goes any more; libmicrohttpd will close it */
