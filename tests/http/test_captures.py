@@ -375,16 +375,6 @@ def listed(server, **more):
     return server.get("/v1/requests", **more).json()["data"]
 
 
-def until(condition, seconds=30):
-    deadline = time.time() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.time() < deadline, "it does not come"
-        time.sleep(0.005)
-
-
 def asking(server, path):
     """A query that nobody reads yet."""
     link = server.connect()
@@ -398,7 +388,7 @@ def test_requests():
         ids = [1 + (i * i) % 250 for i in range(9000)]
         assert listed(server) == []
         one = capture(server, input=ids)
-        (running,) = until(lambda: listed(server))
+        (running,) = harness.until(lambda: listed(server))
         assert set(running) == {"id", "route", "state", "tokens", "seconds"} and running["id"] == one["id"], running
         assert running["route"] == PATH and running["state"] in ("waiting", "prefill") and running["seconds"] >= 0
         assert server.request("DELETE", "/v1/requests/" + one["id"]).json()["cancelled"] is True
@@ -411,28 +401,28 @@ def test_requests():
         assert listed(server) == []
         path = PATH + "/" + one["id"] + "/heads/1/1/edges?limit=10&min_weight=0.123"
         links = [asking(server, path)]
-        until(lambda: [r["state"] for r in listed(server)] == ["running"])
+        harness.until(lambda: [r["state"] for r in listed(server)] == ["running"])
         links.append(asking(server, path.replace("heads/1/1", "heads/0/1")))
         states = ["running", "waiting"]
-        both = until(lambda: [rows for rows in [listed(server)] if sorted(r["state"] for r in rows) == states])[0]
+        both = harness.until(lambda: [rows for rows in [listed(server)] if sorted(r["state"] for r in rows) == states])[0]
         assert all(r["id"].startswith("req-") for r in both), both
         assert all(r["route"].startswith(PATH + "/{") and "0.123" not in json.dumps(r) for r in both), both
         first = next(r for r in both if r["state"] == "running")
         assert server.request("DELETE", "/v1/requests/" + first["id"]).status == 200
         reply = harness.parse_replies(harness.read_all(links[0]))[0]
         assert reply.status == 409 and reply.error()["type"] == "conflict_error", reply
-        until(lambda: [r["state"] for r in listed(server)] == ["running"])  # a thread is free for the other
+        harness.until(lambda: [r["state"] for r in listed(server)] == ["running"])  # a thread is free for the other
         links[1].setsockopt(1, 13, struct.pack("ii", 1, 0))
         links[1].close()
-        until(lambda: listed(server) == [])
-        until(lambda: server.gauge("sparsed_graph_jobs_running") == 0)
+        harness.until(lambda: listed(server) == [])
+        harness.until(lambda: server.gauge("sparsed_graph_jobs_running") == 0)
 
         reply = server.post(PATH + "/" + one["id"] + "/sweep", {"attention": "window", "grid": {"window": [9, 33]}})
         assert reply.status == 202, reply
-        (sweep,) = until(lambda: listed(server))
+        (sweep,) = harness.until(lambda: listed(server))
         assert sweep["id"] == reply.json()["id"] and sweep["state"] == "running" and sweep["route"].endswith("/sweep")
         assert server.request("DELETE", "/v1/requests/" + sweep["id"]).status == 200
-        until(lambda: get(server, one, "/sweeps/" + sweep["id"])["state"] == "failed")
+        harness.until(lambda: get(server, one, "/sweeps/" + sweep["id"])["state"] == "failed")
         assert listed(server) == [] and get(server, one)["state"] == "ready"
         assert server.request("DELETE", "/v1/requests/" + sweep["id"]).status == 404
         assert server.request("DELETE", "/v1/requests/" + one["id"]).status == 404  # nothing runs there

@@ -4,7 +4,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 
 import numpy
 
@@ -154,14 +153,7 @@ def test_prediction():
             assert rows == wanted, (layer, head)
     reply = server.post(PATH + "/" + one["id"] + "/sweep",
                         {"attention": finder(7, window=0, global_first=0), "grid": {"clusters": [4, 7], "top": [1, 2]}})
-    assert reply.status == 202, reply
-    deadline = time.time() + 60
-    while True:
-        found = server.get(reply.headers["location"]).json()
-        if found["state"] != "running":
-            break
-        assert time.time() < deadline
-        time.sleep(0.02)
+    found = harness.finished(server, reply)
     assert found["state"] == "ready" and len(found["points"]) == 4 * LAYERS * HEADS, found["error"]
     records = {(r["layer"], r["head"]): r for r in get(one, "/heads")["data"]}
     for point in found["points"]:

@@ -5,7 +5,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 
 import numpy
 
@@ -208,15 +207,7 @@ def test_compare():
 
 
 def sweep(one, **body):
-    reply = server.post(PATH + "/" + one["id"] + "/sweep", body)
-    assert reply.status == 202, reply
-    deadline = time.time() + 60
-    while True:
-        found = server.get(reply.headers["location"]).json()
-        if found["state"] != "running":
-            return found
-        assert found["done"] <= found["total"] and time.time() < deadline
-        time.sleep(0.02)
+    return harness.finished(server, server.post(PATH + "/" + one["id"] + "/sweep", body))
 
 
 def test_sweep():

@@ -4,7 +4,6 @@ import os
 import sys
 import tempfile
 import threading
-import time
 
 sys.path.insert(0, os.path.join(sys.argv[1], "tests", "support"))
 import harness
@@ -18,16 +17,6 @@ def listed(server, **more):
     value = reply.json()
     assert value["object"] == "list" and set(value) == {"object", "data"}
     return value["data"]
-
-
-def until(condition, seconds=20):
-    deadline = time.time() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.time() < deadline, "it does not come"
-        time.sleep(0.005)
 
 
 class Asking(threading.Thread):
@@ -47,7 +36,7 @@ def test_stream_is_cancelled(server):
     assert listed(server) == []
     link = server.open_stream(**LONG)
     first = harness.read_some(link, 600)
-    (one,) = until(lambda: listed(server))
+    (one,) = harness.until(lambda: listed(server))
     assert set(one) == {"id", "route", "state", "tokens", "seconds"} and one["route"] == "/v1/completions", one
     assert one["state"] == "decode" and one["tokens"] > 0 and one["seconds"] >= 0 and one["id"].encode() in first
     reply = server.request("DELETE", "/v1/requests/" + one["id"])
@@ -71,7 +60,7 @@ def test_plain_request_is_cancelled(server):
                         ("/v1/score", {"input": ["word " * 1900] * 60}),
                         ("/v1/embeddings", {"input": ["word " * 1900] * 60})):  # fmt: skip
         asking = Asking(server, path, value)
-        (one,) = until(lambda: listed(server))
+        (one,) = harness.until(lambda: listed(server))
         assert one["route"] == path and one["state"] in ("waiting", "prefill", "decode"), one
         assert server.request("DELETE", "/v1/requests/" + one["id"]).status == 200
         asking.join()
@@ -85,7 +74,7 @@ def test_waiting_ones(server):
         first = small.open_stream(**LONG)
         harness.read_some(first, 50)
         asking = Asking(small, "/v1/completions", dict(LONG, max_tokens=3))
-        rows = until(lambda: [rows for rows in [listed(small)] if any(one["state"] == "waiting" for one in rows)])[0]
+        rows = harness.until(lambda: [rows for rows in [listed(small)] if any(one["state"] == "waiting" for one in rows)])[0]
         (waiting,) = [one for one in rows if one["state"] == "waiting"]
         assert len(rows) == 2 and waiting["tokens"] == 0
         assert small.request("DELETE", "/v1/requests/" + waiting["id"]).status == 200
@@ -115,7 +104,7 @@ def test_keys_see_their_own(server):
                 return {"Authorization": "Bearer " + key}
 
             asking = Asking(guarded, "/v1/completions", LONG, headers=head(one))
-            (mine,) = until(lambda: listed(guarded, headers=head(one)))
+            (mine,) = harness.until(lambda: listed(guarded, headers=head(one)))
             assert listed(guarded, headers=head(two)) == []
             foreign, unknown = (guarded.request("DELETE", "/v1/requests/" + one_id, headers=head(two))
                                 for one_id in (mine["id"], "cmpl-" + "0" * 24))  # fmt: skip

@@ -228,14 +228,7 @@ def test_sweep():
             return keep_mask(layer, q, k)
         run(IDS, noted, len(IDS))
         reply = server.post("%s/%s/sweep" % (PATH, one), {"attention": attention, "grid": {"global_first": [1]}})
-        assert reply.status == 202, reply
-        deadline = time.time() + 60
-        while True:
-            found = server.get(reply.headers["location"]).json()
-            if found["state"] != "running":
-                break
-            assert time.time() < deadline
-            time.sleep(0.02)
+        found = harness.finished(server, reply)
         assert found["state"] == "ready" and len(found["points"]) == LAYERS * HEADS, found
         for point in found["points"]:
             wanted = mask(point["layer"], *vectors[point["layer"]])[point["head"]].sum()

@@ -224,6 +224,29 @@ class Server:
             time.sleep(0.02)
 
 
+def until(condition, seconds=30.0):
+    """Asks until what it says is true. -> what it said"""
+    deadline = time.time() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.time() < deadline, "it does not come"
+        time.sleep(0.005)
+
+
+def finished(server, reply, seconds=60.0):
+    """What a sweep has to show once it no longer runs. reply: the one to its start."""
+    assert reply.status == 202, reply
+
+    def ended():
+        found = server.get(reply.headers["location"]).json()
+        assert found["done"] <= found["total"], found
+        return found["state"] != "running" and found
+
+    return until(ended, seconds)
+
+
 def frames(body):
     """The data of every server-sent event; comments are left out."""
     out = []
