@@ -149,7 +149,7 @@ class Torture:
                 continue
             if reply.status == wanted.status:
                 same = scene.name in VARIES or stripped_text(reply.body) == stripped_text(wanted.body)
-                if not same and b'"error"' not in reply.body and reply.body:
+                if not same and not re.search(rb'"error": ?\{', reply.body):
                     return "another answer: " + difference(reply.body, wanted.body)
             elif reply.status not in (500, 503) and not (reply.status in (413, 431) and b"<html>" in reply.body):
                 return "status %d: %r" % (reply.status, reply.body[:200])
@@ -316,7 +316,9 @@ def main():
             if torture.server and torture.server.process.poll() is None:
                 torture.server.process.kill()
     counts = "%d scenarios, %d allocations, %d failed one by one, %d failures" % (scenes, torture.allocations, torture.trials, torture.failed)
-    run.verdict(torture.failed == 0 and scenes >= 20, counts, torture.failure)
+    if torture.trials <= scenes:  # each makes several allocations
+        torture.failure = torture.failure or "the shim fails nothing, or next to nothing"
+    run.verdict(torture.failed == 0 and scenes >= 20 and torture.trials > scenes, counts, torture.failure)
 
 
 if __name__ == "__main__":

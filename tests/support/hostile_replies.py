@@ -19,6 +19,6 @@ def stripped(value):
 def stripped_text(body):
     """The bytes of any reply: JSON, frames of a stream, files."""
     try:
-        return json.dumps(stripped(json.loads(body)), sort_keys=True)
+        return NAMES.sub(b"", json.dumps(stripped(json.loads(body)), sort_keys=True).encode())
     except ValueError:
         return TIMES.sub(b"", NAMES.sub(b"", body))
