@@ -14,6 +14,9 @@ import tempfile
 import numpy
 
 ROOT, BUILD = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+import llama_numpy  # noqa: E402
+
 CASES = ROOT / "tests/golden/attend"
 TYPES = {"F32": "<f4", "U32": "<u4"}
 SLACK = {"edges_gold": 2, "edges_both": 2, "rows_exact": 2}
@@ -33,13 +36,7 @@ def read(path):
 
 
 def write(path, tensors, metadata):
-    header, body = {"__metadata__": metadata}, b""
-    for name, values in tensors.items():
-        header[name] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [len(body), len(body) + values.nbytes]}
-        body += values.astype("<f4").tobytes()
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+    path.write_bytes(llama_numpy.write_safetensors({n: values.astype("<f4") for n, values in tensors.items()}, metadata))
 
 
 def attend(*options):

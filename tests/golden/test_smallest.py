@@ -6,7 +6,6 @@ usage: test_smallest.py ROOT BUILD
 
 import json
 import os
-import struct
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ import numpy
 
 ROOT, BUILD = sys.argv[1], sys.argv[2]
 sys.path.insert(0, os.path.join(ROOT, "tests", "support"))
+import llama_numpy  # noqa: E402
 import tiny_model  # noqa: E402
 
 HIDDEN, HEAD, VOCAB, CONTEXT, EPS, THETA = 32, 8, 257, 128, 1e-5, 10000.0
@@ -158,14 +158,8 @@ def write(folder, config, weights):
     tokenizer = tiny_model.tokenizer()
     tokenizer["model"]["merges"] = []
     tokenizer["model"]["vocab"] = {piece: i for piece, i in tokenizer["model"]["vocab"].items() if i < VOCAB}
-    header, place = {}, 0
-    for name, array in weights.items():
-        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [place, place + array.nbytes]}
-        place += array.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
     parts = {"config.json": json.dumps(config).encode(), "tokenizer.json": json.dumps(tokenizer).encode(),
-             "model.safetensors": struct.pack("<Q", len(text)) + text + b"".join(a.tobytes() for a in weights.values())}
+             "model.safetensors": llama_numpy.write_safetensors(weights, {"format": "pt"})}
     for name, data in parts.items():
         with open(os.path.join(folder, name), "wb") as file:
             file.write(data)

@@ -3,7 +3,6 @@ and adapters together give the bytes of each alone; and every hostile or foreign
 import hashlib
 import json
 import os
-import struct
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,7 @@ import threading
 sys.path.insert(0, os.path.join(sys.argv[1], "tests", "support"))
 import fit_file
 import harness
+import llama_numpy
 import numpy
 import tiny_model
 
@@ -147,12 +147,7 @@ def test_fit_of_an_adapter():
                    length="128")
     attention = {"backend": "sparsefinder", "params": {"keep": 2, "window": 0, "global_first": 0}}
     qkv = {name: random.randn(heads, 20, 16).astype(numpy.float32) for name, heads in (("q", 4), ("k", 2), ("v", 2))}
-    header, data = {"__metadata__": {"attention": json.dumps(attention), "causal": "true", "layer": "1"}}, b""
-    for name, array in qkv.items():
-        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [len(data), len(data) + array.nbytes]}
-        data += array.tobytes()
-    text = json.dumps(header).encode()
-    body = struct.pack("<Q", len(text)) + text + data
+    body = llama_numpy.write_safetensors(qkv, {"attention": json.dumps(attention), "causal": "true", "layer": "1"})
     with serve("--adapter", "fitted=" + path) as server:
         listed = {m["id"]: m for m in server.get("/v1/models").json()["data"]}
         assert all(m["attention_needs_fit"] == ["routing", "sparsefinder"] for m in listed.values()), listed
@@ -165,9 +160,7 @@ def test_fit_of_an_adapter():
             assert reply.status == status and reply.error()["param"] == param, (query, reply)
         reply = server.post("/v1/attention/apply?model=tiny-llama:fitted", body, octets)
         assert reply.status == 200, reply
-        size = int.from_bytes(reply.body[:8], "little")
-        header, data = json.loads(reply.body[8:8 + size]), reply.body[8 + size:]
-        found = {name: numpy.frombuffer(data[slice(*header[name]["data_offsets"])], "<u4") for name in ("indptr", "indices")}
+        _, found = llama_numpy.read_safetensors(reply.body)
         weight, bias = (maps["layers.1.self.dot.q_proj." + part].astype(float) for part in ("weight", "bias"))
         for h in range(4):
             a, b = qkv["q"][h] @ weight[h] + bias[h], qkv["k"][h // 2] @ weight[h] + bias[h]

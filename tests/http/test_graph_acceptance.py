@@ -352,16 +352,6 @@ def layer_case(heads, kv_heads, n, m, allowed):
     raise AssertionError("no layer with a margin")
 
 
-def pack(tensors, metadata):
-    header, body = {"__metadata__": metadata}, b""
-    for name, values in tensors.items():
-        header[name] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [len(body), len(body) + values.nbytes]}
-        body += values.tobytes()
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + body
-
-
 def test_metrics_of_random_layers():  # point 3
     """n and m that are no multiple of a block, padding, one token, cross attention, an empty prediction."""
     server = room()[0]
@@ -381,8 +371,8 @@ def test_metrics_of_random_layers():  # point 3
                         "causal": "true" if causal else "false", "kind": kind}
             if valid:
                 metadata["valid"] = str(valid)
-            reply = server.request("POST", "/v1/attention/apply?metrics=true", pack({"q": q, "k": k, "v": v}, metadata),
-                                   {"Content-Type": "application/octet-stream"})
+            body = llama_numpy.write_safetensors({"q": q, "k": k, "v": v}, metadata)
+            reply = server.request("POST", "/v1/attention/apply?metrics=true", body, {"Content-Type": "application/octet-stream"})
             assert reply.status == 200, (at, reply)
             size = int.from_bytes(reply.body[:8], "little")
             found = json.loads(json.loads(reply.body[8:8 + size])["__metadata__"]["metrics"])

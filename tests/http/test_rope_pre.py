@@ -4,11 +4,9 @@ and changes with the length that a request is planned for."""
 import json
 import os
 import shutil
-import struct
 import sys
 import tempfile
 import threading
-import time
 
 import numpy
 
@@ -244,8 +242,8 @@ def test_apply():
     tensors["v"] = random.randn(KV_HEADS, n, DIM).astype(numpy.float32)
     for given in (True, False):
         body = dict(tensors, **({"q_pre": pre["q"], "k_pre": pre["k"]} if given else {}))
-        reply = server.post("/v1/attention/apply", pack(body, {"attention": json.dumps(PATTERNS[0][0]), "causal": "true"}),
-                            {"Content-Type": "application/octet-stream"})
+        data = llama_numpy.write_safetensors(body, {"attention": json.dumps(PATTERNS[0][0]), "causal": "true"})
+        reply = server.post("/v1/attention/apply", data, {"Content-Type": "application/octet-stream"})
         assert reply.status == 200, reply
         meta, arrays = llama_numpy.read_safetensors(reply.body)
         notes = json.loads(meta["report"])["notes"]
@@ -256,19 +254,9 @@ def test_apply():
             base, at = arrays["edge_base"][h], arrays["indptr"][h]
             found = [arrays["indices"][base + at[i]:base + at[i + 1]].tolist() for i in range(n)]
             assert found == [numpy.nonzero(row)[0].tolist() for row in wanted[h]], (given, h)
-    wrong = server.post("/v1/attention/apply", pack(dict(tensors, q_pre=pre["k"]), {"attention": "sparsefinder"}),
-                        {"Content-Type": "application/octet-stream"})
+    data = llama_numpy.write_safetensors(dict(tensors, q_pre=pre["k"]), {"attention": "sparsefinder"})
+    wrong = server.post("/v1/attention/apply", data, {"Content-Type": "application/octet-stream"})
     assert wrong.status == 400 and "q_pre" in wrong.error()["message"], wrong
-
-
-def pack(tensors, metadata):
-    header, data = {"__metadata__": metadata}, b""
-    for name, values in tensors.items():
-        header[name] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [len(data), len(data) + values.nbytes]}
-        data += values.tobytes()
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + data
 
 
 if __name__ == "__main__":

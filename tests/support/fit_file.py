@@ -1,8 +1,7 @@
 """Writes a fit file for the model of tiny_model.py, without any code of the project."""
 import hashlib
-import json
-import struct
 
+import llama_numpy
 import tiny_model
 
 
@@ -21,11 +20,5 @@ def write(path, arrays, rank, **metadata):
             "heads": str(tiny_model.HEADS), "d": str(tiny_model.HEAD_DIM), "r": str(rank), "alpha": "1.5", "seed": "0",
             "rope": "post"}
     said.update(metadata)
-    header, place = {"__metadata__": said}, 0
-    for name, array in sorted(arrays.items()):
-        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [place, place + array.nbytes]}
-        place += array.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text + b"".join(a.tobytes() for _, a in sorted(arrays.items())))
+        file.write(llama_numpy.write_safetensors(dict(sorted(arrays.items())), said))

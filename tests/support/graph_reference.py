@@ -6,9 +6,7 @@ A pair is in doubt where float32 and float64 may differ about it: its score lies
 weight at the edge of a cut. Masks of predicting attentions must have none: scene() takes the first seed of tokens that gives a margin.
 """
 import hashlib
-import json
 import os
-import struct
 
 import numpy
 
@@ -37,19 +35,9 @@ def write_model(folder):
     metadata = {"format": "sparsed.sparsefinder.v1", "model": digest, "layers": str(LAYERS), "heads": str(HEADS),
                 "d": str(DIM), "r": str(RANK), "alpha": "1.5", "seed": "0", "corpus": "0" * 64, "length": "2048",
                 "rope": "post"}
-    write_safetensors(os.path.join(folder, "sparsefinder.safetensors"), metadata, fit)
+    with open(os.path.join(folder, "sparsefinder.safetensors"), "wb") as file:
+        file.write(llama_numpy.write_safetensors(fit, metadata))
     return fit
-
-
-def write_safetensors(path, metadata, tensors):
-    header, place = {"__metadata__": metadata}, 0
-    for name, array in tensors.items():
-        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [place, place + array.nbytes]}
-        place += array.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text + b"".join(a.tobytes() for a in tensors.values()))
 
 
 def random_fit():

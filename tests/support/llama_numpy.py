@@ -27,6 +27,18 @@ def read_safetensors(data):
     return metadata, arrays
 
 
+def write_safetensors(arrays, metadata):
+    """-> bytes. arrays: {name: float32}, in this order; metadata: {name: text}."""
+    header, place = {"__metadata__": metadata}, 0
+    for name, array in arrays.items():
+        assert array.dtype == numpy.dtype("<f4"), (name, array.dtype)
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [place, place + array.nbytes]}
+        place += array.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + b"".join(array.tobytes() for array in arrays.values())
+
+
 def normalize(scores, mask, alpha):
     """Rows of weights over the allowed keys; rows without one are zero."""
     scores = numpy.where(mask, scores, -numpy.inf)

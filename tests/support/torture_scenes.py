@@ -7,8 +7,8 @@ A scene is (name, prepare, run, tidy): prepare(server) -> state and tidy(server,
 import collections
 import json
 import os
-import struct
 
+import llama_numpy
 import numpy
 import tiny_model
 
@@ -124,14 +124,9 @@ def compare():
 
 
 def tensor_body():
-    header, data = {"__metadata__": {"attention": '{"backend": "window", "params": {"window": 5}}', "causal": "true"}}, b""
     random = numpy.random.RandomState(1)
-    for name in "qkv":
-        raw = random.randn(2, 13, 4).astype("<f4").tobytes()
-        header[name] = {"dtype": "F32", "shape": [2, 13, 4], "data_offsets": [len(data), len(data) + len(raw)]}
-        data += raw
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + data
+    return llama_numpy.write_safetensors({name: random.randn(2, 13, 4).astype("<f4") for name in "qkv"},
+                                         {"attention": '{"backend": "window", "params": {"window": 5}}', "causal": "true"})
 
 
 def scenes():
