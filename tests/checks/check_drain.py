@@ -37,10 +37,12 @@ def check_told(call, signalled):
         raise Failure("503 before the signal: %r" % bytes(call.data[-200:]))
 
 
-def one_round(draw, totals, notice):
-    """notice: seconds after the signal from which readiness must be 503."""
-    delay, timeout = draw.choice([0, 0, 0.3, 1]), draw.choice([60, 60, 60, 0.2])
+def one_round(draw, totals, notice, calm):
+    """notice: seconds after the signal from which readiness must be 503; calm: there is time to ask for it, and to finish."""
+    delay, timeout = draw.choice([0, 0, 0.3, notice + 1]), draw.choice([60, 60, 60, 0.2])
     twice, at = draw.random() < 0.2, draw.random() ** 2 * draw.choice([0.3, 2.0])
+    if calm:
+        delay, timeout, twice = notice + 1, 60, False
     server = harness.Server("--ctx", 256, "--kv-bytes", "64M", "--max-sequences", PLACES, "--max-queue", 600,
                             "--max-connections", 900, "--max-connections-per-ip", 900, "--queue-timeout", 120,
                             "--drain-delay", delay, "--drain-timeout", timeout)  # fmt: skip
@@ -73,7 +75,8 @@ def one_round(draw, totals, notice):
                 if now > signalled + delay + 0.2:
                     late.append(calls.send("/v1/completions", {"prompt": "a", "max_tokens": 1}))
             calls.poll(0.005)
-            if signalled and not calls.open and not (twice and now < twice):
+            asked = probes or second or delay <= notice
+            if signalled and asked and not calls.open and not (twice and now < twice):
                 break
             if now - began > 150:
                 raise Failure("%d requests have no answer after 150 s" % calls.open)
@@ -117,15 +120,19 @@ def main():
     totals, failure, bad = {}, None, 0
     for i in range(run.count):
         try:
-            one_round(random.Random(run.seed * 100003 + i), totals, 1.0 if run.quick else 0.2)
+            one_round(random.Random(run.seed * 100003 + i), totals, 1.0 if run.quick else 0.2, i == 0)
         except Failure as problem:
             bad += 1
             failure = failure or "round %d: %s" % (i, problem)
             print("round %d: %s" % (i, problem), flush=True)
         run.progress(i + 1, run.count, str(totals))
-    counts = "%d rounds of %d streams and %d behind them: %d full, %d told, %d came too late, %d bad rounds" % (
-        run.count, STREAMS, WAITING, totals.get("full", 0), totals.get("told", 0), totals.get("refused", 0), bad)  # fmt: skip
-    run.verdict(bad == 0, counts, failure)
+    full, probes = totals.get("full", 0), totals.get("probes", 0)
+    counts = ("%d rounds of %d streams and %d behind them: %d full, %d told, %d came too late, readiness 503 %d times, "
+              "%d bad rounds") % (run.count, STREAMS, WAITING, full, totals.get("told", 0), totals.get("refused", 0),
+                                  probes, bad)  # fmt: skip
+    if not full or not probes:
+        failure = failure or ("readiness was never seen to be 503" if full else "no full result")
+    run.verdict(bad == 0 and full > 0 and probes > 0, counts, failure)
 
 
 main()
