@@ -44,16 +44,23 @@ def draw_request(draw, scale):
     return fields
 
 
+def waited():
+    """Seconds for which this process could have run and other work had the CPU."""
+    with open("/proc/self/schedstat") as file:
+        return int(file.read().split()[1]) / 1e9
+
+
 class Clock:
-    """Time as this program sees it: where the whole machine stood still it goes on a quarter of a second."""
+    """Time, but of a stall of more than a quarter of a second only what this process did not spend waiting for a CPU."""
 
     def __init__(self):
-        self.seen, self.passed = time.monotonic(), 0.0
+        self.seen, self.waited, self.passed = time.monotonic(), waited(), 0.0
 
     def now(self):
-        now = time.monotonic()
-        self.passed += min(now - self.seen, 0.25)
-        self.seen = now
+        now, waits = time.monotonic(), waited()
+        took = now - self.seen
+        self.passed += took - min(max(took - 0.25, 0.0), waits - self.waited)
+        self.seen, self.waited = now, waits
         return self.passed
 
 
