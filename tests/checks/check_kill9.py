@@ -159,15 +159,24 @@ class Writer:
     def disturbed(self, draw):
         """Kills it once at a drawn moment; where it got to its end, compares and begins anew. -> it was killed"""
         process = self.place.start(self.command)
-        time.sleep(draw.random() * 1.1 * self.seconds)
-        process.kill()
-        code = process.wait()
+        try:
+            time.sleep(draw.random() * 1.1 * self.seconds)
+        finally:
+            process.kill()
+            code = process.wait()
         self.check_whole()
         if code == -signal.SIGKILL:
             self.kills += 1
             if draw.random() < 0.7:
                 return True
-            code = self.place.start(self.command).wait()  # and now it may
+            process = self.place.start(self.command)  # and now it may
+            try:
+                code = process.wait(60 + 20 * self.seconds)
+            except subprocess.TimeoutExpired:
+                raise Failure("%s after a kill does not end" % self.name)
+            finally:
+                process.kill()
+                process.wait()
         if code != 0:
             raise Failure("%s after a kill leaves with %d" % (self.name, code))
         for result, value in self.wanted.items():
@@ -182,13 +191,15 @@ class Writer:
 def one_restart(place, draw, totals):
     process = place.start(place.command)
     moment = draw.choice(["start", "load", "load"])
-    if moment == "start":
-        time.sleep(draw.random() * 0.12)
-    else:
-        until_ready(place, process, 20)
-        load(place, draw, draw.random() * 0.3)
-    process.kill()
-    process.wait()
+    try:
+        if moment == "start":
+            time.sleep(draw.random() * 0.12)
+        else:
+            until_ready(place, process, 20)
+            load(place, draw, draw.random() * 0.3)
+    finally:
+        process.kill()
+        process.wait()
     totals[moment] = totals.get(moment, 0) + 1
     again = place.start(place.command)
     try:
