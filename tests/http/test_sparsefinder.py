@@ -47,12 +47,13 @@ def test_alone_as_in_company(server):
 def test_decoding_is_prefill(server):
     """What a token scored when it was generated it scores in one prefill of the whole text."""
     for attention in STREAMING:
-        choice = generate(server, attention)["choices"][0]
-        data = server.post("/v1/score", {"input": PROMPT + choice["text"], "attention": attention}).json()["data"][0]
-        n = len(choice["logprobs"]["tokens"])
-        if data["tokens"][-n:] != choice["logprobs"]["tokens"]:
-            continue  # the text is cut into other tokens
-        for a, b in zip(choice["logprobs"]["token_logprobs"], data["token_logprobs"][-n:]):
+        choice = generate(server, attention, return_token_ids=True)["choices"][0]
+        ids, wanted = choice["prompt_token_ids"] + choice["token_ids"], choice["logprobs"]["token_logprobs"]
+        assert len(wanted) == len(choice["token_ids"]) == 24, choice
+        data = server.post("/v1/score", {"input": ids, "attention": attention}).json()["data"][0]
+        found = data["token_logprobs"]
+        assert len(found) == len(ids)
+        for a, b in zip(wanted, found[-len(wanted):]):
             assert abs(a - b) < 0.02, (attention, a, b)
 
 
