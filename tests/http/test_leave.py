@@ -21,6 +21,11 @@ def leave(link, how):
         link.close()
 
 
+def aborted(server):
+    """Requests that ended before their answer did."""
+    return sum(v for k, v in server.metrics()[0].items() if 'finished_reason="abort"' in k)
+
+
 def plain(server):
     body = b'{"prompt":"It was","max_tokens":2000,"ignore_eos":true}'
     link = server.connect()
@@ -49,8 +54,7 @@ def test_leaving():
             assert server.until_idle() < 5, how
             if how == "half":
                 assert link.recv(65536) == b""
-        cancelled = server.metrics()[0]
-        assert any(v >= 3 for k, v in cancelled.items() if 'finished_reason="abort"' in k), cancelled
+        assert aborted(server) >= 3
         assert server.complete(prompt="It was", max_tokens=2).status == 200
 
 
@@ -192,18 +196,18 @@ def test_nobody_reads():
     with harness.Server("--write-timeout", "60") as server:
         link, identity = paused_stream(server)
         assert server.request("DELETE", "/v1/requests/" + identity).status == 200
-        assert server.until_idle() < 1
+        assert server.until_idle() < 10
         link.close()
         link, _ = paused_stream(server)
         leave(link, "half")
-        assert server.until_idle() < 1
+        assert server.until_idle() < 10
         link.close()
         # paused, it takes no part: another one's speed is its own
         link, _ = paused_stream(server)
         assert server.complete(prompt="a", max_tokens=5).status == 200
         assert server.gauge("sparsed_num_requests_running") == 1
         link.close()
-        assert server.until_idle() < 1
+        assert server.until_idle() < 10
 
 
 def test_paused_is_cut():
@@ -214,8 +218,7 @@ def test_paused_is_cut():
         begin = time.time()
         server.until_idle(30)
         assert time.time() - begin > 0.9
-        values = server.metrics()[0]
-        assert sum(v for k, v in values.items() if 'finished_reason="abort"' in k) == 1, values
+        assert aborted(server) == 1
         link.close()
 
 
@@ -225,13 +228,15 @@ def test_silence():
         stream = server.open_stream(prompt="It was", max_tokens=1900, ignore_eos=True)
         harness.read_some(stream, 400)
         harness.vanish(stream)
-        server.until_idle(5)
+        server.until_idle(20)
+        assert aborted(server) == 1
     with harness.Server("--write-timeout", "1", environment={"SPARSED_CPU": "reference"}) as server:
         link = plain(server)
         while server.gauge("sparsed_num_requests_running") == 0:
             time.sleep(0.01)
         harness.vanish(link)
-        server.until_idle(15)  # alone it runs for much longer
+        server.until_idle(20)
+        assert aborted(server) == 1
 
 
 def test_others_keep_streaming():
