@@ -14,10 +14,12 @@ IDS = [(i * i * 7 + i * 13) % 4000 + 5 for i in range(600)]
 SEEDED = dict(max_tokens=8, seed=11, logprobs=3, return_token_ids=True)
 
 
-def keys():
-    with tempfile.NamedTemporaryFile("w", suffix=".keys", delete=False) as file:
+def keyed(folder, *options):
+    """A server with two keys."""
+    path = os.path.join(folder, "keys")
+    with open(path, "w") as file:
         file.write(ONE + "\n" + TWO + "\n")
-    return file.name
+    return harness.Server("--api-key-file", path, *options)
 
 
 def complete(server, key=None, **fields):
@@ -77,7 +79,7 @@ def test_turns_of_a_conversation():
 
 def test_running_requests_share():
     with harness.Server() as server:
-        link = server.open_stream(prompt=IDS[:400], max_tokens=300, temperature=0, ignore_eos=True)
+        link = server.open_stream(prompt=IDS[:400], max_tokens=1600, temperature=0, ignore_eos=True)
         harness.read_some(link, 600)  # its prompt is read
         running = complete(server, **dict(SEEDED, prompt=IDS[:400]))
         assert server.gauge("sparsed_num_requests_running") == 1 and cached(running) == 384
@@ -100,7 +102,7 @@ def test_running_requests_share():
 
 def test_keys_and_salts():
     for options, shared in (((), 0), (("--share-prefixes",), 192)):
-        with harness.Server("--api-key-file", keys(), *options) as server:
+        with tempfile.TemporaryDirectory() as folder, keyed(folder, *options) as server:
             fields = dict(SEEDED, prompt=IDS[:200])
             first = complete(server, ONE, **fields)
             assert cached(first) == 0
