@@ -2,7 +2,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -75,19 +74,9 @@ def test_json():
     assert any(line["aborted"] and line["path"] == "/v1/completions" for line in requests)
 
 
-def start(stderr):
-    """A server whose log goes there. -> (harness.Server's process and port by other means)"""
-    server = harness.Server.__new__(harness.Server)
-    command = [os.path.join(harness.BUILD, "sparsed"), "serve", "--port", "0", "--model", harness.MODEL, "--kv-bytes", "64M"]
-    server.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
-    server.log = [server.process.stdout.readline().decode()]
-    server.port = int(re.search(r":(\d+)$", server.log[0].strip()).group(1))
-    return server
-
-
 def test_disk_full():
     """Lines that can't be written are counted, and serving goes on."""
-    with open("/dev/full", "w") as full, start(full) as server:
+    with open("/dev/full", "w") as full, harness.Server("--kv-bytes", "64M", log=full) as server:
         for _ in range(5):
             assert server.complete(prompt="a", max_tokens=1).status == 200
         lost = server.gauge("sparsed_log_lines_lost_total")
@@ -97,7 +86,7 @@ def test_disk_full():
 def test_reader_stands_still():
     """A pipe that nobody reads fills up; then lines are lost, not requests."""
     reader, writer = os.pipe()
-    with start(writer) as server:
+    with harness.Server("--kv-bytes", "64M", log=writer) as server:
         os.close(writer)
         begin = time.time()
         while server.gauge("sparsed_log_lines_lost_total") < 5:

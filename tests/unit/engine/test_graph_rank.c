@@ -79,8 +79,4 @@ static void test_rows(void **state)
 }
 
 static const struct CMUnitTest tests[] = {cmocka_unit_test(test_rows)};
-
-int main(void)
-{
-    return cmocka_run_group_tests(tests, NULL, NULL) == 0 ? 0 : 1;
-}
+TEST_MAIN(tests)

@@ -8,15 +8,22 @@
 
 #include "tests/support/scheduler_fixture.h"
 
+/* One sequence at a time, on the test's clock; how many seconds requests may wait and take. */
+static sp_scheduler_options timed(double queue, double request)
+{
+    sp_scheduler_options options = usual;
+    options.max_sequences = 1;
+    options.queue_timeout = queue;
+    options.request_timeout = request;
+    options.clock = read_fake_time;
+    return options;
+}
+
 static void test_timeouts_and_cancel(void **state)
 {
     (void)state;
     static int32_t ids[FAKE_CONTEXT];
-    sp_scheduler_options options = usual;
-    options.max_sequences = 1;
-    options.queue_timeout = 5;
-    options.request_timeout = 20;
-    options.clock = read_fake_time;
+    sp_scheduler_options options = timed(5, 20);
     fixture f;
     sp_error error;
     sp_stream *a, *b, *c;
@@ -71,11 +78,7 @@ static void test_time_of_what_follows(void **state)
 {
     (void)state;
     static int32_t ids[FAKE_CONTEXT];
-    sp_scheduler_options options = usual;
-    options.max_sequences = 1;
-    options.queue_timeout = 5;
-    options.request_timeout = 20;
-    options.clock = read_fake_time;
+    sp_scheduler_options options = timed(5, 20);
     fixture f;
     sp_error error;
     sp_stream *first, *next;
@@ -110,10 +113,7 @@ static void test_drain_rate(void **state)
     (void)state;
     enum { N = 8 };
     static int32_t ids[FAKE_CONTEXT];
-    sp_scheduler_options options = usual;
-    options.max_sequences = 1;
-    options.queue_timeout = options.request_timeout = 1e6;
-    options.clock = read_fake_time;
+    sp_scheduler_options options = timed(1e6, 1e6);
     fixture f;
     sp_error error;
     sp_stream *streams[N];
