@@ -7,27 +7,13 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
+#include "tests/kernels/level.h"
 #include "tests/support/random.h"
 
 typedef struct nearest {
     double distance;
     uint32_t key;
 } nearest;
-
-static sp_device *open_level(sp_cpu_isa level, size_t threads)
-{
-    sp_device_options options = {.n_threads = threads};
-    sp_device *device = NULL;
-    sp_error error;
-    assert_ok(sp_cpu_open_level(&options, level, &device, &error), error);
-    return device;
-}
-
-/* Multiples of 1/8 up to 2: every sum is exact and ties are common. */
-static void draw(test_random *random, float *x, size_t n)
-{
-    for (size_t i = 0; i < n; i++) x[i] = (float)((int)test_random_below(random, 33) - 16) / 8;
-}
 
 static int compare_nearest(const void *a, const void *b)
 {
@@ -71,8 +57,8 @@ static void test_assign(void **state)
         a.centroid_stride = (size_t)a.n_centroids * a.rank + 7;
         size_t n_x = a.rows * a.n_maps * a.rank, n_c = a.n_maps * a.centroid_stride;
         float *x = sp_alloc(n_x, 4), *c = sp_alloc(n_c, 4);
-        draw(&random, x, n_x);
-        draw(&random, c, n_c);
+        test_random_eighths(&random, x, n_x);
+        test_random_eighths(&random, c, n_c);
         uint16_t *ids = sp_alloc(a.rows * a.n_maps * a.top, 2);
         a.x = x, a.centroids = c, a.ids = ids;
         for (int level = 0; level <= (int)sp_cpu_level(); level++) {

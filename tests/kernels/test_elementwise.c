@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
+#include "tests/kernels/level.h"
 
 #define MARGIN 17
 #define CANARY 0x5a
@@ -40,15 +41,6 @@ static float *random_new(test_random *random, size_t n, float scale)
     float *x = guarded_new(n * sizeof *x);
     test_random_fill(random, x, n, scale);
     return x;
-}
-
-static sp_device *open_level(sp_cpu_isa level, size_t threads)
-{
-    sp_error error = {0};
-    sp_device *device;
-    sp_device_options options = {.n_threads = threads};
-    assert_ok(sp_cpu_open_level(&options, level, &device, &error), error);
-    return device;
 }
 
 static void assert_close(double value, double expected, double tolerance)

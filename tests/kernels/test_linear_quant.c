@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
+#include "tests/kernels/level.h"
 
 typedef struct layer {
     size_t n_out, n_in;
@@ -58,15 +59,6 @@ static void layer_free(layer *l)
 {
     free(l->stored);
     free(l->w);
-}
-
-static sp_device *open_level(sp_cpu_isa level, size_t threads)
-{
-    sp_error error = {0};
-    sp_device *device;
-    sp_device_options options = {.n_threads = threads};
-    assert_ok(sp_cpu_open_level(&options, level, &device, &error), error);
-    return device;
 }
 
 static sp_matrix pack(sp_device *device, const sp_tensor *tensor, bool round_rows)

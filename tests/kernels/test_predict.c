@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
+#include "tests/kernels/level.h"
 #include "tests/support/random.h"
 
 typedef struct scene {
@@ -19,21 +20,12 @@ typedef struct scene {
     uint8_t **pages;
 } scene;
 
-static sp_device *open_level(sp_cpu_isa level, size_t threads)
-{
-    sp_device_options options = {.n_threads = threads};
-    sp_device *device = NULL;
-    sp_error error;
-    assert_ok(sp_cpu_open_level(&options, level, &device, &error), error);
-    return device;
-}
-
-/* exact: multiples of 1/8 up to 2, which bf16 holds, too. */
 static void draw(test_random *random, float *x, size_t n, bool exact)
 {
-    for (size_t i = 0; i < n; i++)
-        x[i] =
-            exact ? (float)((int)test_random_below(random, 33) - 16) / 8 : (float)test_random_gauss(random);
+    if (exact)
+        test_random_eighths(random, x, n);
+    else
+        test_random_fill(random, x, n, 1);
 }
 
 static size_t n_tiles(const scene *s)

@@ -6,18 +6,10 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
+#include "tests/kernels/level.h"
 #include "tests/support/random.h"
 
 enum { SETS = 7, MOST = 3000, TILES = (MOST + 63) / 64 };
-
-static sp_device *open_level(sp_cpu_isa level)
-{
-    sp_device_options options = {.n_threads = 2};
-    sp_device *device = NULL;
-    sp_error error;
-    assert_ok(sp_cpu_open_level(&options, level, &device, &error), error);
-    return device;
-}
 
 /* Sets from empty to full: set s holds a key with probability s / 6. Pages lie apart in memory. */
 typedef struct scene {
@@ -83,7 +75,7 @@ static void test_sets(void **state)
     assert_true(s && words);
     fill_scene(s);
     for (int level = 0; level <= (int)sp_cpu_level(); level++) {
-        sp_device *device = open_level((sp_cpu_isa)level);
+        sp_device *device = open_level((sp_cpu_isa)level, 2);
         for (size_t i = 0; i < COUNT_OF(lengths); i++) {
             uint32_t n_keys = lengths[i], tiles = (n_keys + 63) / 64, counts[SETS];
             const sp_set_args args = {
@@ -114,7 +106,7 @@ static void test_some(void **state)
     scene *s = malloc(sizeof *s);
     assert_non_null(s);
     fill_scene(s);
-    sp_device *device = open_level(sp_cpu_level());
+    sp_device *device = open_level(sp_cpu_level(), 2);
     uint64_t words[2 * 3];
     uint32_t counts[2];
     const sp_set_args args = {

@@ -32,3 +32,8 @@ void test_random_fill(test_random *random, float *x, size_t n, float scale)
 {
     for (size_t i = 0; i < n; i++) x[i] = scale * (float)test_random_gauss(random);
 }
+
+void test_random_eighths(test_random *random, float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) x[i] = (float)((int)test_random_below(random, 33) - 16) / 8;
+}

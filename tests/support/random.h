@@ -15,4 +15,7 @@ double test_random_unit(test_random *random);                                /* 
 double test_random_gauss(test_random *random);                               /* mean 0, variance 1 */
 void test_random_fill(test_random *random, float *x, size_t n, float scale); /* x[n] = scale * gauss */
 
+/* x[n]: multiples of 1/8 from -2 to 2, which bf16 holds: sums of products are exact and ties common. */
+void test_random_eighths(test_random *random, float *x, size_t n);
+
 #endif
