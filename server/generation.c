@@ -206,7 +206,8 @@ static void reply_whole(sp_exchange *exchange, sp_generation *g)
         sp_buffer_pass(&g->choices[i].text, body);
         sp_token_rows_pass(&g->choices[i].rows, body);
     }
-    if (body->failed && !body->no_memory) {
+    if (body->no_memory) return; /* it is sent as that */
+    if (body->failed) {
         sp_exchange_refuse(exchange, 500, NULL, "the text does not fit into one reply; use \"stream\": true");
         return;
     }

@@ -121,14 +121,21 @@ static void drop_state(sp_exchange *exchange)
 static const char no_memory[] = "{\"error\":{\"message\":\"out of memory; try "
                                 "again\",\"type\":\"unavailable_error\",\"param\":null,\"code\":503}}";
 
-static enum MHD_Result send_reply(sp_exchange *exchange)
+/* A body that could not be made becomes a refusal; where that fails too, its buffer says so. */
+static void mend_body(sp_exchange *exchange)
 {
-    sp_buffer *body = &exchange->reply.body;
-    drop_state(exchange);
+    const sp_buffer *body = &exchange->reply.body;
     if (body->no_memory)
         sp_exchange_refuse(exchange, 503, NULL, "no memory for the reply; try again");
     else if (body->failed)
         sp_exchange_refuse(exchange, 500, NULL, "the reply is too large");
+}
+
+static enum MHD_Result send_reply(sp_exchange *exchange)
+{
+    sp_buffer *body = &exchange->reply.body;
+    drop_state(exchange);
+    mend_body(exchange);
     if (!sp_exchange_hold(exchange, 0))
         sp_exchange_refuse(exchange, 503, NULL, "replies take too much memory just now; try again");
     bool none = body->failed; /* no memory even for the refusal */
@@ -215,6 +222,8 @@ static enum MHD_Result send_past(sp_exchange *exchange)
 {
     sp_buffer bytes;
     sp_buffer_init(&bytes, 65536);
+    mend_body(exchange);
+    sp_buffer_pass(&exchange->reply.body, &bytes);
     sp_exchange_raw(exchange, &bytes);
     lock(exchange->server);
     if (exchange->conn->state != SP_CONN_DEAD && !bytes.failed) {
