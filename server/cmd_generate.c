@@ -16,12 +16,12 @@
 #define TEXT_TOKENS 128u   /* of an answer where nobody says */
 #define CHAT_TOKENS 4096u  /* the same of a chat, as the server's --max-output-tokens */
 
-volatile sig_atomic_t sp_generate_interrupted, sp_generate_ended;
+atomic_bool sp_generate_interrupted, sp_generate_ended;
 
 static void on_signal(int number)
 {
-    sp_generate_interrupted = 1;
-    if (number == SIGTERM) sp_generate_ended = 1;
+    sp_generate_interrupted = true;
+    if (number == SIGTERM) sp_generate_ended = true;
 }
 
 static sp_status read_prompt(const sp_options *options, sp_buffer *prompt, sp_error *error)

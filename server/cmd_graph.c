@@ -2,6 +2,7 @@
  * it, on an engine of its own. One call (graph_call.h) is filled by hand instead of by a request; the file is
  * written whole or not at all. Ctrl-C stops. Tests: tests/http/test_graph_command.py */
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -17,18 +18,18 @@
 #define CAPTURE_SHARE 4 /* captures and heads may take so many times what the largest capture takes */
 #define CAPTURE_BYTES ((size_t)4 << 30)
 
-static volatile sig_atomic_t interrupted;
+static atomic_bool interrupted; /* by a signal, which may come to any thread */
 
 static void on_interrupt(int number)
 {
     (void)number;
-    interrupted = 1;
+    interrupted = true;
 }
 
 static bool stop(void *context)
 {
     (void)context;
-    return interrupted != 0;
+    return interrupted;
 }
 
 /* --- the capture --- */

@@ -4,6 +4,7 @@
  * --json the reply of POST /v1/score, one input. Ctrl-C cancels; nothing is written then. Tests:
  * tests/golden/test_score.py, tests/http/test_command.py */
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -13,12 +14,12 @@
 
 #define TEXT_MAX_BYTES ((size_t)1 << 30)
 
-static volatile sig_atomic_t interrupted;
+static atomic_bool interrupted; /* by a signal, which may come to any thread */
 
 static void on_interrupt(int number)
 {
     (void)number;
-    interrupted = 1;
+    interrupted = true;
 }
 
 static bool write_json(const sp_scorer *scorer)

@@ -3,7 +3,10 @@
  *
  * Owner: this function owns server and engine and closes the server first. The signal handlers only call
  * sp_server_stop, and at SIGHUP sp_server_reload, which are async-signal-safe; before the first request can
- * come and after the last one is answered it ends the process at once. Tests: tests/http/ */
+ * come and after the last one is answered it ends the process at once. The kernel gives a signal to any
+ * thread (libmicrohttpd's and OpenBLAS's too); it is handled in this one, so that no handler can be at work
+ * while what it uses is closed. Tests: tests/http/ */
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,17 +19,28 @@
 static sp_server *signalled_server;
 static volatile sig_atomic_t exit_at_once; /* before the first request and after the last */
 
+/* Sends a signal that came to another thread on to the first one; -> whether it did. */
+static bool pass_on(int number)
+{
+    if (gettid() == getpid()) return false;
+    int before = errno;
+    tgkill(getpid(), getpid(), number);
+    errno = before;
+    return true;
+}
+
 static void on_signal(int number)
 {
-    (void)number;
+    if (pass_on(number)) return;
     if (exit_at_once) _exit(SP_EXIT_OK);
+    int before = errno;
     sp_server_stop(signalled_server);
+    errno = before;
 }
 
 static void on_hangup(int number)
 {
-    (void)number;
-    sp_server_reload(signalled_server);
+    if (!pass_on(number)) sp_server_reload(signalled_server);
 }
 
 static void catch_signals(void)

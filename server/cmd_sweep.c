@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <math.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -20,12 +21,12 @@
 #define TEXT_MAX_BYTES ((size_t)1 << 30)
 #define FILE_MAX_BYTES ((size_t)64 << 20)
 
-static volatile sig_atomic_t interrupted;
+static atomic_bool interrupted; /* by a signal, which may come to any thread */
 
 static void on_interrupt(int number)
 {
     (void)number;
-    interrupted = 1;
+    interrupted = true;
 }
 
 typedef struct sweep_run {

@@ -3,11 +3,13 @@
 #define SPARSED_SERVER_GENERATE_H
 
 #include <signal.h>
+#include <stdatomic.h>
 
 #include "server/command.h"
 
-/* Ctrl-C has been pressed; whoever acts on it clears it. SIGTERM sets both. */
-extern volatile sig_atomic_t sp_generate_interrupted, sp_generate_ended;
+/* Ctrl-C has been pressed; whoever acts on it clears it. SIGTERM sets both. Signals may come to any thread.
+ */
+extern atomic_bool sp_generate_interrupted, sp_generate_ended;
 
 /* The sampling options as a request without a prompt; lists live in the arena. SP_USAGE names the option. */
 sp_status sp_generate_request(const sp_options *options, sp_arena *arena, sp_request *request,

@@ -101,7 +101,7 @@ static sp_status answer(session *s, sp_error *error)
     sp_stream *stream = NULL;
     sp_buffer text;
     sp_event event;
-    sp_generate_interrupted = 0;
+    sp_generate_interrupted = false;
     sp_status status = submit(s, &stream, error);
     if (status) {
         drop_messages(s, s->n - 1, 1);
@@ -109,7 +109,7 @@ static sp_status answer(session *s, sp_error *error)
     }
     sp_buffer_init(&text, MESSAGE_BYTES);
     sp_generate_read(s->options, stream, &text, &event);
-    sp_generate_interrupted = 0;
+    sp_generate_interrupted = false;
     puts("");
     fflush(stdout);
     if (event.type == SP_EVENT_DONE) {
@@ -135,7 +135,7 @@ static bool wait_input(bool terminal)
     struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
     while (!sp_generate_ended) {
         if (sp_generate_interrupted) {
-            sp_generate_interrupted = 0;
+            sp_generate_interrupted = false;
             if (terminal) fputs("\n> ", stderr);
         }
         if (poll(&input, 1, 100) > 0) return true;
