@@ -69,6 +69,8 @@ struct sp_graph_call {
 /* A call without a capture; NULL: no memory (refused). */
 sp_graph_call *sp_graph_call_new(sp_exchange *exchange);
 void sp_graph_call_free(sp_graph_call *call);
+/* Releases its captures, before the answer goes out: who has it may evict what it was about. */
+void sp_graph_call_let_go(sp_graph_call *call);
 /* The capture of this id, held; an answer counts as its use. False: refused (404, 410). */
 bool sp_graph_call_hold(sp_exchange *exchange, sp_graph_call *call, const char *id, sp_capture **out);
 /* Takes the call over: answers now or later. */
@@ -78,8 +80,6 @@ void sp_graph_start(sp_exchange *exchange, sp_graph_call *call);
 /* The head, or NULL and SP_OK: then the call is pending and run must return. Release it. */
 sp_status sp_graph_head(sp_graph_call *call, sp_capture *capture, uint32_t layer, uint32_t head,
                         const sp_head **out, sp_error *error) SP_MUST_CHECK;
-/* For loops: the asker has left, or it has run for long enough on the HTTP thread; SP_CANCELLED then takes it
- * to a graph thread. */
 /* What the weights of this graph are read through, where the head does not hold them: a part, else *part
  * NULL. weighs: weights are read, not only which edges there are. The call may be pending then: to be run
  * again on a thread that may compute. */
@@ -88,6 +88,8 @@ sp_status sp_graph_part(sp_graph_call *call, sp_capture *capture, uint32_t layer
                         sp_error *error) SP_MUST_CHECK;
 /* Closes the part: what kept its rows from being made is the call's failure. */
 sp_status sp_graph_part_end(sp_head_part *part, sp_status status, sp_error *error) SP_MUST_CHECK;
+/* For loops: the asker has left, or it has run for long enough on the HTTP thread; SP_CANCELLED then takes it
+ * to a graph thread. */
 bool sp_graph_stopped(void *call);
 /* The graph has an edge a pair, too many to read on the HTTP thread: then the call is pending, run must
  * return. */
