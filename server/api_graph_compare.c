@@ -1,6 +1,8 @@
 /* GET /v1/attention/compare: which edges of one head two captures of the same tokens share.
  *
- * Both heads are read row by row side by side. Tests: tests/http/test_graph_many.py */
+ * Both heads are read row by row side by side; where a graph has an edge a pair, or weights decide which
+ * edges there are and a head does not hold them, that is for a graph thread. Tests:
+ * tests/http/test_graph_many.py */
 #include <string.h>
 
 #include "engine/graph/aggregate.h"
@@ -50,6 +52,12 @@ static sp_status compare_heads(sp_graph_call *call, const sp_head *a, const sp_h
     return status;
 }
 
+/* Not for the thread that serves connections: the call is pending then. */
+static bool is_long(sp_graph_call *call, const sp_head *a, const sp_head *b)
+{
+    return sp_graph_later(call, a, call->graph) || sp_graph_later(call, b, call->graph);
+}
+
 static sp_status run_compare(sp_graph_call *call, sp_error *error)
 {
     const sp_head *a = NULL, *b = NULL;
@@ -57,8 +65,9 @@ static sp_status run_compare(sp_graph_call *call, sp_error *error)
     call->pending = false;
     sp_status status = sp_graph_head(call, call->capture, call->layer, call->head, &a, error);
     if (status == SP_OK && a) status = sp_graph_head(call, call->other, call->layer, call->head, &b, error);
-    if (status == SP_OK && a && b) status = compare_heads(call, a, b, &found, error);
-    if (status == SP_OK && a && b && !call->pending) write_difference(call, &found);
+    bool both = status == SP_OK && a && b && !is_long(call, a, b);
+    if (both) status = compare_heads(call, a, b, &found, error);
+    if (status == SP_OK && both && !call->pending) write_difference(call, &found);
     if (a) sp_capture_release_head(call->capture, call->layer, call->head);
     if (b) sp_capture_release_head(call->other, call->layer, call->head);
     return status;

@@ -24,7 +24,7 @@ static sp_status with_head(sp_graph_call *call, uint32_t layer, uint32_t head, r
     sp_head_view view = {.head = made, .graph = call->graph};
     status = sp_graph_part(call, call->capture, layer, head, made, call->graph, true, &view.part, error);
     const sp_rows rows = sp_head_rows(&view);
-    if (status == SP_OK) {
+    if (status == SP_OK && !call->pending) {
         status = read(call, &rows, layer, head, context, error);
         status = sp_graph_part_end(view.part, status, error);
     }
