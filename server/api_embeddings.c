@@ -64,7 +64,7 @@ static sp_status read_choice(const sp_body *body, const char *name, const char *
 static sp_status read_body(const sp_body *body, const sp_engine_info *info, embeddings *out, sp_error *error)
 {
     static const char *const known[] = {"input",     "encoding_format",    "dimensions", "pooling",
-                                        "normalize", "add_special_tokens", NULL};
+                                        "normalize", "add_special_tokens", "cache_salt", NULL};
     bool last = false, special = true;
     int64_t dimensions = info->hparams.hidden;
     sp_request *request = &out->asked.request;
@@ -80,6 +80,8 @@ static sp_status read_body(const sp_body *body, const sp_engine_info *info, embe
     if (!status) status = sp_body_int(body, "dimensions", 1, info->hparams.hidden, &dimensions, error);
     if (!status) status = sp_body_bool(body, "normalize", &out->normalize, error);
     if (!status) status = sp_body_bool(body, "add_special_tokens", &special, error);
+    if (!status)
+        status = sp_body_text(body, "cache_salt", &request->cache_salt, &request->cache_salt_size, error);
     if (status) return status;
     if (sp_body_raw(body, "attention", &attention, &size)) {
         request->attention = sp_arena_copy(body->arena, attention, size);

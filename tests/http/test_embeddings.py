@@ -73,10 +73,21 @@ def test_shape(server):
     assert embed(server, input=[long, "a"])["data"][0]["embedding"] == embed(server, input=long)["data"][0]["embedding"]
 
 
+def test_cache_salt(server):
+    def hits(**fields):
+        before = server.gauge("sparsed_prefix_cache_hits_total")
+        embed(server, input="salted " * 100, pooling="last", **fields)
+        return server.gauge("sparsed_prefix_cache_hits_total") - before
+
+    assert hits() == 0 and hits() > 0
+    assert hits(cache_salt="a") == 0, "a salt of its own"
+    assert hits(cache_salt="a") > 0 and hits(cache_salt="b") == 0 and hits(cache_salt=None) > 0
+
+
 def test_errors(server):
     rows = [("input", v) for v in (None, 5, [], [[]], {}, [1.5], ["a", 1], [-1], [4096], ["a"] * 129)]
     rows += [("encoding_format", v) for v in ("hex", 1)] + [("dimensions", v) for v in (0, -1, 100000, "2", 1.5)]
-    rows += [("pooling", v) for v in ("max", 1)] + [("normalize", 1), ("add_special_tokens", "x"), ("attention", "nothing")]
+    rows += [("pooling", v) for v in ("max", 1)] + [("normalize", 1), ("add_special_tokens", "x"), ("attention", "nothing"), ("cache_salt", 5)]
     for name, value in rows:
         fields = {"input": "a"}
         fields[name] = value
