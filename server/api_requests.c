@@ -51,6 +51,7 @@ static void write_alone(sp_exchange *exchange, sp_json_writer *out)
     uint64_t owner = sp_exchange_owner(exchange);
     sp_graph_sweep_running sweeps[SP_MAX_SWEEPS];
     sp_capture_running *captures = sp_alloc(MAX_ALONE, sizeof *captures);
+    if (!captures) sp_buffer_break(out->out); /* a list that lacks some is none */
     size_t n =
         engine && captures ? sp_captures_running(sp_engine_captures(engine), owner, captures, MAX_ALONE) : 0;
     for (size_t i = 0; i < n; i++)
