@@ -45,19 +45,14 @@ typedef struct sweep_run {
 
 static sp_status write_file(const char *folder, const char *name, const sp_buffer *content, sp_error *error)
 {
-    char path[1024], temporary[1040];
+    char path[1024];
     int n = snprintf(path, sizeof path, "%s/%s", folder, name);
     if (n < 0 || (size_t)n >= sizeof path)
         return sp_fail_param(error, SP_USAGE, "out", "--out: the path is too long");
-    (void)snprintf(temporary, sizeof temporary, "%s.part", path);
-    FILE *file = content->failed ? NULL : fopen(temporary, "wb");
-    bool written = file && fwrite(content->data, 1, content->size, file) == content->size;
-    if (written && (fflush(file) != 0 || fsync(fileno(file)) != 0)) written = false;
-    if (file && fclose(file) != 0) written = false;
-    if (written && rename(temporary, path) == 0) return SP_OK;
-    (void)remove(temporary);
-    if (!file && !content->failed) return sp_fail_create(path, error);
-    return sp_fail(error, SP_IO, "%s cannot be written: %s", path, strerror(errno));
+    sp_status status = sp_buffer_check(content, error);
+    if (!status && content->failed)
+        status = sp_fail(error, SP_INTERNAL, "%s: more than %zu bytes", path, content->max_bytes);
+    return status ? status : sp_write_result(path, content, error);
 }
 
 static sp_status write_files(sweep_run *run, sp_error *error)
