@@ -3,6 +3,7 @@
  * Owner: run_fit owns device, model, text and result. Progress goes to standard error: one line a unit; the
  * tables to standard output, or with --json one object. Ctrl-C stops between two steps; the state file stays.
  * Tests: tests/golden/test_fit.py, tests/http/test_command.py */
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -183,7 +184,7 @@ static bool write_tables(const sp_fit *fit, const sp_head_figures *figures)
     }
     sp_judgement mean = mean_of(figures, (size_t)fit->n_layers * fit->n_heads);
     write_table("all layers", &mean);
-    return fflush(stdout) == 0;
+    return fflush(stdout) == 0 && !ferror(stdout);
 }
 
 static void write_curve(const char *name, const sp_curve *curve, sp_json_writer *json)
@@ -235,7 +236,7 @@ static double peak_memory(void)
     return getrusage(RUSAGE_SELF, &usage) == 0 ? 1024.0 * (double)usage.ru_maxrss : 0;
 }
 
-static bool write_json(const sp_fit *fit, const sp_head_figures *figures)
+static sp_status write_json(const sp_fit *fit, const sp_head_figures *figures, sp_error *error)
 {
     sp_buffer out;
     sp_json_writer json;
@@ -270,9 +271,17 @@ static bool write_json(const sp_fit *fit, const sp_head_figures *figures)
     sp_json_close(&json, ']');
     sp_json_close(&json, '}');
     sp_buffer_text(&out, "\n");
-    bool written = sp_command_print(&out) == SP_EXIT_OK;
+    sp_status status = sp_command_print(&out, error);
     sp_buffer_fini(&out);
-    return written;
+    return status;
+}
+
+static sp_status write_result(const sp_options *options, const sp_fit *fit, const sp_head_figures *figures,
+                              sp_error *error)
+{
+    if (options->json) return write_json(fit, figures, error);
+    if (write_tables(fit, figures)) return SP_OK;
+    return sp_fail(error, SP_IO, "standard output: cannot write: %s", strerror(errno));
 }
 
 /* --- the command --- */
@@ -297,8 +306,7 @@ static sp_status measure_fit(const sp_options *options, const sp_sample_options 
         status = sp_fit_judge(&from, fit, options->gold_mass, (size_t)options->sample_bytes, &progress,
                               &interrupted, &figures, error);
     sp_progress_clear(&view->bar);
-    if (status == SP_OK && !(options->json ? write_json(fit, figures) : write_tables(fit, figures)))
-        status = sp_fail(error, SP_IO, "cannot write to standard output");
+    if (status == SP_OK) status = write_result(options, fit, figures, error);
     sp_free(figures);
     sp_fit_close(fit);
     return status;
@@ -320,8 +328,7 @@ static sp_status train_fit(const sp_options *options, const sp_sample_options *s
     if (status == SP_CANCELLED)
         return sp_fail(error, SP_CANCELLED, "stopped; the same command goes on from %s.state", options->out);
     if (status != SP_OK) return status;
-    if (!(options->json ? write_json(result.fit, result.figures) : write_tables(result.fit, result.figures)))
-        status = sp_fail(error, SP_IO, "cannot write to standard output");
+    status = write_result(options, result.fit, result.figures, error);
     fprintf(stderr, "sparsed: %s: trained on %zu windows, measured on %zu, %.0f s, peak memory %.0f MiB\n",
             options->out, result.n_train, result.n_held_out, sp_now() - view->begin,
             peak_memory() / (1 << 20));

@@ -58,7 +58,7 @@ void sp_generate_summary(const sp_usage *usage, const char *report, size_t repor
             rate(sum.edges, sum.pairs));
 }
 
-static bool write_json(const sp_buffer *text, const sp_event *done)
+static sp_status write_json(const sp_buffer *text, const sp_event *done, sp_error *error)
 {
     sp_buffer out;
     sp_json_writer json;
@@ -87,9 +87,9 @@ static bool write_json(const sp_buffer *text, const sp_event *done)
     sp_json_raw(&json, done->report, done->report_size);
     sp_json_close(&json, '}');
     sp_buffer_text(&out, "\n");
-    bool written = sp_command_print(&out) == SP_EXIT_OK;
+    sp_status status = sp_command_print(&out, error);
     sp_buffer_fini(&out);
-    return written;
+    return status;
 }
 
 /* Text of one event. False when nobody reads it any more. */
@@ -218,7 +218,7 @@ static int run_request(sp_engine *engine, const sp_options *options, const sp_re
     sp_generate_read(options, stream, options->json ? &kept : NULL, &event);
     if (!options->json) puts("");
     if (event.type == SP_EVENT_DONE) {
-        if (options->json && !write_json(&kept, &event)) code = SP_EXIT_INTERNAL;
+        if (options->json && write_json(&kept, &event, &error)) code = sp_command_fail(&error);
         sp_generate_summary(&event.usage, event.report, event.report_size);
     } else if (event.error.status == SP_CANCELLED)
         fputs("sparsed: stopped\n", stderr);

@@ -314,17 +314,15 @@ int sp_command_inspect(const sp_options *options)
     sp_buffer out;
     sp_buffer_init(&out, SIZE_MAX / 2);
     sp_status status = open_subject(options, &s, &error);
-    int code = SP_EXIT_INTERNAL;
-    if (status) {
-        code = sp_command_fail(&error);
-    } else {
+    if (!status) {
         if (options->json)
             write_json(&s, &out);
         else
             print_text(&s, &out);
-        code = sp_command_print(&out);
-        if (code == SP_EXIT_OK && !s.model) code = sp_command_fail(&s.refusal);
+        status = sp_command_print(&out, &error);
     }
+    int code = status ? sp_command_fail(&error) : SP_EXIT_OK;
+    if (!status && !s.model) code = sp_command_fail(&s.refusal);
     sp_buffer_fini(&out);
     close_subject(&s);
     return code;

@@ -3,6 +3,7 @@
  * Owner: run_score owns the scorer. Figures go to standard output, progress and speed to standard error; with
  * --json the reply of POST /v1/score, one input. Ctrl-C cancels; nothing is written then. Tests:
  * tests/golden/test_score.py, tests/http/test_command.py */
+#include <errno.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -22,7 +23,7 @@ static void on_interrupt(int number)
     interrupted = true;
 }
 
-static bool write_json(const sp_scorer *scorer)
+static sp_status write_json(const sp_scorer *scorer, sp_error *error)
 {
     sp_buffer out;
     sp_json_writer json;
@@ -30,20 +31,23 @@ static bool write_json(const sp_scorer *scorer)
     sp_json_writer_init(&json, &out);
     sp_scorer_write(scorer, &json);
     sp_buffer_text(&out, "\n");
-    bool written = sp_command_print(&out) == SP_EXIT_OK;
+    sp_status status = sp_command_print(&out, error);
     sp_buffer_fini(&out);
-    return written;
+    return status;
 }
 
-static bool write_figures(const sp_scorer *scorer, uint32_t window)
+static sp_status write_figures(const sp_scorer *scorer, uint32_t window, sp_error *error)
 {
     const sp_score_sum sum = sp_scorer_sum(scorer);
-    if (sum.n_scored == 0) return puts("nothing to score: no token has enough tokens before it") >= 0;
-    return printf("perplexity %.4f a token, %.4f bits a byte: %llu tokens of %llu bytes, nll %.4f, "
-                  "windows of %u\n",
-                  sp_score_perplexity(&sum), sp_score_bits_per_byte(&sum), (unsigned long long)sum.n_scored,
-                  (unsigned long long)sum.bytes, sum.nll, (unsigned)window) >= 0 &&
-           fflush(stdout) == 0;
+    if (sum.n_scored == 0)
+        puts("nothing to score: no token has enough tokens before it");
+    else
+        printf(
+            "perplexity %.4f a token, %.4f bits a byte: %llu tokens of %llu bytes, nll %.4f, windows of %u\n",
+            sp_score_perplexity(&sum), sp_score_bits_per_byte(&sum), (unsigned long long)sum.n_scored,
+            (unsigned long long)sum.bytes, sum.nll, (unsigned)window);
+    if (fflush(stdout) == 0 && !ferror(stdout)) return SP_OK;
+    return sp_fail(error, SP_IO, "standard output: cannot write: %s", strerror(errno));
 }
 
 static void write_summary(const sp_scorer *scorer, double seconds)
@@ -95,8 +99,8 @@ static int run_score(sp_engine *engine, const sp_options *options, const sp_buff
         code = sp_command_fail(&error);
     } else {
         write_summary(scorer, sp_now() - begin);
-        if (!(options->json ? write_json(scorer) : write_figures(scorer, wanted.window)))
-            code = SP_EXIT_INTERNAL;
+        status = options->json ? write_json(scorer, &error) : write_figures(scorer, wanted.window, &error);
+        if (status) code = sp_command_fail(&error);
     }
     sp_scorer_close(scorer);
     return code;

@@ -172,8 +172,8 @@ int sp_command_tokenize(const sp_options *options)
     sp_status status = open_tokenizer(options->model, &run.tokenizer, &error);
     if (!status) status = read_input(&text, &error);
     if (!status) status = convert(&run, text.data ? text.data : "", text.size, &error);
+    if (!status) status = sp_command_print(&run.out, &error);
     int code = status ? sp_command_fail(&error) : SP_EXIT_OK;
-    if (!status) code = sp_command_print(&run.out);
     sp_tokenizer_close(run.tokenizer);
     sp_tokens_fini(&run.tokens);
     sp_arena_fini(&run.arena);

@@ -174,13 +174,11 @@ static sp_status write_all(FILE *file, const sp_buffer *bytes, const char *path,
     return SP_OK;
 }
 
-int sp_command_print(const sp_buffer *out)
+sp_status sp_command_print(const sp_buffer *out, sp_error *error)
 {
-    sp_error error = {0};
-    sp_status status = sp_buffer_check(out, &error);
-    if (!status && out->failed) status = sp_fail(&error, SP_INTERNAL, "the result is too large");
-    if (!status) status = write_all(stdout, out, "standard output", &error);
-    return status ? sp_command_fail(&error) : SP_EXIT_OK;
+    sp_status status = sp_buffer_check(out, error);
+    if (!status && out->failed) status = sp_fail(error, SP_INTERNAL, "the result is too large");
+    return status ? status : write_all(stdout, out, "standard output", error);
 }
 
 /* A device or a pipe is written to, never replaced. */

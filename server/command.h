@@ -37,7 +37,8 @@ int sp_command_health(const sp_options *options);
 int sp_exit_code(sp_status status);
 /* Prints the error and returns its exit code. */
 int sp_command_fail(const sp_error *error);
-int sp_command_print(const sp_buffer *out); /* to standard output; the exit code, a failure is told */
+/* Writes it to standard output. SP_IO, and what the buffer failed of: SP_NO_MEMORY, SP_INTERNAL. */
+sp_status sp_command_print(const sp_buffer *out, sp_error *error) SP_MUST_CHECK;
 
 /* Appends the file --text, or standard input for "-", up to text->max_bytes. SP_NOT_FOUND, SP_DATA. */
 sp_status sp_read_text(const char *path, sp_buffer *text, sp_error *error) SP_MUST_CHECK;

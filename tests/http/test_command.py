@@ -85,6 +85,16 @@ class Command(unittest.TestCase):
         self.assertEqual(code, result.returncode, result.stderr.decode())
         self.assertIn(words, result.stderr.decode())
 
+    def test_output_that_takes_nothing(self):
+        text = self.path("text", b"It was the best of times, it was the worst of times.")
+        for command in (["tokenize"], ["inspect"], ["inspect", "--json"], ["generate", "--prompt", "a", "--max-tokens", "1", "--json"],
+                        ["score", "--text", text], ["score", "--text", text, "--json"]):
+            with open("/dev/full", "wb") as full:
+                result = subprocess.run([PROGRAM, *command, "--model", MODEL], input=b'["a"]', stdout=full, stderr=subprocess.PIPE, timeout=300)
+            self.assertEqual(70, result.returncode, command)
+            said = [line for line in result.stderr.decode().splitlines() if "cannot write" in line]
+            self.assertEqual(["sparsed: standard output: cannot write: No space left on device"], said, command)
+
     def test_help_and_version(self):
         self.assertEqual(b"sparsed 0.1.0\n", run("--version").stdout)
         overview = run("--help")
