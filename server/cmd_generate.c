@@ -241,25 +241,17 @@ int sp_command_generate(const sp_options *options)
     sp_error error = {0};
     sp_engine *engine = NULL;
     sp_engine_options engine_options;
-    sp_engine_options_init(&engine_options);
-    if (sp_options_engine(options, &engine_options, &error)) return sp_command_fail(&error);
-    engine_options.max_sequences = engine_options.max_queue = 1; /* memory for one sequence */
-    engine_options.step_seconds = SP_ALONE_STEP_SECONDS;
+    if (sp_alone_options(options, &engine_options, &error)) return sp_command_fail(&error);
     sp_buffer prompt;
     sp_buffer_init(&prompt, PROMPT_MAX_BYTES);
     sp_request request;
     sp_arena arena;
     sp_arena_init(&arena, (size_t)1 << 16);
-    sp_progress progress;
-    sp_progress_init(&progress, "loading");
-    engine_options.progress = sp_progress_show;
-    engine_options.progress_context = &progress;
     sp_status status = sp_generate_request(options, &arena, &request, &error);
     if (!status) status = read_prompt(options, &prompt, &error);
     engine_options.context_enough = tokens_at_most(&request, prompt.size);
     if (options->chat) engine_options.context_enough += CHAT_CONTEXT;
-    if (!status) status = sp_engine_open(&engine_options, &engine, &error);
-    sp_progress_clear(&progress);
+    if (!status) status = sp_alone_open(&engine_options, &engine, &error);
     int code;
     if (status) {
         code = sp_command_fail(&error);
