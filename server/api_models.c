@@ -1,6 +1,5 @@
 /* GET /v1/models and /v1/models/{id}: the loaded model, then its adapters. Tests:
  * tests/http/test_completions.py, test_tokenize.py */
-#include <stdio.h>
 #include <string.h>
 
 #include "server/routes.h"
@@ -29,7 +28,6 @@ static void write_meta(const sp_engine_info *info, sp_json_writer *out)
 /* Which backends predict by a fit, and the fit that requests of this model get: its sets by name. */
 static void write_fit(const sp_engine_info *info, size_t index, sp_json_writer *out)
 {
-    static const char *const names[] = {"default", "dot", "cluster", "block"};
     const sp_fit *fit = info->fits ? info->fits[index] : NULL;
     sp_json_key(out, "attention_needs_fit");
     sp_json_open(out, '[');
@@ -52,9 +50,8 @@ static void write_fit(const sp_engine_info *info, size_t index, sp_json_writer *
     sp_json_key(out, "sets");
     sp_json_open(out, '[');
     for (size_t i = 0; i < fit->layers[0].n_sets; i++) {
-        const sp_fit_set *set = &fit->layers[0].sets[i];
         char name[32];
-        (void)snprintf(name, sizeof name, set->size ? "%s%u" : "%s", names[set->type], (unsigned)set->size);
+        sp_fit_set_label(&fit->layers[0].sets[i], name);
         sp_json_cstring(out, name);
     }
     sp_json_close(out, ']');

@@ -81,6 +81,8 @@ sp_status sp_fit_check_layers(const sp_fit *fit, sp_error *error) SP_MUST_CHECK;
 /* The set of a layer; NULL where absent. */
 const sp_fit_set *sp_fit_find(const sp_fit *fit, uint32_t layer, sp_attend_kind kind, sp_fit_type type,
                               uint32_t size);
+/* What people call a set: "default", "dot", "cluster32", "block16". */
+void sp_fit_set_label(const sp_fit_set *set, char out[32]);
 /* A table of this size; size 0: the first. NULL where absent. */
 const sp_fit_table *sp_fit_table_find(const sp_fit_table *tables, size_t n, uint32_t size);
 

@@ -68,6 +68,14 @@ void sp_fit_name_set(char out[96], size_t place, const sp_fit_set *set)
              parts[set->type], size);
 }
 
+void sp_fit_set_label(const sp_fit_set *set, char out[32])
+{
+    static const char *const names[] = {"default", "dot", "cluster", "block"};
+    char size[16] = "";
+    if (set->size) snprintf(size, sizeof size, "%u", (unsigned)set->size);
+    snprintf(out, 32, "%s%s", names[set->type], size);
+}
+
 /* --- metadata --- */
 
 static const char *said(const sp_fit_reading *r, const char *key)
