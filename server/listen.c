@@ -144,7 +144,8 @@ static sp_conn *enter(sp_server *server, int fd, const struct sockaddr_storage *
     return conn;
 }
 
-/* There is no place left for this one: an answer, and what it has sent or still sends is not read. */
+/* There is no place left for this one: an answer; what it has sent or still sends is read and dropped for a
+ * while. */
 static void turn_away(sp_server *server, int fd)
 {
     char busy[SP_PLAIN_BYTES];

@@ -203,9 +203,9 @@ static void process_part(page *p)
                  (double)pages * (double)sysconf(_SC_PAGESIZE));
     process_line(p, "cpu_seconds_total", "counter", "CPU time, user and system.", seconds);
     process_line(p, "open_fds", "gauge", "Open file descriptors.", open_files());
+    process_line(p, "max_fds", "gauge", "How many there may be.", (double)files.rlim_cur);
     head(p, "log_lines_lost_total", "counter", "Lines of the log that could not be written.");
     sp_buffer_format(p->out, "sparsed_log_lines_lost_total %llu\n", (unsigned long long)sp_log_lost());
-    process_line(p, "max_fds", "gauge", "How many there may be.", (double)files.rlim_cur);
 }
 
 /* --- HTTP --- */

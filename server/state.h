@@ -20,9 +20,8 @@
 
 #define SP_HTTP_THREADS 4        /* so at most 4 bodies are parsed at once */
 #define SP_HTTP_POOL_BYTES 32768 /* libmicrohttpd's memory a connection: headers and one write buffer */
-#define SP_SPARE_CONNECTIONS                                                                                 \
-    64                       /* above --max-connections, to say 503; as many again while idle ones close     \
-                              */
+/* Above --max-connections, to say 503; as many again while idle ones close. */
+#define SP_SPARE_CONNECTIONS 64
 #define SP_SMALL_BODY 65536  /* of every body this much is always taken; only the rest is budgeted */
 #define SP_JSON_BODIES 32    /* JSON bodies held at once count at most this many times max_body_bytes */
 #define SP_SMALL_REPLY 16384 /* the same of every reply */
@@ -99,7 +98,7 @@ struct sp_exchange {
     bool watched;                              /* its socket is watched for the client leaving (L) */
     bool active, suspended, woken, left, ping; /* (L) */
     char public_id[48];                        /* under which /v1/requests lists it; empty: not listed (L) */
-    const char *progress;                      /* "waiting", "prefill", "decode" (L) */
+    const char *progress;                      /* "waiting", "running", "prefill", "decode" (L) */
     uint64_t tokens;                           /* made so far (L) */
     bool cancelled;                            /* (L) */
     sp_flag *abandoned;                        /* raised when nobody wants the answer; or NULL (L) */
