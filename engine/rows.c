@@ -114,10 +114,10 @@ static uint32_t add_prompts(sp_pace *pace, sp_step *step, const prompts *p, uint
 }
 
 void sp_rows_fill(sp_pace *pace, sp_step *step, sp_sequence *const *running, uint32_t n_running, bool awaited,
-                  sp_rows *out)
+                  sp_step_rows *out)
 {
     prompts p = {.running = running};
-    *out = (sp_rows){0};
+    *out = (sp_step_rows){0};
     for (; p.end < n_running && out->n_active < step->options.max_sequences; p.end++) {
         sp_sequence *sequence = running[p.end];
         bool prefills = sp_sequence_prefills(sequence);

@@ -24,15 +24,15 @@ typedef struct sp_pace {
 } sp_pace;
 
 /* What a step became. */
-typedef struct sp_rows {
+typedef struct sp_step_rows {
     uint32_t n_active;  /* sequences with a place: those that lag are left out */
     uint32_t n_prefill; /* rows of prompts */
-} sp_rows;
+} sp_step_rows;
 
 /* Fills an empty step from the running sequences, (n_running) in order of admission. Prompts that are run
  * layer by layer take a place but no rows. awaited: somebody waits for the step to be over. */
 void sp_rows_fill(sp_pace *pace, sp_step *step, sp_sequence *const *running, uint32_t n_running, bool awaited,
-                  sp_rows *out);
+                  sp_step_rows *out);
 /* The step took so long. */
 void sp_rows_learn(sp_pace *pace, const sp_step *step, uint32_t n_prefill, double seconds);
 

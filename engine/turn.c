@@ -9,7 +9,7 @@
 /* Fills the step; returns the number of prefill rows. */
 static uint32_t fill_step(sp_scheduler *s)
 {
-    sp_rows rows;
+    sp_step_rows rows;
     pthread_mutex_lock(&s->lock);
     bool awaited = s->calls || s->n_waiting > 0;
     pthread_mutex_unlock(&s->lock);
