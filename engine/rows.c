@@ -91,14 +91,14 @@ static int64_t clip(int64_t value, int64_t bound)
 }
 
 /* Gives prompts budget rows; returns how many they took. The oldest one's share is half of them and what it
- * is behind, for chunks are cut at tiles; where it is half a step ahead, as after a step of a single tile, it
- * is the others' turn. */
+ * is behind, for chunks are cut at tiles; where less than a tile is left of its share, as after a step of a
+ * single tile, it is the others' turn. */
 static uint32_t add_prompts(sp_pace *pace, sp_step *step, const prompts *p, uint32_t budget)
 {
     if (p->others == 0) return add_oldest(step, p, budget, true);
     int64_t half = budget / 2 > tile_of(step) ? budget / 2 : tile_of(step), share = half + pace->owed;
     uint32_t mine, given;
-    if (share > 0) {
+    if (share >= tile_of(step)) {
         uint32_t spare = p->others < budget ? budget - (uint32_t)p->others : 0;
         uint32_t limit = share > budget ? budget : share > spare ? (uint32_t)share : spare;
         mine = add_oldest(step, p, limit, true);

@@ -142,6 +142,41 @@ static void test_shares(void **state)
     close_fixture(&f);
 }
 
+/* Who has taken what others left is ahead, and then gets no sliver of a tile but waits for its turn. */
+static void test_no_slivers(void **state)
+{
+    (void)state;
+    fixture f;
+    reader oldest, small, later, warm;
+    open_timed(&f, 0.2001, 8);
+    ask(&f, 64, 0, &warm); /* after this the pace is known: 200 rows */
+    sp_scheduler_step(f.scheduler);
+    ask(&f, 500, 0, &oldest);
+    ask(&f, 10, 0, &small);
+    sp_scheduler_step(f.scheduler);
+    look(&oldest);
+    look(&small);
+    assert_true(small.over);
+    assert_int_equal(oldest.read, 128); /* 190 rows, cut: 90 ahead of its half, so 10 are left of the next */
+    ask(&f, 300, 0, &later);
+    sp_scheduler_step(f.scheduler);
+    look(&oldest);
+    look(&later);
+    assert_int_equal(oldest.read, 128);
+    assert_int_equal(later.read, 192);
+    sp_scheduler_step(f.scheduler);
+    look(&oldest);
+    look(&later);
+    assert_int_equal(oldest.read, 320); /* half of both steps, and what it was ahead is made up */
+    assert_int_equal(later.read, 192);
+    while (sp_scheduler_step(f.scheduler)) continue;
+    free_reader(&warm);
+    free_reader(&oldest);
+    free_reader(&small);
+    free_reader(&later);
+    close_fixture(&f);
+}
+
 /* However many short prompts come, the oldest gets half of the rows. */
 static void test_oldest_is_not_starved(void **state)
 {
@@ -303,9 +338,9 @@ static void test_calls_take_turns(void **state)
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_short_behind_long),     cmocka_unit_test(test_shares),
-    cmocka_unit_test(test_oldest_is_not_starved), cmocka_unit_test(test_decoding_comes_first),
-    cmocka_unit_test(test_chunks_by_time),        cmocka_unit_test(test_random_mixes),
-    cmocka_unit_test(test_calls_take_turns),
+    cmocka_unit_test(test_short_behind_long),    cmocka_unit_test(test_shares),
+    cmocka_unit_test(test_no_slivers),           cmocka_unit_test(test_oldest_is_not_starved),
+    cmocka_unit_test(test_decoding_comes_first), cmocka_unit_test(test_chunks_by_time),
+    cmocka_unit_test(test_random_mixes),         cmocka_unit_test(test_calls_take_turns),
 };
 TEST_MAIN(tests)
