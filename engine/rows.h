@@ -33,12 +33,12 @@ typedef struct sp_step_rows {
  * layer by layer take a place but no rows. awaited: somebody waits for the step to be over. */
 void sp_rows_fill(sp_pace *pace, sp_step *step, sp_sequence *const *running, uint32_t n_running, bool awaited,
                   sp_step_rows *out);
-/* The step took so long. */
+/* The step took so long; not for one that failed. */
 void sp_rows_learn(sp_pace *pace, const sp_step *step, uint32_t n_prefill, double seconds);
 
 /* Rows of the next part of a prompt that is run layer by layer. */
 uint32_t sp_rows_part(const sp_pace *pace, const sp_step *step, const sp_sequence *sequence);
-/* That part took so long; attends: of the second pass. */
+/* That part, which did not fail, took so long; attends: of the second pass. */
 void sp_rows_learn_part(sp_pace *pace, bool attends, uint32_t rows, double seconds);
 
 #endif

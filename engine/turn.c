@@ -101,7 +101,7 @@ static bool run_part(sp_scheduler *s)
     sp_error error;
     sp_status status = sp_step_add_part(&s->step, sequence, rows, &error);
     if (status == SP_OK) status = sp_step_run(&s->step, &error);
-    sp_rows_learn_part(&s->pace, attends, rows, s->options.clock() - start);
+    if (status == SP_OK) sp_rows_learn_part(&s->pace, attends, rows, s->options.clock() - start);
     sp_attend_job *job = &s->step.jobs[0];
     if (status != SP_OK) {
         job->failed = true;
@@ -160,7 +160,7 @@ bool sp_scheduler_turn(sp_scheduler *s)
     sp_error error;
     double start = s->options.clock();
     sp_status status = sp_step_run(&s->step, &error);
-    sp_rows_learn(&s->pace, &s->step, n_prefill, s->options.clock() - start);
+    if (status == SP_OK) sp_rows_learn(&s->pace, &s->step, n_prefill, s->options.clock() - start);
     pthread_mutex_lock(&s->lock);
     sp_stats_step(&s->stats, (uint32_t)s->step.n_rows);
     pthread_mutex_unlock(&s->lock);

@@ -264,6 +264,34 @@ static void test_chunks_by_time(void **state)
     }
 }
 
+/* A step that fails teaches nothing: it may have ended early. */
+static void test_failed_steps_teach_nothing(void **state)
+{
+    (void)state;
+    fixture f;
+    reader first, broken, third;
+    open_timed(&f, 0.05, 2);
+    ask(&f, 64, 0, &first); /* after this the pace is known: 200 rows for a prompt that is alone */
+    sp_scheduler_step(f.scheduler);
+    for (int i = 0; i < 5; i++) {
+        ask(&f, 500, 0, &broken);
+        fake_model_fail_once(&f.model); /* in no time */
+        sp_scheduler_step(f.scheduler);
+        output end = {.n = 0};
+        assert_true(drain(broken.stream, &end));
+        assert_int_equal(end.error.status, SP_NO_MEMORY);
+        free_reader(&broken);
+    }
+    ask(&f, 500, 0, &third);
+    sp_scheduler_step(f.scheduler);
+    look(&third);
+    assert_int_equal(third.read, 192);
+    while (sp_scheduler_step(f.scheduler)) continue;
+    free_reader(&first);
+    free_reader(&third);
+    close_fixture(&f);
+}
+
 /* Only so many have a place in a step; prompts beyond it wait, and all end in the end. */
 static void test_random_mixes(void **state)
 {
@@ -338,9 +366,14 @@ static void test_calls_take_turns(void **state)
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_short_behind_long),    cmocka_unit_test(test_shares),
-    cmocka_unit_test(test_no_slivers),           cmocka_unit_test(test_oldest_is_not_starved),
-    cmocka_unit_test(test_decoding_comes_first), cmocka_unit_test(test_chunks_by_time),
-    cmocka_unit_test(test_random_mixes),         cmocka_unit_test(test_calls_take_turns),
+    cmocka_unit_test(test_short_behind_long),
+    cmocka_unit_test(test_shares),
+    cmocka_unit_test(test_no_slivers),
+    cmocka_unit_test(test_oldest_is_not_starved),
+    cmocka_unit_test(test_decoding_comes_first),
+    cmocka_unit_test(test_chunks_by_time),
+    cmocka_unit_test(test_failed_steps_teach_nothing),
+    cmocka_unit_test(test_random_mixes),
+    cmocka_unit_test(test_calls_take_turns),
 };
 TEST_MAIN(tests)
