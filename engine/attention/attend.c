@@ -388,7 +388,7 @@ static sp_status prepare(sp_attender *attender, size_t index, const sp_attend_ca
     }
     if (job->capture)
         sp_capture_rows(job->capture, call->layer, job->position, job->rows, call->q + job->first_row * q_row,
-                        fit_q, fit_k, call->scale, job->fit);
+                        fit_q, fit_k, call->scale);
     return prepare_rows(attender, index, (job_part){0, job->rows}, call, error);
 }
 

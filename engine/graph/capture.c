@@ -382,13 +382,12 @@ const char *sp_capture_id(const sp_capture *capture)
 }
 
 void sp_capture_rows(sp_capture *capture, uint32_t layer, uint32_t position, uint32_t rows, const float *q,
-                     const float *fit_q, const float *fit_k, float scale, const sp_fit *fit)
+                     const float *fit_q, const float *fit_k, float scale)
 {
     const sp_capture_info *info = &capture->info;
     uint32_t slot = capture->slot_of[layer];
     size_t row = info->model_heads * capture->head_dim, k_row = info->kv_heads * capture->head_dim;
     capture->scale = scale;
-    capture->fit = fit;
     if (slot == SP_NO_HEAD || position + rows > info->capacity) return;
     memcpy(capture->q[slot] + position * row, q, rows * row * sizeof *q);
     if (!capture->plain) return;

@@ -114,9 +114,9 @@ sp_status sp_capture_open(sp_captures *store, const sp_capture_spec *spec, const
                           uint32_t capacity, sp_capture **out, sp_error *error) SP_MUST_CHECK;
 const char *sp_capture_id(const sp_capture *capture);
 /* Rows position .. position + rows of one layer: q, (rows, n_heads, head_dim), and fit_q, fit_k, (rows,
- * n_heads or n_kv_heads, head_dim), as the fit takes them. fit: what the run's backend reads; NULL: none. */
+ * n_heads or n_kv_heads, head_dim), as the fit takes them. */
 void sp_capture_rows(sp_capture *capture, uint32_t layer, uint32_t position, uint32_t rows, const float *q,
-                     const float *fit_q, const float *fit_k, float scale, const sp_fit *fit);
+                     const float *fit_q, const float *fit_k, float scale);
 /* What a prompt that is run layer by layer keeps of one key tile (side_bytes; engine/attention/codes.h), or
  * of the first part of it. */
 void sp_capture_side(sp_capture *capture, uint32_t layer, uint32_t tile, const uint8_t *side);
@@ -148,7 +148,7 @@ void sp_capture_delete(sp_capture *capture);
 /* The same by its id, of which nobody will ever ask: its client can't have learned it. */
 void sp_captures_drop(sp_captures *store, const char *id, uint64_t owner);
 const sp_capture_info *sp_capture_get_info(const sp_capture *capture);
-/* What the run's backend predicted with; NULL: nothing, or it has not begun. */
+/* What the run's backend predicts with; NULL: nothing. */
 const sp_fit *sp_capture_fit(const sp_capture *capture);
 void sp_capture_get_status(sp_capture *capture, sp_capture_status *out);
 /* Up to max cached or growing heads; returns their number. */

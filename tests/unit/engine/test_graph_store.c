@@ -79,7 +79,7 @@ static void make(char id[SP_CAPTURE_ID], uint64_t seed)
         test_random_fill(&random, q, TOKENS * q_row, 1);
         test_random_fill(&random, k, TOKENS * k_row, 1);
         sp_kv_write(&kv, model.device, pages, layer, 0, TOKENS, k, k);
-        sp_capture_rows(capture, layer, 0, TOKENS, q, q, q, 0.3f, NULL);
+        sp_capture_rows(capture, layer, 0, TOKENS, q, q, q, 0.3f);
     }
     sp_capture_grow(capture, tokens, TOKENS);
     assert_int_equal(sp_capture_adopt(capture, pages), 3);
