@@ -40,6 +40,14 @@ bool sp_export_find(const char *name, sp_export *out)
     return false;
 }
 
+sp_status sp_export_check(const sp_buffer *out, sp_error *error)
+{
+    if (sp_buffer_check(out, error)) return error->status;
+    return out->failed ? sp_fail_param(error, SP_TOO_LARGE, "rows",
+                                       "the answer would pass %zu bytes: ask for fewer rows", out->max_bytes)
+                       : SP_OK;
+}
+
 sp_status sp_export_slice(sp_export format, const sp_slice *slice, const sp_picture_options *picture,
                           sp_buffer *out, sp_error *error)
 {

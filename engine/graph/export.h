@@ -33,6 +33,9 @@ static inline bool sp_export_is_dense(sp_export format)
     return format >= SP_EXPORT_BERTVIZ;
 }
 
+/* Whether all that was written fits into the buffer: SP_TOO_LARGE (param "rows"), SP_NO_MEMORY. */
+sp_status sp_export_check(const sp_buffer *out, sp_error *error) SP_MUST_CHECK;
+
 /* One slice in any format that is not dense. picture may be NULL (sp_picture_defaults; its kind is set
  * here). safetensors has U16 weights. */
 sp_status sp_export_slice(sp_export format, const sp_slice *slice, const sp_picture_options *picture,

@@ -191,8 +191,5 @@ sp_status sp_export_dense(sp_export format, const sp_slice *slices, uint32_t n_l
         put_exbert(slices, n_heads, &json);
     sp_json_close(&json, '}');
     sp_buffer_text(out, "\n");
-    if (sp_buffer_check(out, error)) return error->status;
-    return out->failed ? sp_fail_param(error, SP_TOO_LARGE, "rows",
-                                       "the answer would pass %zu bytes: ask for fewer rows", out->max_bytes)
-                       : SP_OK;
+    return sp_export_check(out, error);
 }

@@ -4,14 +4,6 @@
 
 #include "kernels/json.h"
 
-static sp_status check_room(const sp_buffer *out, sp_error *error)
-{
-    if (sp_buffer_check(out, error)) return error->status;
-    return out->failed ? sp_fail_param(error, SP_TOO_LARGE, "rows",
-                                       "the answer would pass %zu bytes: ask for fewer rows", out->max_bytes)
-                       : SP_OK;
-}
-
 static bool is_node(const sp_slice *slice, uint32_t position)
 {
     return (position >= slice->row_begin && position < slice->row_end) ||
@@ -75,7 +67,7 @@ sp_status sp_export_graphml(const sp_slice *slice, sp_buffer *out, sp_error *err
         }
     }
     sp_buffer_text(out, "</graph>\n</graphml>\n");
-    return check_room(out, error);
+    return sp_export_check(out, error);
 }
 
 /* The inside of a quoted DOT string: quotes and backslashes escaped, line ends as \n, other controls and
@@ -129,5 +121,5 @@ sp_status sp_export_dot(const sp_slice *slice, sp_buffer *out, sp_error *error)
         }
     }
     sp_buffer_text(out, "}\n");
-    return check_room(out, error);
+    return sp_export_check(out, error);
 }

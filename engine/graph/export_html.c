@@ -243,9 +243,5 @@ sp_status sp_export_html(const sp_slice *slice, const sp_picture_options *pictur
     sp_buffer_text(out, "</script>\n<script>");
     sp_buffer_text(out, page_js);
     sp_buffer_text(out, "</script>\n</body>\n</html>\n");
-    if (!status) status = sp_buffer_check(out, error);
-    if (!status && out->failed)
-        status = sp_fail_param(error, SP_TOO_LARGE, "rows",
-                               "the page would pass %zu bytes: ask for fewer rows", out->max_bytes);
-    return status;
+    return status ? status : sp_export_check(out, error);
 }

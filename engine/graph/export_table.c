@@ -9,14 +9,6 @@
 #include "kernels/json.h"
 #include "models/weights.h"
 
-static sp_status check_room(const sp_buffer *out, sp_error *error)
-{
-    if (sp_buffer_check(out, error)) return error->status;
-    return out->failed ? sp_fail_param(error, SP_TOO_LARGE, "rows",
-                                       "the answer would pass %zu bytes: ask for fewer rows", out->max_bytes)
-                       : SP_OK;
-}
-
 sp_status sp_export_csv(const sp_slice *slice, sp_buffer *out, sp_error *error)
 {
     sp_buffer_text(out, "query,key,weight\n");
@@ -29,7 +21,7 @@ sp_status sp_export_csv(const sp_slice *slice, sp_buffer *out, sp_error *error)
             sp_buffer_text(out, "\n");
         }
     }
-    return check_room(out, error);
+    return sp_export_check(out, error);
 }
 
 /* --- npz: a zip of npy files; the format is numpy's NEP 1, version 1.0 --- */
@@ -92,7 +84,7 @@ sp_status sp_export_npz(const sp_slice *slice, sp_buffer *out, sp_error *error)
         sp_encode_u32(bits, out);
     }
     sp_zip_end(&zip);
-    sp_status status = check_room(out, error);
+    sp_status status = sp_export_check(out, error);
     return status ? status : sp_zip_finish(&zip, error);
 }
 
