@@ -36,11 +36,6 @@ sp_status sp_picture_read(sp_picture_reader *reader, uint32_t row, sp_row *out, 
 
 /* --- cells --- */
 
-static uint32_t divide_up(uint32_t a, uint32_t b)
-{
-    return a / b + (a % b > 0);
-}
-
 static void add_row(const sp_slice *about, uint32_t row, const sp_row *edges, sp_bins *out)
 {
     size_t base = (size_t)((row - about->row_begin) / out->step) * out->columns;
@@ -60,8 +55,8 @@ sp_status sp_bins_fill(const sp_picture_graph *graph, uint32_t step, bool mass, 
     const sp_slice *about = graph->about;
     sp_picture_reader reader = {0};
     *out = (sp_bins){.step = step,
-                     .rows = divide_up(sp_slice_rows(about), step),
-                     .columns = divide_up(about->col_end - about->col_begin, step),
+                     .rows = sp_divide_up(sp_slice_rows(about), step),
+                     .columns = sp_divide_up(about->col_end - about->col_begin, step),
                      .least = INFINITY};
     size_t cells = (size_t)out->rows * out->columns;
     out->top = sp_alloc(cells, sizeof *out->top);
@@ -108,8 +103,8 @@ sp_status sp_differences_fill(const sp_picture_graph *gold, const sp_picture_gra
                               sp_difference_bins *out, sp_error *error)
 {
     const sp_slice *about = gold->about;
-    size_t rows = divide_up(sp_slice_rows(about), step),
-           columns = divide_up(about->col_end - about->col_begin, step);
+    size_t rows = sp_divide_up(sp_slice_rows(about), step),
+           columns = sp_divide_up(about->col_end - about->col_begin, step);
     sp_picture_reader left = {0}, right = {0};
     *out = (sp_difference_bins){.counts = sp_alloc_zero(rows * columns * SP_KINDS, sizeof *out->counts)};
     sp_status status = out->counts ? sp_picture_reader_open(gold, &left, error)

@@ -17,6 +17,12 @@ typedef struct sp_bins {
 } sp_bins;
 #define SP_BIN_WEIGHT 1e-6f /* so that an edge of weight 0 counts */
 
+/* Cells of b positions that hold a of them. */
+static inline uint32_t sp_divide_up(uint32_t a, uint32_t b)
+{
+    return a / b + (a % b > 0);
+}
+
 /* Reads every edge. SP_NO_MEMORY; SP_CANCELLED when the graph's stop says so. */
 sp_status sp_bins_fill(const sp_picture_graph *graph, uint32_t step, bool mass, sp_bins *out,
                        sp_error *error) SP_MUST_CHECK;

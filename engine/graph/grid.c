@@ -27,8 +27,7 @@ void sp_label_text(const sp_slice *slice, uint32_t position, uint32_t stride, sp
     if (token) sp_text_token(token->bytes, token->n_bytes, SP_FONT_TEXT, TOKEN_WIDTH, out);
 }
 
-/* The widest label of positions begin:end. */
-static double widest(const sp_slice *slice, uint32_t begin, uint32_t end, uint32_t stride)
+double sp_labels_width(const sp_slice *slice, uint32_t begin, uint32_t end, uint32_t stride)
 {
     double width = 0;
     char room[SP_LABEL_BYTES];
@@ -39,11 +38,6 @@ static double widest(const sp_slice *slice, uint32_t begin, uint32_t end, uint32
         width = fmax(width, sp_text_width(SP_FONT_TEXT, text.data, text.size));
     }
     return width;
-}
-
-static uint32_t divide_up(uint32_t a, uint32_t b)
-{
-    return a / b + (a % b > 0);
 }
 
 static double pitch_of(const sp_grid *grid)
@@ -59,18 +53,18 @@ void sp_grid_fit(const sp_slice *slice, double max_side, double max_cell, bool r
                       .col_begin = slice->col_begin,
                       .col_end = slice->col_end,
                       .causal = slice->causal};
-    grid->step = divide_up(most, (uint32_t)max_side);
-    grid->rows = divide_up(n, grid->step);
-    grid->columns = divide_up(m, grid->step);
+    grid->step = sp_divide_up(most, (uint32_t)max_side);
+    grid->rows = sp_divide_up(n, grid->step);
+    grid->columns = sp_divide_up(m, grid->step);
     uint32_t cells = grid->rows > grid->columns ? grid->rows : grid->columns;
     grid->cell = fmin(floor(2 * max_side / cells) / 2, max_cell);
     grid->rect.width = grid->columns * grid->cell;
     grid->rect.height = grid->rows * grid->cell;
     uint32_t stride = sp_label_stride(pitch_of(grid));
-    double rows = row_labels ? widest(slice, grid->row_begin, grid->row_end, stride) : 0;
+    double rows = row_labels ? sp_labels_width(slice, grid->row_begin, grid->row_end, stride) : 0;
     grid->row_labels = row_labels ? fmax(rows, CORNER_WIDTH) + LABEL_GAP : 0;
     grid->column_labels =
-        fmax(widest(slice, grid->col_begin, grid->col_end, stride) + LABEL_GAP, CORNER_HEIGHT);
+        fmax(sp_labels_width(slice, grid->col_begin, grid->col_end, stride) + LABEL_GAP, CORNER_HEIGHT);
 }
 
 /* First column of cells that is masked in a row of cells: all its keys lie behind the row's last query. */

@@ -29,28 +29,16 @@ static double y_of(double pitch, uint32_t index)
     return (index + 0.5) * pitch;
 }
 
-static double label_width(const sp_slice *slice, uint32_t begin, uint32_t end, double pitch)
-{
-    uint32_t stride = sp_label_stride(pitch);
-    double width = AXIS_WIDTH;
-    char room[SP_LABEL_BYTES];
-    sp_buffer text;
-    sp_buffer_lend(&text, room, sizeof room);
-    for (uint64_t i = (begin + stride - 1) / stride * (uint64_t)stride; i < end; i += stride) {
-        sp_label_text(slice, (uint32_t)i, stride, &text);
-        width = fmax(width, sp_text_width(SP_FONT_TEXT, text.data, text.size));
-    }
-    return width;
-}
-
 static void fit_columns(const sp_slice *slice, columns *c)
 {
     uint32_t n = sp_slice_rows(slice), m = slice->col_end - slice->col_begin;
     c->query_pitch = fmin(ROW_HEIGHT, MAX_HEIGHT / n);
     c->key_pitch = fmin(ROW_HEIGHT, MAX_HEIGHT / m);
     c->height = ceil(fmax(n * c->query_pitch, m * c->key_pitch));
-    c->left = label_width(slice, slice->row_begin, slice->row_end, c->query_pitch);
-    c->right = label_width(slice, slice->col_begin, slice->col_end, c->key_pitch);
+    double left = sp_labels_width(slice, slice->row_begin, slice->row_end, sp_label_stride(c->query_pitch));
+    double right = sp_labels_width(slice, slice->col_begin, slice->col_end, sp_label_stride(c->key_pitch));
+    c->left = fmax(left, AXIS_WIDTH);
+    c->right = fmax(right, AXIS_WIDTH);
 }
 
 static void draw_labels(sp_sheet *sheet, const sp_slice *slice, const columns *c, bool keys)
@@ -241,7 +229,7 @@ sp_status sp_picture_lines(const sp_picture_graph *graph, const sp_picture_optio
 {
     const sp_slice *about = graph->about;
     uint32_t n = sp_slice_rows(about), m = about->col_end - about->col_begin, most = n > m ? n : m;
-    uint32_t step = (most + (uint32_t)MAX_HEIGHT - 1) / (uint32_t)MAX_HEIGHT; /* a unit of height a cell */
+    uint32_t step = sp_divide_up(most, (uint32_t)MAX_HEIGHT); /* a unit of height a cell */
     sp_bins bins;
     sp_status status = sp_bins_fill(graph, step, true, &bins, error);
     if (status) return status;

@@ -98,5 +98,7 @@ void sp_weight_text(double value, char text[32]);
 uint32_t sp_label_stride(double pitch);
 /* A position's label: its token, with its number before it where only some positions have a label. */
 void sp_label_text(const sp_slice *slice, uint32_t position, uint32_t stride, sp_buffer *out);
+/* Units that the widest of the labels takes that positions begin:end have at this stride. */
+double sp_labels_width(const sp_slice *slice, uint32_t begin, uint32_t end, uint32_t stride);
 
 #endif
