@@ -80,8 +80,7 @@ static bool is_run(const sp_head *head, sp_graph graph)
 bool sp_tile_weighs(const sp_head *head, sp_graph graph, sp_tile_stat stat)
 {
     if (head->like_gold) return false; /* gold's are all there are */
-    return stat == SP_TILE_MASS || stat == SP_TILE_MAX ||
-           (stat == SP_TILE_COUNT && graph == SP_GRAPH_AFTER && !is_run(head, graph));
+    return stat == SP_TILE_MASS || stat == SP_TILE_MAX || (stat == SP_TILE_COUNT && graph == SP_GRAPH_AFTER);
 }
 
 /* Every row of the tile into the bins. */

@@ -23,10 +23,11 @@ size_t sp_tile_bytes(sp_tile_stat stat);
  * SP_NO_MEMORY. */
 sp_status sp_tile_make(const sp_head_view *view, sp_tile_stat stat, uint32_t z, uint32_t ty, uint32_t tx,
                        uint8_t *out, bool *empty, sp_error *error) SP_MUST_CHECK;
+/* Whether such a tile needs weights, a thumbnail as a tile of counts: a view of a graph whose weights are not
+ * held then needs a part. */
+bool sp_tile_weighs(const sp_head *head, sp_graph graph, sp_tile_stat stat);
 
 /* 64 x 64 cells as slice.h says. */
 sp_status sp_thumbnail_make(const sp_head_view *view, uint8_t *cells, sp_error *error) SP_MUST_CHECK;
-/* Whether these need weights: a view of a graph whose weights are not held then needs a part. */
-bool sp_tile_weighs(const sp_head *head, sp_graph graph, sp_tile_stat stat);
 
 #endif
