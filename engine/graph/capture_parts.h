@@ -95,10 +95,7 @@ void sp_store_return(sp_captures *store, sp_capture *capture, size_t bytes);
 void sp_slot_drop(sp_capture *capture, sp_capture_slot *slot);
 /* Out of the table; evicted: its id is remembered. */
 void sp_store_unlist(sp_captures *store, sp_capture *capture, bool evicted);
-/* The last hold is gone: frees all but the pages, which wait for the engine thread. */
-void sp_store_bury(sp_captures *store, sp_capture *capture);
 double sp_store_now(const sp_captures *store);
-void sp_store_wake(sp_captures *store); /* without the lock */
 
 /* --- heads --- */
 /* Tables of a head's source, (ceil(n / 64)) each; they must outlive it. */

@@ -42,7 +42,8 @@ struct sp_head_builder {
 
 /* --- gold's cut --- */
 
-double sp_gold_apply(const sp_gold *gold, float *weights, size_t n, uint64_t *order)
+/* Zeroes the weights (n) that the cut drops; returns their sum. order: room for n. */
+static double cut_gold(const sp_gold *gold, float *weights, size_t n, uint64_t *order)
 {
     double dropped = 0;
     if (gold->cut == SP_CUT_NONE || n == 0) return 0;
@@ -253,7 +254,7 @@ static void make_gold(sp_head_builder *b, uint32_t row, row_state *state, float 
         memcpy(weights, gold, n * sizeof *gold);
     else if (full)
         weigh(b, row, s->attention->normalizer, NULL, n, weights);
-    state->cut = sp_gold_apply(&s->gold, gold, n, order);
+    state->cut = cut_gold(&s->gold, gold, n, order);
 }
 
 /* Sums of a row over gold (n_allowed) and the predicted keys. */

@@ -25,9 +25,6 @@ typedef struct sp_gold {
     double min_weight; /* those of at least this weight */
 } sp_gold;
 
-/* Zeroes the weights (n) that the cut drops; returns their sum. order: room for n. */
-double sp_gold_apply(const sp_gold *gold, float *weights, size_t n, uint64_t *order);
-
 /* q and k of one layer and the backend that looks at them. Everything is borrowed and stays while a head is
  * made. */
 typedef struct sp_head_source {

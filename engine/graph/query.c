@@ -56,7 +56,9 @@ static bool find_last(const sp_filter *filter, const sp_row *row, uint64_t *orde
     return true;
 }
 
-void sp_filter_row(const sp_filter *filter, sp_row_room *room, sp_row *row)
+/* Keeps of a row's edges those that the filter's cuts on weights keep, in place in room (which *row may point
+ * into already). */
+static void filter_row(const sp_filter *filter, sp_row_room *room, sp_row *row)
 {
     uint64_t last = 0;
     uint32_t n = 0;
@@ -84,7 +86,7 @@ void sp_filtered_row(const sp_rows *rows, const sp_filter *filter, uint32_t row,
     bool whole = filter->has_top_k || filter->has_mass;
     rows->row(rows->context, row, whole ? 0 : filter->col_begin, whole ? rows->n_key : filter->col_end, room,
               out);
-    sp_filter_row(filter, room, out);
+    filter_row(filter, room, out);
     if (!whole) return;
     uint32_t begin = 0, end = out->n;
     while (begin < end && out->keys[begin] < filter->col_begin) begin++;
@@ -274,7 +276,7 @@ sp_status sp_line_col(const sp_rows *rows, uint32_t col, const sp_filter *filter
         edges.keys = column.keys;
         edges.weights = column.weights;
         double full = sum_row(&edges);
-        sp_filter_row(filter, &column, &edges);
+        filter_row(filter, &column, &edges);
         status = sort_line(&edges, column.order, out, error);
         out->left_out = (double)left_of(full, sum_row(&edges));
     }

@@ -60,8 +60,5 @@ sp_status sp_line_col(const sp_rows *rows, uint32_t col, const sp_filter *filter
 /* The edges of a row that the filter keeps; *out points into the graph or the room. */
 void sp_filtered_row(const sp_rows *rows, const sp_filter *filter, uint32_t row, sp_row_room *room,
                      sp_row *out);
-/* Keeps of a row's edges those that the filter's cuts on weights keep, in place in room (which *row may point
- * into already). */
-void sp_filter_row(const sp_filter *filter, sp_row_room *room, sp_row *row);
 
 #endif

@@ -157,7 +157,8 @@ void sp_legend_note(sp_sheet *sheet, const char *text)
     sheet->legend.y += SP_LINE_HEIGHT;
 }
 
-void sp_weight_text(double value, char text[32])
+/* "0.0012": two digits that count. */
+static void weight_text(double value, char text[32])
 {
     if (value > 0 && value < 1e-4)
         snprintf(text, 32, "%.0e", value);
@@ -179,7 +180,7 @@ void sp_legend_ramp(sp_sheet *sheet, double low, double high)
     for (int i = 0; i <= 4; i++) {
         char text[32];
         double at = y + RAMP_HEIGHT * (1 - i / 4.0);
-        sp_weight_text(sp_color_weight(sheet->scale, i / 4.0, low, high), text);
+        weight_text(sp_color_weight(sheet->scale, i / 4.0, low, high), text);
         sp_canvas_rects(&sheet->canvas, &(sp_rect){x + RAMP_WIDTH + 2, at - 0.5, 4, 1}, 1,
                         sheet->palette.muted);
         sp_sheet_say(sheet, x + RAMP_WIDTH + 10, at + 4, text, sheet->palette.ink, SP_START);

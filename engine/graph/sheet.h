@@ -92,8 +92,6 @@ sp_status sp_picture_matrix_bare(const sp_slice *slice, const sp_picture_options
 /* Range of the weights above 0 of one or two graphs: low 0 unless the scale is log; 0..1 when there are none.
  * b: NULL: one. */
 void sp_weight_range(const sp_bins *a, const sp_bins *b, sp_color_scale scale, double *low, double *high);
-/* "0.0012": two digits that count. */
-void sp_weight_text(double value, char text[32]);
 /* Every how many positions a label fits, where positions lie pitch units apart: 1, 2, 5, 10, 20, .. */
 uint32_t sp_label_stride(double pitch);
 /* A position's label: its token, with its number before it where only some positions have a label. */

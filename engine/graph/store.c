@@ -11,7 +11,8 @@ double sp_store_now(const sp_captures *store)
     return store->options.clock ? store->options.clock() : sp_now();
 }
 
-void sp_store_wake(sp_captures *store)
+/* Without the lock. */
+static void wake(sp_captures *store)
 {
     if (store->options.wake) store->options.wake(store->options.wake_context);
 }
@@ -79,7 +80,8 @@ static void remember(sp_captures *store, const sp_capture *capture)
     stone->since = sp_store_now(store);
 }
 
-void sp_store_bury(sp_captures *store, sp_capture *capture)
+/* With the lock held, when the last hold is gone: frees all but the pages, which wait for the engine thread. */
+static void bury(sp_captures *store, sp_capture *capture)
 {
     store->used -= capture->bytes;
     capture->bytes = 0;
@@ -97,7 +99,7 @@ void sp_store_unlist(sp_captures *store, sp_capture *capture, bool evicted)
     capture->listed = false;
     store->count--;
     if (evicted) remember(store, capture);
-    if (capture->holds == 0) sp_store_bury(store, capture);
+    if (capture->holds == 0) bury(store, capture);
 }
 
 /* What was not used for long leaves. A running capture stays: its sequence holds it. */
@@ -248,7 +250,7 @@ sp_status sp_captures_hold(sp_captures *store, const char *id, uint64_t owner, b
     if (capture) capture->holds++;
     if (capture && use) capture->last_used = sp_store_now(store);
     pthread_mutex_unlock(&store->lock);
-    sp_store_wake(store);
+    wake(store);
     *out = capture;
     if (capture) return SP_OK;
     return sp_fail_param(error, SP_NOT_FOUND, "id",
@@ -262,9 +264,9 @@ void sp_capture_release(sp_capture *capture)
     sp_captures *store = capture->store;
     pthread_mutex_lock(&store->lock);
     bool last = --capture->holds == 0 && !capture->listed;
-    if (last) sp_store_bury(store, capture);
+    if (last) bury(store, capture);
     pthread_mutex_unlock(&store->lock);
-    if (last) sp_store_wake(store);
+    if (last) wake(store);
 }
 
 void sp_capture_use(sp_capture *capture)
@@ -283,7 +285,7 @@ void sp_capture_delete(sp_capture *capture)
     pthread_cond_broadcast(&store->changed);
     pthread_mutex_unlock(&store->lock);
     if (stream) sp_stream_cancel(stream); /* held by the caller, so it stays */
-    sp_store_wake(store);
+    wake(store);
 }
 
 void sp_captures_drop(sp_captures *store, const char *id, uint64_t owner)
@@ -302,7 +304,7 @@ size_t sp_captures_used(sp_captures *store)
     expire(store);
     size_t used = store->used;
     pthread_mutex_unlock(&store->lock);
-    sp_store_wake(store);
+    wake(store);
     return used;
 }
 
