@@ -275,7 +275,6 @@ static sp_status enlist(sp_captures *store, sp_capture *capture, sp_error *error
         capture->listed = true;
         capture->next = store->all;
         store->all = capture;
-        store->count++;
     }
     pthread_mutex_unlock(&store->lock);
     if (fits) return SP_OK;

@@ -165,8 +165,6 @@ typedef struct sp_capture_running {
     double started; /* as sp_now */
 } sp_capture_running;
 size_t sp_captures_running(sp_captures *store, uint64_t owner, sp_capture_running *out, size_t max);
-/* Number of captures in the table. */
-size_t sp_captures_count(sp_captures *store);
 /* All positions as tokens, made at the first call; lives as long as the capture is held. */
 sp_status sp_capture_tokens(sp_capture *capture, const sp_graph_token **out, sp_error *error) SP_MUST_CHECK;
 

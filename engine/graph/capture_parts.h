@@ -82,7 +82,7 @@ struct sp_captures {
     pthread_cond_t changed;   /* a head is done or left, a capture is ready */
     sp_capture *all;          /* (L) */
     sp_capture *dead;         /* to be tidied (L) */
-    size_t used, count;       /* (L) */
+    size_t used;              /* bytes (L) */
     sp_tombstone *tombstones; /* (SP_TOMBSTONES) ring (L) */
     uint32_t n_tombstones, next_tombstone;
 };

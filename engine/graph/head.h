@@ -129,8 +129,6 @@ double sp_head_row_mass(const sp_head *head, sp_graph graph, uint32_t row);
  */
 uint32_t sp_head_row_count(const sp_head *head, sp_graph graph, uint32_t row, uint32_t begin, uint32_t end);
 #define SP_NOT_COUNTED UINT32_MAX
-/* Edges of the whole graph, without listing them. */
-uint64_t sp_head_edges(const sp_head *head, sp_graph graph);
 /* Keys that a row may see: 0 .. n - 1. */
 static inline uint32_t sp_head_allowed(const sp_head *head, uint32_t row)
 {

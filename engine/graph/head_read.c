@@ -141,25 +141,6 @@ double sp_head_row_mass(const sp_head *head, sp_graph graph, uint32_t row)
     return head->cut && of_gold ? sum + (double)head->cut[row] : sum;
 }
 
-uint64_t sp_head_edges(const sp_head *head, sp_graph graph)
-{
-    const sp_head_record *record = &head->record;
-    switch (graph) {
-    case SP_GRAPH_GOLD:
-        return record->edges_gold;
-    case SP_GRAPH_PRED:
-        return record->edges_pred;
-    case SP_GRAPH_BOTH:
-        return record->edges_both;
-    case SP_GRAPH_MISSED:
-        return record->edges_gold - record->edges_both;
-    case SP_GRAPH_EXTRA:
-        return record->edges_pred - record->edges_both;
-    default:
-        return record->edges_after;
-    }
-}
-
 bool sp_head_holds(const sp_head *head, sp_graph graph)
 {
     return !head->lost || graph == SP_GRAPH_GOLD || graph == SP_GRAPH_BOTH || graph == SP_GRAPH_MISSED;

@@ -80,7 +80,8 @@ static void remember(sp_captures *store, const sp_capture *capture)
     stone->since = sp_store_now(store);
 }
 
-/* With the lock held, when the last hold is gone: frees all but the pages, which wait for the engine thread. */
+/* With the lock held, when the last hold is gone: frees all but the pages, which wait for the engine thread.
+ */
 static void bury(sp_captures *store, sp_capture *capture)
 {
     store->used -= capture->bytes;
@@ -97,7 +98,6 @@ void sp_store_unlist(sp_captures *store, sp_capture *capture, bool evicted)
     *at = capture->next;
     capture->next = NULL;
     capture->listed = false;
-    store->count--;
     if (evicted) remember(store, capture);
     if (capture->holds == 0) bury(store, capture);
 }
@@ -320,12 +320,4 @@ size_t sp_captures_running(sp_captures *store, uint64_t owner, sp_capture_runnin
     }
     pthread_mutex_unlock(&store->lock);
     return n;
-}
-
-size_t sp_captures_count(sp_captures *store)
-{
-    pthread_mutex_lock(&store->lock);
-    size_t count = store->count;
-    pthread_mutex_unlock(&store->lock);
-    return count;
 }
