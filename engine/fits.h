@@ -3,7 +3,8 @@
  * The base's fit is --fit, else sparsefinder.safetensors in the model's folder; beside a GGUF file
  * NAME.sparsefinder.safetensors, else sparsefinder.safetensors. An adapter's is sparsefinder.safetensors in
  * its own folder, else whichever of these was made for the model with it. A fit that was made for none of
- * them is refused. Owner: sp_fits owns the fits. Tests: tests/unit/engine/test_fits.c */
+ * them is refused. Owner: sp_fits owns the fits. Tests: tests/golden/test_prefix.c,
+ * tests/http/test_adapters.py, tests/http/test_rope_pre.py */
 #ifndef SPARSED_ENGINE_FITS_H
 #define SPARSED_ENGINE_FITS_H
 

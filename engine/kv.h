@@ -9,9 +9,9 @@
  * A page is used while a sequence holds it (full pages may be held by several: engine/prefix.h), pinned while
  * only captures do, cached while nobody does but an index knows it, else free. used + pinned + cached + free
  * is all of them. Cached pages count as free: who takes pages gets the free ones, then those that are cached
- * for longest, which leave the index. Owner: the engine thread. Pages that become free are filled with NaN in
- * debug builds (poison), so that reading a page nobody owns shows. Tests: tests/unit/engine/test_kv.c,
- * test_prefix_index.c */
+ * for longest, which leave the index. Owner: the engine thread. With --poison and in debug builds pages that
+ * become free are filled with NaN, so that reading a page nobody owns shows. Tests:
+ * tests/unit/engine/test_kv.c, tests/unit/engine/test_prefix_index.c */
 #ifndef SPARSED_ENGINE_KV_H
 #define SPARSED_ENGINE_KV_H
 

@@ -6,7 +6,8 @@
  * layer. A sequence whose reader lags (stream without room) keeps its pages and leaves the batch. What a
  * client is told when the queue is full is in drain.h. Owner and threads: queue, counters and
  * calls are guarded by one mutex; all else belongs to whoever calls step(): the engine thread. Streams are
- * never touched with the mutex held. Tests: tests/unit/engine/test_scheduler.c, tests/golden/test_austen.c */
+ * never touched with the mutex held. Tests: tests/unit/engine/test_scheduler.c,
+ * tests/unit/engine/test_scheduler_time.c, tests/golden/test_austen.c */
 #ifndef SPARSED_ENGINE_SCHEDULER_H
 #define SPARSED_ENGINE_SCHEDULER_H
 

@@ -1,4 +1,5 @@
-/* The inside of the scheduler, for scheduler.c (who is there) and turn.c (what a step makes of them). */
+/* The inside of the scheduler, for scheduler.c (who is there) and turn.c (what a step makes of them). Tests:
+ * tests/unit/engine/test_scheduler.c, test_scheduler_time.c and test_rows.c there */
 #ifndef SPARSED_ENGINE_SCHEDULER_PARTS_H
 #define SPARSED_ENGINE_SCHEDULER_PARTS_H
 

@@ -1,6 +1,6 @@
 /* One turn of the scheduler (scheduler_parts.h): rows are chosen (rows.h), run (step.h), and what came of
  * them goes to the sequences; then one piece of a call, or of a prompt that is run layer by layer. Tests:
- * tests/unit/engine/test_scheduler.c, tests/unit/engine/test_rows.c */
+ * tests/unit/engine/test_scheduler.c, test_scheduler_time.c and test_rows.c there */
 #include "engine/scheduler_parts.h"
 
 #include "engine/graph/capture.h"

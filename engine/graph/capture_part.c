@@ -1,5 +1,5 @@
 /* Rows whose predicted weights are made when they are read (capture.h): a head of its own whose builder is
- * set to the block of the row, and which holds that block alone. */
+ * set to the block of the row, and which holds that block alone. Tests: tests/http/test_graph_dense.py */
 #include "engine/graph/capture_parts.h"
 
 struct sp_head_part {
