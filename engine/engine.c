@@ -118,6 +118,13 @@ static uint64_t pages_of(uint64_t tokens)
     return (tokens + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
 }
 
+/* Bytes of one layer's part of a page's side. */
+static size_t side_bytes(const sp_engine *engine)
+{
+    return sp_codes_page_bytes(engine->fits.of, engine->fits.n, engine->model->hparams.n_heads,
+                               engine->options.kv_type);
+}
+
 /* Decides context and pages: what max_sequences whole contexts need, or what the budget holds. */
 static sp_status size_pool(sp_engine *engine, uint32_t *n_pages, sp_error *error)
 {
@@ -127,8 +134,7 @@ static sp_status size_pool(sp_engine *engine, uint32_t *n_pages, sp_error *error
                         .n_kv_heads = hparams->n_kv_heads,
                         .head_dim = hparams->head_dim,
                         .dtype = options->kv_type,
-                        .side_bytes = sp_codes_page_bytes(engine->fits.of, engine->fits.n, hparams->n_heads,
-                                                          options->kv_type)};
+                        .side_bytes = side_bytes(engine)};
     size_t page_bytes, budget = options->kv_bytes > 0 ? options->kv_bytes : default_kv_bytes();
     if (!sp_kv_page_bytes(&kv, &page_bytes) || page_bytes > budget)
         return sp_fail_param(
@@ -251,14 +257,12 @@ static void wake_engine(void *context)
 static sp_status open_captures(sp_engine *engine, sp_error *error)
 {
     const sp_engine_options *options = &engine->options;
-    const sp_hparams *hparams = &engine->model->hparams;
     sp_captures_options captures = {.model = engine->model,
                                     .model_ids = engine->info.model_ids,
                                     .fingerprints = engine->info.fingerprints,
                                     .kv_type = options->kv_type,
                                     .page_bytes = engine->info.kv_bytes / engine->info.kv_pages,
-                                    .side_bytes = sp_codes_page_bytes(engine->fits.of, engine->fits.n,
-                                                                      hparams->n_heads, options->kv_type),
+                                    .side_bytes = side_bytes(engine),
                                     .max_bytes = options->capture_bytes,
                                     .max_capture_bytes = options->capture_max_bytes,
                                     .expiry = options->capture_expiry,
