@@ -38,16 +38,16 @@ void sp_mix_close(sp_mix *mix)
     *mix = (sp_mix){0};
 }
 
-/* Replaces a row. What it held is freed. */
+/* Replaces a row. What it held is freed. product: of a product, which top_k bounds; else of a sum. */
 static sp_status put_row(sp_mix *mix, uint32_t at, const uint32_t *keys, const double *weights, uint32_t n,
-                         double mass, const char *remedy, sp_error *error)
+                         double mass, bool product, sp_error *error)
 {
     sp_mix_row fresh = {.n = n, .mass = mass}, *row = &mix->rows[at];
     if (mix->edges - row->n + n > mix->max_edges)
-        return sp_fail_param(error, SP_TOO_LARGE, remedy, "this graph has more than %llu edges; %s",
-                             (unsigned long long)mix->max_edges,
-                             strcmp(remedy, "heads") == 0 ? "choose fewer heads, or fewer rows"
-                                                          : "set or lower top_k, or choose fewer heads");
+        return sp_fail_param(error, SP_TOO_LARGE, product ? "top_k" : "heads",
+                             "this graph has more than %llu edges; %s", (unsigned long long)mix->max_edges,
+                             product ? "set or lower top_k, or choose fewer heads"
+                                     : "choose fewer heads, or fewer rows");
     if (n > 0) {
         fresh.keys = sp_alloc(n, sizeof *fresh.keys);
         fresh.weights = sp_alloc(n, sizeof *fresh.weights);
@@ -72,7 +72,7 @@ sp_status sp_mix_identity(sp_mix *mix, sp_error *error)
     const double one = 1;
     sp_status status = SP_OK;
     for (uint32_t i = 0; i < mix->n_query && status == SP_OK; i++)
-        status = put_row(mix, i, &i, &one, 1, 1, "heads", error);
+        status = put_row(mix, i, &i, &one, 1, 1, false, error);
     return status;
 }
 
@@ -112,7 +112,7 @@ sp_status sp_mix_add(sp_mix *mix, const sp_rows *rows, double factor, bool large
         uint32_t n = join(&mix->rows[i], &row, factor, largest, keys, weights);
         if (!largest) mass += factor * rows->mass(rows->context, i);
         for (uint32_t e = 0; e < n && largest; e++) mass = e > 0 ? mass + weights[e] : weights[e];
-        if (status == SP_OK) status = put_row(mix, i, keys, weights, n, mass, "heads", error);
+        if (status == SP_OK) status = put_row(mix, i, keys, weights, n, mass, false, error);
     }
     sp_row_room_close(&room);
     sp_free(keys);
@@ -227,7 +227,7 @@ sp_status sp_mix_multiply(const sp_mix *left, const sp_mix *right, uint32_t top_
         }
         double mass = multiply_row(left, right, i, &row);
         keep_best(&row, top_k);
-        status = put_row(out, i, row.keys, row.kept, row.n, mass, "top_k", error);
+        status = put_row(out, i, row.keys, row.kept, row.n, mass, true, error);
     }
     close_dense(&row);
     return status;
