@@ -281,6 +281,7 @@ static void panel_texts(const panels *p, sp_sheet_texts *texts)
     sp_buffer_text(&texts->title, ": gold, predicted, and after normalizing");
     texts->reading = "A mark is an edge: the query of its row reads the key of its column. Left: what full "
                      "attention would read. Middle: what the backend predicted. Right: what was computed.";
+    texts->legend_width = kinds_width(d);
     uint64_t predicted = d->totals[SP_BOTH] + d->totals[SP_EXTRA];
     sp_caption_count(d->totals[SP_BOTH], &texts->facts);
     sp_buffer_text(&texts->facts, " of ");
@@ -289,7 +290,6 @@ static void panel_texts(const panels *p, sp_sheet_texts *texts)
                                                           : " gold edges are predicted, by ");
     sp_caption_count(predicted, &texts->facts);
     sp_buffer_text(&texts->facts, predicted == 1 ? " edge" : " edges");
-    texts->legend_width = kinds_width(d);
     put_share(d, SP_MISSED, "recall", &texts->facts);
     put_share(d, SP_EXTRA, "precision", &texts->facts);
     sp_caption_part(p->about, &texts->facts);

@@ -27,8 +27,8 @@ typedef struct sp_rows {
     uint32_t n_query, n_key;
 } sp_rows;
 
-/* A head's graph as rows; view lives as long as they are read. */
 struct sp_head_part;
+/* A head's graph as rows; view lives as long as they are read. */
 typedef struct sp_head_view {
     const sp_head *head;
     sp_graph graph;
