@@ -168,9 +168,7 @@ def test_errors_name_the_field(server):
                    stream=None, stream_options=None, user="u", metadata={"a": 1}, store=True, service_tier="x",
                    response_format={"type": "text"}, some_unknown_field=[1], add_special_tokens=True, cache_salt="s")
     assert server.complete(prompt="a", max_tokens=1, **neutral).status == 200
-    deadline = time.monotonic() + 10  # the log is another pipe than the answer
-    while not any("some_unknown_field" in line for line in server.log) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    harness.until(lambda: any("some_unknown_field" in line for line in server.log))  # another pipe than the answer
     assert sum("some_unknown_field" in line for line in server.log) == 1
     reply = server.complete(prompt="a", model="gpt-4")
     assert reply.status == 404 and reply.error()["param"] == "model" and reply.error()["type"] == "not_found_error"
@@ -203,14 +201,13 @@ def test_models(server):
 
 
 def test_queue_is_bounded(server):
-    with harness.Server("--max-sequences", "1", "--max-queue", "2", "--queue-timeout", "0.3") as small:
-        links = []
-        first = small.open_stream(prompt="a", max_tokens=2000, ignore_eos=True)
+    with harness.lasting("--max-sequences", "1", "--max-queue", "2", "--queue-timeout", "0.3") as small:
+        first = small.open_stream(prompt="a", max_tokens=harness.ENDLESS, ignore_eos=True)
         harness.read_some(first, 50)
         replies = []
 
         def client():
-            replies.append(small.complete(prompt="a", max_tokens=2000, ignore_eos=True, stream=True))
+            replies.append(small.complete(prompt="a", max_tokens=20, ignore_eos=True, stream=True))
 
         threads = [threading.Thread(target=client) for _ in range(8)]
         for thread in threads:
@@ -218,10 +215,8 @@ def test_queue_is_bounded(server):
         for thread in threads:
             thread.join()
         statuses = sorted({r.status for r in replies})
-        assert 429 in statuses and set(statuses) <= {200, 429, 503}, statuses
+        assert statuses == [429, 503], statuses  # too many, or too long in the queue
         for reply in replies:
-            if reply.status == 200:
-                continue
             error = reply.error()
             assert int(reply.headers["retry-after"]) >= 1, reply.headers
             assert error["type"] == ("rate_limit_error" if reply.status == 429 else "unavailable_error")
@@ -230,13 +225,11 @@ def test_queue_is_bounded(server):
 
 
 def test_request_timeout(server):
-    with harness.Server("--request-timeout", "0.2") as slow:
-        reply = slow.complete(prompt="a", max_tokens=2040, ignore_eos=True, attention="dense")
-        if reply.status == 200:  # a machine that makes 2,040 tokens in 0.2 s
-            return
+    with harness.lasting("--request-timeout", "0.2") as slow:
+        reply = slow.complete(prompt="a", max_tokens=harness.ENDLESS, ignore_eos=True, attention="dense")
         assert reply.status == 503 and reply.headers["x-should-retry"] == "false", (reply, reply.headers)
         assert "retry-after" not in reply.headers and reply.error()["param"] is None, reply
-        data = harness.frames(slow.complete(prompt="a", max_tokens=2040, ignore_eos=True, stream=True).body)
+        data = harness.frames(slow.complete(prompt="a", max_tokens=harness.ENDLESS, ignore_eos=True, stream=True).body)
         assert data[-1] == "[DONE]" and json.loads(data[-2])["error"]["code"] == 503, data[-3:]
 
 

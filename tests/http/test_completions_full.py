@@ -75,7 +75,8 @@ def test_several_prompts(server):
 
 
 def test_stream_of_several_choices(server):
-    fields = dict(prompt=[PROMPT, "Emma"], max_tokens=30, seed=9, n=2, logprobs=2, return_token_ids=True)
+    # many tokens: choices begin one after another, where the machine is busy not at once
+    fields = dict(prompt=[PROMPT, "Emma"], max_tokens=120, seed=9, n=2, logprobs=2, return_token_ids=True)
     whole = choices(server, **fields)
     parts, frames = assemble(server.complete(stream=True, stream_options={"include_usage": True}, **fields))
     assert sorted(parts) == [0, 1, 2, 3]

@@ -3,7 +3,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "support"))
 import harness
@@ -87,7 +86,7 @@ def test_answers():
             check(base + "/labels", server.get(at + "/labels"))
             started = server.post(at + "/sweep", {"attention": "window", "grid": {"window": [1, 3]}})
             check("POST /v1/attention/captures/{id}/sweep", started, 202)
-            time.sleep(0.3)
+            harness.until(lambda: server.get(started.headers["location"]).json()["state"] != "running")
             check(base + "/sweeps/{job}", server.get(started.headers["location"]))
             check("GET /v1/attention/compare", server.get("/v1/attention/compare?a=%s&b=%s&layer=0&head=1" % (one["id"], soft["id"])))
             check("error", server.get(at + "/heads/9/0/edges"), 404)

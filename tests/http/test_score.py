@@ -132,7 +132,9 @@ def test_queue_and_leaving(server):
     with harness.Server("--max-sequences", 1, "--max-queue", 2, "--threads", 1) as small:
         threads = [threading.Thread(target=lambda: replies.append(small.post("/v1/score", {"input": inputs})))
                    for _ in range(3)]
-        for thread in threads:
+        threads[0].start()
+        harness.until(lambda: replies or small.gauge("sparsed_num_requests_running") == 1)
+        for thread in threads[1:]:
             thread.start()
         for thread in threads:
             thread.join()
@@ -142,10 +144,10 @@ def test_queue_and_leaving(server):
         body = b'{"input":[%s]}' % b",".join([b"[" + b",".join([b"7"] * 2000) + b"]"] * 100)
         link.sendall(b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                      b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        while small.gauge("sparsed_num_requests_running") == 0:
-            pass
+        harness.until(lambda: small.gauge("sparsed_num_requests_running") > 0)
         link.close()
-        assert small.until_idle() < 5
+        small.until_idle()
+        assert small.metrics()[0]['sparsed_request_success_total{model_name="austen",finished_reason="abort"}'] >= 1
 
 
 def test_loading_models_say_score(server):

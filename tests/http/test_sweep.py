@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 
 ROOT, BUILD = sys.argv[1], sys.argv[2]
@@ -134,15 +133,13 @@ class Sweep(unittest.TestCase):
         out = os.path.join(self.folder.name, "stopped")
         process = subprocess.Popen([PROGRAM, "sweep", "--model", MODEL, "--text", os.path.join(MODEL, "heldout.txt"),
                                     "--length", "256", "--windows", "2", "--out", out], stderr=subprocess.PIPE, text=True)
-        while "window 3:" not in process.stderr.readline():
-            pass
+        while "window 3:" not in (line := process.stderr.readline()):
+            self.assertTrue(line, "it has ended")
         process.send_signal(signal.SIGINT)
-        start = time.time()
         process.stderr.read()
         process.stderr.close()
         self.assertEqual(process.wait(timeout=60), 0)
-        self.assertLess(time.time() - start, 20)
-        self.assertGreaterEqual(len(self.points("stopped")["points"]), 3)
+        self.assertTrue(3 <= len(self.points("stopped")["points"]) < 150)  # of 197
 
     def test_skips_and_refusals(self):
         done = self.sweep("skips", "longformer=4;fixed=1,8")  # two summary columns of one do not exist

@@ -4,16 +4,19 @@ A test file: `import harness` (after putting tests/support on the path), functio
 harness.main(globals()). Arguments of the script: repository root, build folder. Server(...) starts
 `BUILD/sparsed serve` on a free port with the bundled model; raw() speaks bytes, post() and get() speak JSON.
 """
+import atexit
 import ctypes
 import json
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -21,6 +24,7 @@ import traceback
 ROOT = os.path.abspath(sys.argv[1]) if len(sys.argv) > 1 else os.getcwd()
 BUILD = os.path.abspath(sys.argv[2]) if len(sys.argv) > 2 else os.path.join(ROOT, "build", "release")
 MODEL = os.path.join(ROOT, "models", "austen")
+ENDLESS = 16000  # tokens that lasting() goes on with for as long as a test needs: cancelled, never awaited
 
 
 class Reply:
@@ -89,8 +93,10 @@ class Server:
                                         stderr=log, env=dict(os.environ, **(environment or {})))
         self.log, self.port = [], None
         self.seen = threading.Condition()
-        for stream in filter(None, (self.process.stdout, self.process.stderr)):
-            threading.Thread(target=self._read, args=(stream,), daemon=True).start()
+        streams = filter(None, (self.process.stdout, self.process.stderr))
+        self.readers = [threading.Thread(target=self._read, args=(stream,), daemon=True) for stream in streams]
+        for reader in self.readers:
+            reader.start()
         deadline = time.time() + 120
         wanted = "serving" if wait else "listening"
         with self.seen:
@@ -118,7 +124,7 @@ class Server:
             self.process.send_signal(signal.SIGTERM)
             self.process.send_signal(signal.SIGTERM)
         try:
-            code = self.process.wait(30)
+            code = self.wait()
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise AssertionError("the server does not stop:\n" + "\n".join(self.log[-30:]))
@@ -127,17 +133,22 @@ class Server:
         elif code:
             print("\n".join(self.log[-60:]))
 
-    def wait(self, seconds=30):
-        return self.process.wait(seconds)
+    def wait(self, seconds=120):
+        """-> the exit code; then everything that was logged is in `log`."""
+        code = self.process.wait(seconds)
+        for reader in self.readers:
+            reader.join(10)
+        return code
 
-    def connect(self, timeout=20.0, source=None):
+    def connect(self, timeout=60.0, source=None):
         link = socket.create_connection(("127.0.0.1", self.port), timeout, source and (source, 0))
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return link
 
-    def raw(self, data, timeout=20.0, half_close=False, head=False):
-        """Sends bytes, reads until the server closes or `timeout` passes in silence. -> (replies, closed)"""
-        link = self.connect(timeout)
+    def raw(self, data, timeout=60.0, half_close=False, head=False, wanted=0):
+        """Sends bytes, reads until the server closes or `timeout` passes in silence, which counts from `wanted` whole replies on:
+        a busy machine may be slow to give them. -> (replies, closed)"""
+        link = self.connect(60.0 if wanted else timeout)
         closed, got = False, b""
         try:
             try:
@@ -158,11 +169,13 @@ class Server:
                     closed = True
                     break
                 got += piece
+                if wanted and sum(reply.whole for reply in parse_replies(got, head)) >= wanted:
+                    link.settimeout(timeout)
         finally:
             link.close()
         return parse_replies(got, head), closed
 
-    def request(self, method, path, body=b"", headers=None, timeout=60.0):
+    def request(self, method, path, body=b"", headers=None, timeout=120.0):
         """One request on a connection of its own."""
         head = {"Host": "localhost", "Connection": "close"}
         if body or method == "POST":
@@ -212,7 +225,7 @@ class Server:
         assert found, "no metric " + name
         return sum(found)
 
-    def until_idle(self, seconds=20.0):
+    def until_idle(self, seconds=60.0):
         """Waits until nothing runs or waits; -> how long that took."""
         begin = time.time()
         while True:
@@ -222,6 +235,22 @@ class Server:
                 return time.time() - begin
             assert time.time() - begin < seconds, "still busy after %g s" % seconds
             time.sleep(0.02)
+
+
+def lasting(*options):
+    """A server of the bundled model with room for ENDLESS tokens."""
+    folder = tempfile.mkdtemp(prefix="sparsed-lasting-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    model = os.path.join(folder, os.path.basename(MODEL))
+    os.mkdir(model)
+    for name in os.listdir(MODEL):
+        if name != "config.json":
+            os.symlink(os.path.join(MODEL, name), os.path.join(model, name))
+    with open(os.path.join(MODEL, "config.json"), encoding="utf-8") as file:
+        config = dict(json.load(file), max_position_embeddings=ENDLESS + 384)
+    with open(os.path.join(model, "config.json"), "w", encoding="utf-8") as file:
+        json.dump(config, file)
+    return Server("--kv-bytes", "256M", *options, model=model)
 
 
 def until(condition, seconds=30.0):
@@ -258,7 +287,7 @@ def frames(body):
     return out
 
 
-def read_some(link, wanted=1, seconds=30.0):
+def read_some(link, wanted=1, seconds=120.0):
     """Reads until at least `wanted` bytes have come."""
     got, deadline = b"", time.time() + seconds
     while len(got) < wanted:
@@ -277,7 +306,7 @@ def vanish(link):
     link.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HL", 1, ctypes.addressof(program)))  # SO_ATTACH_FILTER
 
 
-def read_all(link, seconds=60.0):
+def read_all(link, seconds=120.0):
     link.settimeout(seconds)
     got = b""
     while True:
