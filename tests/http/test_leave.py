@@ -1,4 +1,5 @@
 """Clients that leave, dawdle or stop reading: what they asked for ends, nothing else is disturbed."""
+import json
 import os
 import socket
 import struct
@@ -26,47 +27,52 @@ def aborted(server):
     return sum(v for k, v in server.metrics()[0].items() if 'finished_reason="abort"' in k)
 
 
+def runs(server, n=1):
+    harness.until(lambda: server.gauge("sparsed_num_requests_running") == n)
+
+
 def plain(server):
-    body = b'{"prompt":"It was","max_tokens":2000,"ignore_eos":true}'
+    body = b'{"prompt":"It was","max_tokens":%d,"ignore_eos":true}' % harness.ENDLESS
     link = server.connect()
     link.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    runs(server)
     return link
 
 
 def test_leaving():
-    with harness.Server() as server:
+    with harness.lasting() as server:
         for how in ("close", "reset", "half"):
             # while decoding
-            link = server.open_stream(prompt="It was", max_tokens=2000, ignore_eos=True)
+            link = server.open_stream(prompt="It was", max_tokens=harness.ENDLESS, ignore_eos=True)
             assert b"data: " in harness.read_some(link, 400)
-            assert server.gauge("sparsed_num_requests_running") == 1, how
+            runs(server)
             leave(link, how)
-            assert server.until_idle() < 5, how
-            # while prefilling or queued
+            server.until_idle()
+            # while prefilling or queued, or before it is seen at all
             link = server.open_stream(prompt=LONG, max_tokens=1600, ignore_eos=True)
             leave(link, how)
             time.sleep(0.05)
-            assert server.until_idle() < 5, how
+            server.until_idle()
             # without a stream
             link = plain(server)
-            time.sleep(0.05)
             leave(link, how)
-            assert server.until_idle() < 5, how
+            server.until_idle()
             if how == "half":
                 assert link.recv(65536) == b""
-        assert aborted(server) >= 3
+        assert aborted(server) >= 6
         assert server.complete(prompt="It was", max_tokens=2).status == 200
 
 
 def test_half_close_keep():
-    with harness.Server("--half-close", "keep") as server:
+    with harness.lasting("--half-close", "keep") as server:
         link = server.open_stream(prompt="It was", max_tokens=20, ignore_eos=True)
         link.shutdown(socket.SHUT_WR)
         assert b"data: [DONE]\n\n" in harness.read_all(link)
-        link = server.open_stream(prompt="It was", max_tokens=2000, ignore_eos=True)
+        link = server.open_stream(prompt="It was", max_tokens=harness.ENDLESS, ignore_eos=True)
         harness.read_some(link, 400)
         leave(link, "reset")
-        assert server.until_idle() < 5
+        server.until_idle()
+        assert aborted(server) == 1
 
 
 def test_slow_heads_and_bodies():
@@ -77,7 +83,7 @@ def test_slow_heads_and_bodies():
             link, begin, got = server.connect(), time.time(), b""
             link.sendall(start)
             link.settimeout(0.05)
-            while time.time() - begin < 5:
+            while time.time() - begin < 60:
                 try:
                     link.sendall(b" ")
                     piece = link.recv(4096)
@@ -88,7 +94,7 @@ def test_slow_heads_and_bodies():
                     continue
                 except OSError:
                     break
-            assert 0.5 * limit < time.time() - begin < limit + 4, time.time() - begin
+            assert 0.5 * limit < time.time() - begin < 60, time.time() - begin
             replies = harness.parse_replies(got)
             assert [r.status for r in replies] == [408], got
             assert replies[0].whole and replies[0].error()["code"] == 408
@@ -97,12 +103,12 @@ def test_slow_heads_and_bodies():
         link.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         harness.read_some(link)
         begin = time.time()
-        assert link.recv(100) == b"" and time.time() - begin < 3
+        assert link.recv(100) == b"" and time.time() - begin < 30
+    with harness.Server("--header-timeout", "0.6") as server:
         # the head of a second request has its own deadline
         link = server.connect()
         link.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         harness.read_some(link)
-        time.sleep(0.3)
         link.sendall(b"GET /hea")
         assert b" 408 " in link.recv(4096)
         assert server.get("/health").status == 200
@@ -110,12 +116,12 @@ def test_slow_heads_and_bodies():
 
 def test_idle_timeout_spares_what_comes():
     """Bytes that came before the end of the idle time are the beginning of a request, seen only then."""
-    with harness.Server("--idle-timeout", "0.7", "--header-timeout", "20") as server:
+    with harness.Server("--idle-timeout", "2", "--header-timeout", "60") as server:
         link = server.connect()
         link.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"200 OK" in harness.read_some(link)
         link.sendall(b"GET /hea")  # no request line yet
-        time.sleep(0.95)
+        time.sleep(2.3)
         link.sendall(b"lth HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"200 OK" in harness.read_some(link)
 
@@ -125,11 +131,9 @@ def test_end_of_an_answer_stalls():
     with harness.Server("--write-timeout", "1") as server:
         link = server.connect()
         harness.vanish(link)  # its request goes out still
-        link.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         begin = time.time()
-        while not any("takes nothing" in line for line in server.log):
-            assert time.time() - begin < 15, "never cut"
-            time.sleep(0.02)
+        link.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        harness.until(lambda: any("takes nothing" in line for line in server.log))
         assert time.time() - begin > 0.9
         link.close()
 
@@ -141,14 +145,9 @@ def test_write_stall():
         link.connect(("127.0.0.1", server.port))
         # more text than the socket buffers and the stream hold: sixteen answers behind one another would not do
         request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 300
-        link.sendall(request)
         begin = time.time()
-        while True:
-            states = [line for line in server.log if "takes nothing" in line]
-            if states:
-                break
-            assert time.time() - begin < 15, "never cut"
-            time.sleep(0.05)
+        link.sendall(request)
+        harness.until(lambda: any("takes nothing" in line for line in server.log))
         assert time.time() - begin > 0.9
         assert server.get("/health").status == 200
         link.close()
@@ -157,12 +156,12 @@ def test_write_stall():
 def test_ended_between_requests():
     """A client that closed its side with its last bytes, or in the middle of a head or body, is not waited for."""
     for starts in (b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /hea", HEAD + b"Content-Length: 9\r\n\r\n{"):
-        with harness.Server("--half-close", "keep", "--header-timeout", "60") as server:
-            link, begin = server.connect(30.0), time.time()
+        with harness.Server("--half-close", "keep", "--header-timeout", "600") as server:
+            link = server.connect()
             link.sendall(starts)
             link.shutdown(socket.SHUT_WR)
             got = harness.read_all(link)
-            assert time.time() - begin < 10 and (b"200 OK" in got) == (b"health" in starts), (starts, got)
+            assert (b"200 OK" in got) == (b"health" in starts), (starts, got)
 
 
 def deaf_stream(server):
@@ -181,7 +180,7 @@ def paused_stream(server):
     begin = since = time.time()
     seen = -1
     while time.time() - since < 0.3:
-        assert time.time() - begin < 60, seen
+        assert time.time() - begin < 120, seen
         rows = server.get("/v1/requests").json()["data"]
         tokens = rows[0]["tokens"] if rows else 0
         if tokens != seen or tokens == 0:
@@ -193,30 +192,30 @@ def paused_stream(server):
 
 def test_nobody_reads():
     """What ends gives its memory back at once, though its client takes nothing of what was written."""
-    with harness.Server("--write-timeout", "60") as server:
+    with harness.Server("--write-timeout", "600") as server:
         link, identity = paused_stream(server)
         assert server.request("DELETE", "/v1/requests/" + identity).status == 200
-        assert server.until_idle() < 10
+        server.until_idle()
         link.close()
         link, _ = paused_stream(server)
         leave(link, "half")
-        assert server.until_idle() < 10
+        server.until_idle()
         link.close()
         # paused, it takes no part: another one's speed is its own
         link, _ = paused_stream(server)
         assert server.complete(prompt="a", max_tokens=5).status == 200
         assert server.gauge("sparsed_num_requests_running") == 1
         link.close()
-        assert server.until_idle() < 10
+        server.until_idle()
+        assert aborted(server) == 3
 
 
 def test_paused_is_cut():
     with harness.Server("--write-timeout", "1") as server:
-        link = deaf_stream(server)
-        while server.gauge("sparsed_num_requests_running") == 0:
-            time.sleep(0.005)
         begin = time.time()
-        server.until_idle(30)
+        link = deaf_stream(server)
+        runs(server)
+        server.until_idle()
         assert time.time() - begin > 0.9
         assert aborted(server) == 1
         link.close()
@@ -224,18 +223,16 @@ def test_paused_is_cut():
 
 def test_silence():
     """No FIN, no RST: the kernel's timer ends it, whether bytes are on their way or not."""
-    with harness.Server("--write-timeout", "1") as server:
-        stream = server.open_stream(prompt="It was", max_tokens=1900, ignore_eos=True)
+    with harness.lasting("--write-timeout", "1") as server:
+        stream = server.open_stream(prompt="It was", max_tokens=harness.ENDLESS, ignore_eos=True)
         harness.read_some(stream, 400)
         harness.vanish(stream)
-        server.until_idle(20)
+        server.until_idle()
         assert aborted(server) == 1
-    with harness.Server("--write-timeout", "1", environment={"SPARSED_CPU": "reference"}) as server:
+    with harness.lasting("--write-timeout", "1") as server:
         link = plain(server)
-        while server.gauge("sparsed_num_requests_running") == 0:
-            time.sleep(0.01)
         harness.vanish(link)
-        server.until_idle(20)
+        server.until_idle()
         assert aborted(server) == 1
 
 
@@ -244,17 +241,16 @@ def test_others_keep_streaming():
         text = server.complete(prompt="It was", max_tokens=40, temperature=0, ignore_eos=True).json()["choices"][0]["text"]
         stream = server.open_stream(prompt="It was", max_tokens=40, temperature=0, ignore_eos=True)
         for _ in range(6):
-            other = server.open_stream(prompt="It was", max_tokens=200, ignore_eos=True)
+            other = server.open_stream(prompt="It was", max_tokens=2000, ignore_eos=True)
             harness.read_some(other, 100)
             leave(other, "reset")
         stream.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         replies = harness.parse_replies(harness.read_all(stream))
         assert [r.status for r in replies] == [200, 200] and replies[0].whole
-        import json
         data = harness.frames(replies[0].body)
         assert data[-1] == "[DONE]"
         assert "".join(json.loads(d)["choices"][0]["text"] for d in data[:-1]) == text
-        assert server.until_idle() < 5
+        server.until_idle()
 
 
 harness.main(globals())
