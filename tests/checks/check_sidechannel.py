@@ -9,8 +9,8 @@ cached_tokens is 0. One test in a hundred says otherwise by chance: what fails i
 
 A check that can't see would promise nothing, so it must also see, p < 1e-6: prompts that the prober's own key has
 cached, and the same probes at a server with --share-prefixes; and its least visible difference must be below a tenth of
-the time that reuse saves. Ids come last: a capture of another key, one that was deleted and one that never was get the
-same answer after the same time.
+the time that reuse saves. Refusals come last: a capture of another key, one that was deleted and one that never was get
+the same 404 after the same time, keys that are almost right the same 401 as any other.
 """
 import gc
 import json
@@ -63,9 +63,9 @@ class Client:
         frames = harness.frames(reply.body)
         assert reply.status == 200 and frames[-1] == "[DONE]", reply
         usage = json.loads(frames[-2])["usage"]
-        (told,) = [json.loads(frame) for frame in frames[:-2] if '"timings"' in frame]
-        clocks = (seconds, told["timings"]["first_token_seconds"], told["attention_report"]["prefill"]["attend_seconds"])
-        assert told["attention_report"]["prefill"]["tokens"] == TOKENS - usage["prompt_tokens_details"]["cached_tokens"]
+        (last,) = [json.loads(frame) for frame in frames[:-2] if '"timings"' in frame]
+        clocks = (seconds, last["timings"]["first_token_seconds"], last["attention_report"]["prefill"]["attend_seconds"])
+        assert last["attention_report"]["prefill"]["tokens"] == TOKENS - usage["prompt_tokens_details"]["cached_tokens"]
         return clocks, usage["prompt_tokens_details"]["cached_tokens"]
 
 
@@ -115,15 +115,30 @@ def is_visible(run, seen, hidden):
     return two_samples.kolmogorov(seen, hidden)[1] < (1e-3 if run.quick else 1e-6)
 
 
-def compare_ids(server, run, count):
-    """Asks for a capture of another key, a deleted one and one that never was. -> p of the times of the first two
-    against those of the last"""
+def whole(got):
+    end = got.find(b"\r\n\r\n")
+    return end >= 0 and len(got) == end + 4 + int(got[:end].lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+
+
+def compare(client, draw, count, status, requests):
+    """Requests, (key, path), drawn at random until there are so many answers, which must all be this one. -> p of the
+    times of each against those of the last"""
+    times, answers = [[] for _ in requests], set()
+    for _ in range(count):
+        which = draw.randrange(len(requests))
+        client.key, path = requests[which]
+        seconds, got = client.exchange("GET", path, "", whole)
+        times[which].append(seconds)
+        (reply,) = harness.parse_replies(got)
+        answers.add((reply.status, reply.body.replace(path.rpartition("/")[2].encode(), b"ID")))
+    assert len(answers) == 1 and list(answers)[0][0] == status, answers
+    return [two_samples.kolmogorov(np.array(some), np.array(times[-1]))[1] for some in times[:-1]]
+
+
+def refusals(server, run):
+    """404 for a capture of another key and one that was deleted, against one that never was; 401 for keys that begin or
+    end like a right one, against one that doesn't. -> p of each, and what is wrong or None"""
     victim, prober, draw = Client(server, VICTIM), Client(server, PROBER), random.Random(run.seed)
-
-    def whole(got):
-        end = got.find(b"\r\n\r\n")
-        return end >= 0 and len(got) == end + 4 + int(got[:end].lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-
     ids = []
     for _ in range(2):
         reply = server.post("/v1/attention/captures", {"input": [5, 6, 7]}, {"Authorization": "Bearer " + VICTIM})
@@ -132,24 +147,18 @@ def compare_ids(server, run, count):
     ids.append("attn-%024x" % draw.getrandbits(96))
     _, gone = victim.exchange("DELETE", "/v1/attention/captures/" + ids[1], "", whole)
     assert gone.startswith(b"HTTP/1.1 200"), gone
-    times, answers = [[], [], []], set()
-    for _ in range(count):
-        which = draw.randrange(3)
-        seconds, got = prober.exchange("GET", "/v1/attention/captures/" + ids[which], "", whole)
-        times[which].append(seconds)
-        (reply,) = harness.parse_replies(got)
-        answers.add((reply.status, reply.body.replace(ids[which].encode(), b"ID")))
-    assert len(answers) == 1 and list(answers)[0][0] == 404, answers
-    return [two_samples.kolmogorov(np.array(times[which]), np.array(times[2]))[1] for which in (0, 1)]
-
-
-def check_ids(server, run):
-    """What is wrong, or None; and p."""
+    wrong = (VICTIM[:-1] + "M", "T" + VICTIM[1:], "x" * len(VICTIM))
     level, count = (1e-4, 150) if run.quick else (0.01, 3000)
-    p = compare_ids(server, run, count)
-    if min(p) <= level:
-        p = compare_ids(server, run, count)
-    return "ids of captures: p %s" % p if min(p) <= level else None, p
+    found, failure = {}, None
+    for name, status, requests in (("ids", 404, [(PROBER, "/v1/attention/captures/" + one) for one in ids]),
+                                   ("401", 401, [(key, "/v1/models") for key in wrong])):  # fmt: skip
+        p = compare(prober, draw, count, status, requests)
+        if min(p) <= level:
+            p = compare(prober, draw, count, status, requests)
+        found[name,] = min(p)
+        if min(p) <= level:
+            failure = "%s are told apart by time: p %s" % (name, p)
+    return found, failure
 
 
 def look(run, keys):
@@ -165,35 +174,38 @@ def look(run, keys):
         room = Room(server, draw)
         probes(room, run, run.count, 0)
         found, every = suspects(room, run)
-        again = {}
+        twice = {}
         if found:
             print("once more: " + told(found), flush=True)
             room = Room(server, draw)
             probes(room, run, run.count, run.count)
             again, every = suspects(room, run)
-        ids_failure, p_ids = check_ids(server, run)
-    hidden = room.clock("keys", False, 0)
-    saves = float(np.median(hidden) - np.median(room.clock("own", True, 0)))
-    same = room.clock("keys", True, 0)
+            twice = {which: p for which, p in again.items() if which in found}
+        refused, failure = refusals(server, run)
+    counts, blind = judge(room, shared, run)
+    counts += "; p %s, refusals %s" % (told(every), told(refused))
+    return counts, "told apart twice: " + told(twice) if twice else blind or failure
+
+
+def judge(room, shared, run):
+    """-> counts, and why differences could not have been seen or None"""
+    same, hidden, own = room.clock("keys", True, 0), room.clock("keys", False, 0), room.clock("own", True, 0)
+    saves = float(np.median(hidden) - np.median(own))
     least = two_samples.least_shift(same, hidden, 0.01, saves)
-    counts = ("%d probes between keys, %d between salts; p %s; guesses right %.1f %%; a difference of %.0f us would show, reuse "
-              "saves %.0f; ids p %s") % (
-                  len(same) + len(hidden), len(room.seen["salts", True]) + len(room.seen["salts", False]), told(every),
-                  100 * two_samples.precedence(same, hidden), 1e6 * least, 1e6 * saves, "%.3f %.3f" % tuple(p_ids))  # fmt: skip
-    twice = {which: again[which] for which in again if which in found}
-    if twice:
-        return counts, "told apart twice: " + told(twice)
-    if not is_visible(run, room.clock("own", True, 0), hidden):
+    counts = "%d probes between keys, %d between salts, %.1f %% of guesses right; reuse saves %.0f us, %.0f would show" % (
+        len(same) + len(hidden), len(room.seen["salts", True]) + len(room.seen["salts", False]),
+        100 * two_samples.precedence(same, hidden), 1e6 * saves, 1e6 * least)  # fmt: skip
+    if not is_visible(run, own, hidden):
         return counts, "not even the prober's own prompts are seen to be cached"
     if not is_visible(run, shared.clock("keys", True, 0), shared.clock("keys", False, 0)):
         return counts, "not even --share-prefixes is seen"
     if least > saves / 10 and not run.quick:
         return counts, "the machine is too busy to tell"
-    return counts, ids_failure
+    return counts, None
 
 
 def told(every):
-    return ", ".join("%s %s %.2g" % (kind, name, p) for (kind, name), p in every.items())
+    return ", ".join("%s %.2g" % (" ".join(which), p) for which, p in every.items())
 
 
 def main():
