@@ -250,7 +250,7 @@ class Command(unittest.TestCase):
         with open(os.path.join(BUILD, "CMakeCache.txt")) as file:
             if "SPARSED_SANITIZE:STRING=\n" not in file.read():
                 self.skipTest("measuring under a sanitizer says nothing")
-        result = run("bench", "--json", "--threads", "1")
+        result = run("bench", "--json", "--threads", "1", timeout=800)
         self.assert_exit(0, result)
         report = json.loads(result.stdout)
         self.assertEqual({"cpu", "threads", "fp32_gflops", "bf16_gflops", "int8_gops", "memory_gbps"}, set(report["machine"]))
