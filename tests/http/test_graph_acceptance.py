@@ -39,7 +39,10 @@ def capture(server, ids, attention, **more):
 
 def ask(server, path, status=200, **query):
     text = urllib.parse.urlencode(query)
-    reply = server.get("/v1/attention/captures/" + path + ("?" + text if text else ""))
+    get = lambda: server.get("/v1/attention/captures/" + path + ("?" + text if text else ""))
+    reply = get()
+    while reply.status == 202 != status:  # it is being made
+        reply = get()
     assert reply.status == status, (path, query, reply)
     return reply
 
