@@ -37,7 +37,7 @@ def baselines(requests, draw):
         for path, fields in requests:
             alone = swarm.Swarm(server.port)
             call = alone.send(path, salted(fields, draw, True))
-            alone.run(120)
+            alone.run(600)
             assert call.status() == 200, call.data
             answers.append(asked.essence(call))
             alone.close()
@@ -76,9 +76,9 @@ class Crowd:
                 if self.draw.random() < 0.02 and crowd.calls:
                     crowd.leave(self.draw.choice(crowd.calls))
             low = self.draw.randrange(4)  # the next ones begin before these are over
-            crowd.run(120, until=lambda: crowd.open <= low)
+            crowd.run(600, until=lambda: crowd.open <= low)
             self.run.progress(self.done, self.run.count, "%d with reused pages" % self.reused)
-        crowd.run(120)
+        crowd.run(600)
         crowd.close()
 
 

@@ -36,9 +36,9 @@ def answers(port, requests, run, done):
     crowd.on_end = over
     for which, (path, fields) in requests:
         crowd.send(path, fields).which = which
-        crowd.run(120, until=lambda: crowd.open < 32)
+        crowd.run(600, until=lambda: crowd.open < 32)
         run.progress(done + len(got), run.count)
-    crowd.run(120)
+    crowd.run(600)
     crowd.close()
     return got
 

@@ -98,24 +98,23 @@ class Crowd:
             turn, due = (turn + 1) % TURNS, due + 1 / TURNS
 
 
-def start_crowd(port, n):
-    """-> the process, and what reads its figures once it gets SIGTERM."""
+def start_crowd(port, n, nice):
+    """-> the process, and what reads a line of its figures after each SIGUSR1."""
     reads, writes = os.pipe()
     child = os.fork()
     if child:
         os.close(writes)
         return child, os.fdopen(reads)
     try:  # whatever happens, nothing of the parent's code runs here
-        os.nice(19)
+        os.nice(nice)
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         crowd = Crowd(port, n)
 
         def tell(number, frame):
-            os.write(writes, json.dumps(crowd.told).encode())
-            os._exit(0)
+            os.write(writes, json.dumps(crowd.told).encode() + b"\n")
 
-        signal.signal(signal.SIGTERM, tell)
+        signal.signal(signal.SIGUSR1, tell)
         crowd.run(writes)
     except Exception:
         traceback.print_exc()
@@ -123,16 +122,23 @@ def start_crowd(port, n):
         os._exit(1)
 
 
+def ask_crowd(child, figures_of):
+    os.kill(child, signal.SIGUSR1)
+    told = json.loads(figures_of.readline() or "null")
+    assert told, "the crowd has ended"
+    return told
+
+
 class Probe:
     """What an ordinary client asks: a connection of its own for a state of health, a few tokens over one that it keeps."""
 
     def __init__(self, server):
-        self.server, self.link = server, server.connect(30.0)
+        self.server, self.link = server, server.connect(120.0)
         body = b'{"prompt":"It was","max_tokens":32,"temperature":0,"ignore_eos":true}'
         self.request = POST % len(body) + body
 
     def health(self):
-        with self.server.connect(30.0) as link:
+        with self.server.connect(120.0) as link:
             link.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             got = b""
             while piece := link.recv(4096):
@@ -160,6 +166,10 @@ class Probe:
         return times
 
 
+def all_sent_away(told):
+    return all(told[kind][0] > 0 for kind in told if kind != "idle")
+
+
 def p99(times):
     return sorted(times)[int(len(times) * 0.99)]
 
@@ -174,19 +184,19 @@ def main():
             probe = Probe(server)
             probe.times(0.5)
             idle = probe.times(1 if check.quick else 4)
-            child, figures_of = start_crowd(server.port, check.count)
+            # elsewhere the machine may have other work, and the crowd must see in time that it is sent away
+            child, figures_of = start_crowd(server.port, check.count, 0 if check.quick else 19)
             try:
                 assert figures_of.readline() == "all there\n", "the crowd has ended"
                 open_now = server.gauge("sparsed_http_connections")
                 slow, begin = {"health": [], "tokens": []}, time.time()
-                while time.time() - begin < window:
+                told = ask_crowd(child, figures_of)
+                while time.time() - begin < window or (check.quick and time.time() - begin < 90 and not all_sent_away(told)):
                     for name, taken in probe.times(1).items():
                         slow[name] += taken
                     open_now = min(open_now, server.gauge("sparsed_http_connections"))
                     check.progress(int(time.time() - begin), window, "seconds, %d connections" % open_now)
-                os.kill(child, signal.SIGTERM)
-                told = json.loads(figures_of.read() or "null")
-                assert told, "the crowd has ended"
+                    told = ask_crowd(child, figures_of)
             finally:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
@@ -203,7 +213,7 @@ def main():
                     failure = failure or "%s: p99 is %.2f times its idle value" % (name, busy / quiet)
             figures += "; sent away (with 408, longest life): " + ", ".join(
                 "%s %d (%d, %.1f s)" % (kind, *of) for kind, of in told.items())  # fmt: skip
-            slack = 5 if check.quick else 2
+            slack = 30 if check.quick else 2
             assert open_now >= (0.5 if check.quick else 0.95) * check.count, "only %d connections were open at once" % open_now
             for kind, limit in (("head", head), ("body", body), ("answer", 2 * write), ("stream", 2 * write)):
                 n, late, longest = told[kind]

@@ -110,7 +110,7 @@ class Torture:
                                      "--capture-bytes", "16M", "--attn-scratch", "8M", "--capture-expiry", EXPIRY, environment=self.tap.environment, model=self.model)  # fmt: skip
 
     def valid(self):
-        reply = self.server.complete(prompt=torture_scenes.PROMPT, max_tokens=4, temperature=0, logprobs=3, timeout=20.0)
+        reply = self.server.complete(prompt=torture_scenes.PROMPT, max_tokens=4, temperature=0, logprobs=3, timeout=60.0)
         assert reply.status == 200, reply
         return stripped_text(reply.body)
 
@@ -220,7 +220,7 @@ class Torture:
     def command(self, number, arguments, given):
         """-> (code, standard output, standard error)"""
         self.tap.arm(number)
-        done = subprocess.run([SPARSED] + arguments, env=dict(os.environ, **self.tap.environment), input=given, capture_output=True, timeout=120)
+        done = subprocess.run([SPARSED] + arguments, env=dict(os.environ, **self.tap.environment), input=given, capture_output=True, timeout=600)
         self.tap.disarm()
         return done.returncode, done.stdout, done.stderr.decode("utf-8", "replace")
 

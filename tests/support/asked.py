@@ -5,7 +5,7 @@ attention, normalizer, sampling and in what is wanted of them.
 """
 import json
 
-OPTIONS = ("--chat-template", "plain")
+OPTIONS = ("--chat-template", "plain", "--queue-timeout", "3600", "--request-timeout", "3600")
 BEGINNINGS = [
     "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a "
     "wife. However little known the feelings or views of such a man may be on his first entering a neighbourhood, this "

@@ -50,11 +50,11 @@ def nothing(server, state=None):
 
 
 def post(name, path, body, headers=None):
-    return Scene(name, nothing, lambda server, state: [server.post(path, body, headers, timeout=20.0)], nothing)
+    return Scene(name, nothing, lambda server, state: [server.post(path, body, headers, timeout=60.0)], nothing)
 
 
 def get(name, path):
-    return Scene(name, nothing, lambda server, state: [server.get(path, timeout=20.0)], nothing)
+    return Scene(name, nothing, lambda server, state: [server.get(path, timeout=60.0)], nothing)
 
 
 def complete(name, **fields):
@@ -79,13 +79,13 @@ def drop_capture(server, name):
 
 
 def graph(name, tail, **fields):
-    return Scene(name, lambda server: make_capture(server, **fields), lambda server, state: [server.get("%s/%s%s" % (CAPTURES, state, tail), timeout=20.0)],
+    return Scene(name, lambda server: make_capture(server, **fields), lambda server, state: [server.get("%s/%s%s" % (CAPTURES, state, tail), timeout=60.0)],
                  drop_capture)  # fmt: skip
 
 
 def capture_and_delete():
     def run(server, state):
-        reply = server.post(CAPTURES, {"input": PROMPT}, timeout=20.0)
+        reply = server.post(CAPTURES, {"input": PROMPT}, timeout=60.0)
         if reply.status == 201 and reply.whole:
             state.append(reply.json()["id"])
         return [reply] + [server.request("DELETE", "%s/%s" % (CAPTURES, name)) for name in state]
@@ -96,7 +96,7 @@ def capture_and_delete():
 def captured_generation():
     def run(server, state):
         body = {"prompt": PROMPT, "max_tokens": 4, "temperature": 0, "attention": {"capture": True}}
-        state.append(server.post("/v1/completions", body, timeout=20.0))
+        state.append(server.post("/v1/completions", body, timeout=60.0))
         return state[-1:]
 
     def tidy(server, state):
@@ -108,7 +108,7 @@ def captured_generation():
 
 def sweep():
     def run(server, state):
-        return [server.post("%s/%s/sweep" % (CAPTURES, state), {"attention": "window", "grid": {"window": [3, 9]}}, timeout=20.0)]
+        return [server.post("%s/%s/sweep" % (CAPTURES, state), {"attention": "window", "grid": {"window": [3, 9]}}, timeout=60.0)]
 
     return Scene("sweep of a capture", make_capture, run, drop_capture, KEPT_SWEEPS + 3)
 
@@ -118,7 +118,7 @@ def compare():
         return make_capture(server), make_capture(server)
 
     def run(server, state):
-        return [server.get("/v1/attention/compare?a=%s&b=%s&layer=0&head=0" % state, timeout=20.0)]
+        return [server.get("/v1/attention/compare?a=%s&b=%s&layer=0&head=0" % state, timeout=60.0)]
 
     return Scene("compare", prepare, run, lambda server, state: [drop_capture(server, name) for name in state])
 
