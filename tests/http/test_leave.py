@@ -126,31 +126,43 @@ def test_idle_timeout_spares_what_comes():
         assert b"200 OK" in harness.read_some(link)
 
 
+def check_stall(stall):
+    """Who takes nothing is cut. Where the server was not run for a second the kernel gave him up first: then once more."""
+    with harness.Server("--write-timeout", "1") as server:
+        cut = lambda: any("takes nothing" in line for line in server.log)
+        begin = time.time()
+        for _ in range(5):
+            link = stall(server)
+            harness.until(lambda: cut() or server.gauge("sparsed_http_connections") < 2, 60)
+            link.close()
+            if cut():
+                break
+        assert cut() and time.time() - begin > 0.9
+        assert server.get("/health").status == 200
+
+
 def test_end_of_an_answer_stalls():
     """Bytes that are written, but not taken, are under --write-timeout when the next request is awaited already."""
-    with harness.Server("--write-timeout", "1") as server:
+
+    def stall(server):
         link = server.connect()
         harness.vanish(link)  # its request goes out still
-        begin = time.time()
         link.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        harness.until(lambda: any("takes nothing" in line for line in server.log))
-        assert time.time() - begin > 0.9
-        link.close()
+        return link
+
+    check_stall(stall)
 
 
 def test_write_stall():
-    with harness.Server("--write-timeout", "1") as server:
+    def stall(server):
         link = socket.socket()
         link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         link.connect(("127.0.0.1", server.port))
         # more text than the socket buffers and the stream hold: sixteen answers behind one another would not do
-        request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 300
-        begin = time.time()
-        link.sendall(request)
-        harness.until(lambda: any("takes nothing" in line for line in server.log))
-        assert time.time() - begin > 0.9
-        assert server.get("/health").status == 200
-        link.close()
+        link.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 300)
+        return link
+
+    check_stall(stall)
 
 
 def test_ended_between_requests():
