@@ -166,9 +166,9 @@ static sp_status resolve_attention(sp_sequence *s, const sp_request *request,
         .n_new = request->max_tokens,
         .measured = adapted ? *adapted : host->model->hparams.normalizer,
         .device = host->model->device->kind->name};
-    sp_attention_choose(&s->attention, &wanted);
-    sp_status status =
-        sp_attention_resolve(&s->attention, wanted.fit, 0, wanted.n_layers, SP_ATTEND_SELF, error);
+    sp_status status = sp_attention_choose(&s->attention, &wanted, error);
+    if (status == SP_OK)
+        status = sp_attention_resolve(&s->attention, wanted.fit, 0, wanted.n_layers, SP_ATTEND_SELF, error);
     if (status != SP_OK) return status;
     s->whole = sp_attention_needs_whole(&s->attention);
     s->decoding = sp_attention_decoding(&s->attention);

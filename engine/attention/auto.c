@@ -48,6 +48,7 @@ static void be_dense(sp_attention *attention)
 typedef struct chooser {
     const sp_auto_request *request;
     sp_attention parsed; /* of the point that was found usable last */
+    sp_status status;    /* SP_NO_MEMORY: whether a point is usable is not known */
 } chooser;
 
 /* Whether this model can generate with the point's attention: its fit has what it asks for. */
@@ -56,19 +57,19 @@ static bool is_usable(void *context, const sp_sweep_point *point)
     chooser *self = context;
     const sp_auto_request *request = self->request;
     sp_attention parsed;
-    if (sp_attention_parse(point->attention, strlen(point->attention), request->host, &parsed, NULL) !=
-            SP_OK ||
-        parsed.backend == &sp_backend_auto ||
-        sp_attention_resolve(&parsed, request->fit, 0, request->n_layers, SP_ATTEND_SELF, NULL) != SP_OK ||
-        !sp_attention_streams(&parsed))
-        return false;
+    sp_status status =
+        sp_attention_parse(point->attention, strlen(point->attention), request->host, &parsed, NULL);
+    if (status == SP_OK)
+        status = sp_attention_resolve(&parsed, request->fit, 0, request->n_layers, SP_ATTEND_SELF, NULL);
+    if (status == SP_NO_MEMORY) self->status = status;
+    if (status != SP_OK || parsed.backend == &sp_backend_auto || !sp_attention_streams(&parsed)) return false;
     self->parsed = parsed;
     return true;
 }
 
-void sp_attention_choose(sp_attention *attention, const sp_auto_request *request)
+sp_status sp_attention_choose(sp_attention *attention, const sp_auto_request *request, sp_error *error)
 {
-    if (attention->backend != &sp_backend_auto) return;
+    if (attention->backend != &sp_backend_auto) return SP_OK;
     chooser self = {.request = request};
     const sp_choice choice = {.n_prompt = request->n_prompt,
                               .n_new = request->n_new,
@@ -83,15 +84,17 @@ void sp_attention_choose(sp_attention *attention, const sp_auto_request *request
                        "a sweep measures the model's own normalizer, the request has another");
     else
         point = sp_choose(request->sweep, &choice, attention->reason, sizeof attention->reason);
+    if (self.status != SP_OK) return sp_fail(error, self.status, "no memory for the choice of auto");
     if (!point) {
         be_dense(attention);
-        return;
+        return SP_OK;
     }
     attention->backend = self.parsed.backend;
     attention->heads = self.parsed.heads;
     attention->seed = self.parsed.seed;
     memcpy(attention->params, self.parsed.params, sizeof attention->params);
     memcpy(attention->notes, self.parsed.notes, sizeof attention->notes);
+    return SP_OK;
 }
 
 void sp_attention_settle(sp_attention *attention)

@@ -15,8 +15,9 @@ typedef struct sp_auto_request {
 } sp_auto_request;
 
 /* Nothing for another backend than auto. Otherwise backend, parameters, heads and reason become those of what
- * is chosen; normalizer, measure and the rest stay the request's. */
-void sp_attention_choose(sp_attention *attention, const sp_auto_request *request);
+ * is chosen; normalizer, measure and the rest stay the request's. SP_NO_MEMORY. */
+sp_status sp_attention_choose(sp_attention *attention, const sp_auto_request *request,
+                              sp_error *error) SP_MUST_CHECK;
 /* What is still auto, where no model is or nothing chose, becomes dense. */
 void sp_attention_settle(sp_attention *attention);
 
