@@ -2,52 +2,18 @@
 #include "engine/fits.h"
 
 #include <string.h>
-#include <sys/stat.h>
 
+#include "engine/beside.h"
 #include "models/adapter.h"
 
 #define FILE_NAME "sparsefinder.safetensors"
 
-static bool is_file(const char *path)
-{
-    struct stat info;
-    return stat(path, &info) == 0 && !S_ISDIR(info.st_mode);
-}
-
-/* Puts "folder/name" into out; false where there is no such file. */
-static bool in_folder(sp_buffer *out, const char *folder, size_t n, const char *name)
-{
-    sp_buffer_clear(out);
-    sp_buffer_append(out, folder, n);
-    sp_buffer_format(out, "%s%s", n && folder[n - 1] != '/' ? "/" : "", name);
-    return sp_buffer_append(out, "", 1) && is_file(out->data);
-}
-
-/* The file beside a model; false: none. */
-static bool beside_model(sp_buffer *out, const char *path)
-{
-    struct stat info;
-    size_t n = strlen(path);
-    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode)) return in_folder(out, path, n, FILE_NAME);
-    size_t stem = n > 5 && strcmp(path + n - 5, ".gguf") == 0 ? n - 5 : n;
-    sp_buffer_clear(out);
-    sp_buffer_append(out, path, stem);
-    sp_buffer_text(out, "." FILE_NAME);
-    if (sp_buffer_append(out, "", 1) && is_file(out->data)) return true;
-    const char *slash = strrchr(path, '/');
-    return slash ? in_folder(out, path, (size_t)(slash - path) + 1, FILE_NAME)
-                 : in_folder(out, "", 0, FILE_NAME);
-}
-
 bool sp_fits_wanted(const char *model_path, const char *fit, const sp_adapter_option *adapters,
                     size_t n_adapters)
 {
-    sp_buffer path;
-    sp_buffer_init(&path, 8192);
-    bool found = fit || beside_model(&path, model_path);
-    for (size_t i = 0; i < n_adapters && !found; i++)
-        found = in_folder(&path, adapters[i].path, strlen(adapters[i].path), FILE_NAME);
-    sp_buffer_fini(&path);
+    char path[SP_PATH_BYTES];
+    bool found = fit || sp_beside_model(model_path, FILE_NAME, path);
+    for (size_t i = 0; i < n_adapters && !found; i++) found = sp_beside_in(adapters[i].path, FILE_NAME, path);
     return found;
 }
 
@@ -91,22 +57,20 @@ static void share(const sp_model *model, sp_fits *fits)
 sp_status sp_fits_open(const sp_model *model, const char *model_path, const char *fit,
                        const sp_adapter_option *adapters, size_t n_adapters, sp_fits *out, sp_error *error)
 {
-    sp_buffer path;
+    char path[SP_PATH_BYTES];
     *out = (sp_fits){.n = 1 + n_adapters};
     out->of = sp_alloc_zero(out->n, sizeof *out->of);
     out->owned = sp_alloc_zero(out->n, sizeof *out->owned);
     if (!out->of || !out->owned) return sp_fail(error, SP_NO_MEMORY, "no memory for fits");
-    sp_buffer_init(&path, 8192);
     sp_status status = SP_OK;
     if (fit)
         status = open_one(model, fit, 0, out, error);
-    else if (beside_model(&path, model_path))
-        status = open_one(model, path.data, 0, out, error);
+    else if (sp_beside_model(model_path, FILE_NAME, path))
+        status = open_one(model, path, 0, out, error);
     for (size_t i = 0; i < n_adapters && status == SP_OK; i++)
-        if (in_folder(&path, adapters[i].path, strlen(adapters[i].path), FILE_NAME))
-            status = open_one(model, path.data, i + 1, out, error);
+        if (sp_beside_in(adapters[i].path, FILE_NAME, path))
+            status = open_one(model, path, i + 1, out, error);
     if (status == SP_OK) share(model, out);
-    sp_buffer_fini(&path);
     return status;
 }
 
