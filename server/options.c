@@ -224,40 +224,40 @@ static sp_status set_defaults(sp_options *options, sp_error *error)
 
 /* --- the config file --- */
 
-/* The value the reader stands on, as the text set_option takes; NULL when the type does not fit. */
-static const char *config_value(sp_options *options, const sp_option *option, sp_json *reader,
-                                sp_json_type type)
+/* The value the reader stands on, as the text set_option takes. SP_USAGE when the type does not fit. */
+static sp_status config_value(sp_options *options, const sp_option *option, sp_json *reader,
+                              sp_json_type type, const char **out)
 {
+    bool text = option->type == SP_OPTION_TEXT, flag = option->type == SP_OPTION_FLAG;
+    bool adapters = option->type == SP_OPTION_ADAPTERS;
     size_t size, begin = reader->position - 1;
     int64_t integer;
     switch (type) {
     case SP_JSON_STRING:
-        if (option->type != SP_OPTION_TEXT && option->type != SP_OPTION_BYTES &&
-            option->type != SP_OPTION_ADAPTERS)
-            return NULL;
-        {
-            const char *text = sp_json_text(reader, &options->arena, &size);
-            return text && strlen(text) == size ? text : NULL;
-        }
+        if (!text && !adapters && option->type != SP_OPTION_BYTES) return SP_USAGE;
+        *out = sp_json_text(reader, &options->arena, &size);
+        return !*out ? SP_NO_MEMORY : strlen(*out) == size ? SP_OK : SP_USAGE;
     case SP_JSON_NUMBER:
-        if (option->type == SP_OPTION_TEXT || option->type == SP_OPTION_FLAG ||
-            option->type == SP_OPTION_ADAPTERS)
-            return NULL;
+        if (text || flag || adapters) return SP_USAGE;
         if (option->type != SP_OPTION_NUMBER && sp_json_int64(reader, &integer)) { /* 1.0 is the integer 1 */
             char digits[32];
             int n = snprintf(digits, sizeof digits, "%lld", (long long)integer);
-            return sp_arena_copy(&options->arena, digits, (size_t)n);
+            *out = sp_arena_copy(&options->arena, digits, (size_t)n);
+        } else {
+            *out = sp_arena_copy(&options->arena, reader->raw, reader->raw_size);
         }
-        return sp_arena_copy(&options->arena, reader->raw, reader->raw_size);
+        return *out ? SP_OK : SP_NO_MEMORY;
     case SP_JSON_TRUE:
     case SP_JSON_FALSE:
-        return option->type == SP_OPTION_FLAG ? (type == SP_JSON_TRUE ? "true" : "false") : NULL;
+        *out = type == SP_JSON_TRUE ? "true" : "false";
+        return flag ? SP_OK : SP_USAGE;
     case SP_JSON_OBJECT: /* attention and normalizer may be written as the object itself */
         sp_json_skip(reader, type);
-        if (option->offset != AT(attention) && option->offset != AT(normalizer)) return NULL;
-        return sp_arena_copy(&options->arena, reader->text + begin, reader->position - begin);
+        if (option->offset != AT(attention) && option->offset != AT(normalizer)) return SP_USAGE;
+        *out = sp_arena_copy(&options->arena, reader->text + begin, reader->position - begin);
+        return *out ? SP_OK : SP_NO_MEMORY;
     default:
-        return NULL;
+        return SP_USAGE;
     }
 }
 
@@ -269,8 +269,11 @@ static sp_status set_from_config(sp_options *options, const sp_option *option, c
         [SP_OPTION_NUMBER] = "a number",    [SP_OPTION_BYTES] = "a number",
         [SP_OPTION_FLAG] = "true or false", [SP_OPTION_ADAPTERS] = "\"NAME=DIR\" or an array of them",
         [SP_OPTION_FILES] = "a string"};
-    const char *value = config_value(options, option, reader, type);
-    if (!value)
+    const char *value;
+    sp_status status = config_value(options, option, reader, type, &value);
+    if (status == SP_NO_MEMORY)
+        return sp_fail_param(error, status, option->name, "%s: no memory for its value", label);
+    if (status)
         return sp_fail_param(error, SP_USAGE, option->name, "%s: wrong type; expected %s", label,
                              expected[option->type]);
     return set_option(options, option, label, value, error);
@@ -379,8 +382,10 @@ static sp_status finish_attention(sp_options *options, sp_error *error)
     size_t n = strlen(text);
     if (text[0] == '{' || text[0] == '"') {
         sp_error inner = {0};
-        if (sp_json_validate(text, n, &inner))
-            return sp_fail_param(error, SP_USAGE, "attention", "--attention: %s", inner.message);
+        sp_status status = sp_json_validate(text, n, &inner);
+        if (status)
+            return sp_fail_param(error, status == SP_NO_MEMORY ? status : SP_USAGE, "attention",
+                                 "--attention: %s", inner.message);
         return SP_OK;
     }
     if (strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789_") != n || n > 64)
