@@ -189,9 +189,10 @@ static sp_status open_attention(sp_engine *engine, sp_error *error)
                                                .allow_capture = true};
     const char *pattern = model->attention_pattern;
     if (pattern) {
-        if (sp_attention_parse(pattern, strlen(pattern), &host->attention_host, &engine->pattern, &why) !=
-            SP_OK)
-            return sp_fail_param(error, SP_DATA, "attention_pattern",
+        sp_status status =
+            sp_attention_parse(pattern, strlen(pattern), &host->attention_host, &engine->pattern, &why);
+        if (status != SP_OK)
+            return sp_fail_param(error, status == SP_NO_MEMORY ? status : SP_DATA, "attention_pattern",
                                  "%s: config.json: attention_pattern: %s", model->name, why.message);
         host->pattern = &engine->pattern;
     }
@@ -202,8 +203,10 @@ static sp_status open_attention(sp_engine *engine, sp_error *error)
     }
     const char *text = options->attention ? options->attention : pattern;
     if (!text) return SP_OK;
-    if (sp_attention_parse(text, strlen(text), &host->attention_host, &parsed, &why) != SP_OK)
-        return sp_fail_param(error, SP_USAGE, "attention", "--attention: %s", why.message);
+    sp_status status = sp_attention_parse(text, strlen(text), &host->attention_host, &parsed, &why);
+    if (status != SP_OK)
+        return sp_fail_param(error, status == SP_NO_MEMORY ? status : SP_USAGE, "attention",
+                             "--attention: %s", why.message);
     engine->attention = sp_copy_text(text, strlen(text));
     if (!engine->attention) return sp_fail(error, SP_NO_MEMORY, "no memory for the default attention");
     host->attention = engine->attention;

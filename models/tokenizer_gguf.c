@@ -196,6 +196,7 @@ static sp_status add_token(reader *r, size_t id, const char *text, size_t size)
     bool literal = is_added(type) && t->spelling == SP_SPELLING_BYTES;
     sp_status status = sp_vocab_add(&t->vocab, (int32_t)id, text, size,
                                     literal ? SP_SPELLING_LITERAL : t->spelling, &reason);
+    if (status == SP_NO_MEMORY) return sp_fail(r->error, status, "%s", reason.message);
     if (status != SP_OK) return fail_entry(r, KEY_TOKENS, id, reason.message);
     if (type == UNKNOWN && t->bpe.unknown < 0) t->bpe.unknown = (int32_t)id;
     if (!is_added(type)) return SP_OK;

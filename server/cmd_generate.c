@@ -122,6 +122,10 @@ void sp_generate_read(const sp_options *options, sp_stream *stream, sp_buffer *k
         }
     }
     sp_progress_clear(&progress);
+    if (!kept || !kept->failed || event->type != SP_EVENT_DONE) return;
+    event->type = SP_EVENT_ERROR;
+    if (sp_buffer_check(kept, &event->error) == SP_OK)
+        (void)sp_fail(&event->error, SP_INTERNAL, "the text is longer than %zu bytes", kept->max_bytes);
 }
 
 /* --- the request --- */
@@ -147,7 +151,8 @@ static bool read_entry(const char **text, int32_t *id, double *value)
 static sp_status read_biases(const char *text, sp_arena *arena, sp_request *request, sp_error *error)
 {
     sp_token_bias *biases = sp_arena_alloc(arena, SP_MAX_BIASES, sizeof *biases);
-    bool good = biases != NULL;
+    bool good = true;
+    if (!biases) return sp_fail(error, SP_NO_MEMORY, "no memory for --logit-bias");
     while (good && *text && request->n_biases < SP_MAX_BIASES) {
         double value = 0;
         sp_token_bias *bias = &biases[request->n_biases++];
@@ -163,7 +168,8 @@ static sp_status read_biases(const char *text, sp_arena *arena, sp_request *requ
 static sp_status read_stop_ids(const char *text, sp_arena *arena, sp_request *request, sp_error *error)
 {
     int32_t *ids = sp_arena_alloc(arena, SP_MAX_STOP_IDS, sizeof *ids);
-    bool good = ids != NULL;
+    bool good = true;
+    if (!ids) return sp_fail(error, SP_NO_MEMORY, "no memory for --stop-token-ids");
     while (good && *text && request->n_stop_ids < SP_MAX_STOP_IDS)
         good = read_entry(&text, &ids[request->n_stop_ids++], NULL);
     request->stop_ids = ids;

@@ -15,7 +15,8 @@ extern atomic_bool sp_generate_interrupted, sp_generate_ended;
 sp_status sp_generate_request(const sp_options *options, sp_arena *arena, sp_request *request,
                               sp_error *error) SP_MUST_CHECK;
 /* Reads the stream to its end: text goes to standard output as it comes, unless --json, and into *kept where
- * that is not NULL. Ctrl-C cancels it. The last event is left in *event; its memory belongs to the stream. */
+ * that is not NULL. Ctrl-C cancels it. The last event is left in *event, an error where *kept has failed; its
+ * memory belongs to the stream. */
 void sp_generate_read(const sp_options *options, sp_stream *stream, sp_buffer *kept, sp_event *event);
 /* One line to standard error: tokens, seconds, edges. */
 void sp_generate_summary(const sp_usage *usage, const char *report, size_t report_size);

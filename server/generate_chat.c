@@ -143,8 +143,8 @@ static bool wait_input(bool terminal)
     return false;
 }
 
-/* The next line of standard input without its end, into *line; false at its end. ahead: what was read beyond
- * it. */
+/* The next line of standard input without its end, into *line; false at its end, or where one of both has
+ * failed. ahead: what was read beyond it. */
 static bool read_line(sp_buffer *ahead, sp_buffer *line, bool terminal)
 {
     char block[4096];
@@ -165,7 +165,7 @@ static bool read_line(sp_buffer *ahead, sp_buffer *line, bool terminal)
         size += end != NULL;
         if (ahead->size > size) memmove(ahead->data, ahead->data + size, ahead->size - size);
         ahead->size -= size;
-        return !sp_generate_ended && !ahead->failed && (end || line->size > 0);
+        return !sp_generate_ended && !ahead->failed && !line->failed && (end || line->size > 0);
     }
 }
 
@@ -190,6 +190,12 @@ static int talk(session *s)
         code = SP_EXIT_OK;
     }
     if (terminal) fputs("\n", stderr);
+    if (ahead.failed || line.failed) {
+        if (sp_buffer_check(&ahead, &error) == SP_OK && sp_buffer_check(&line, &error) == SP_OK)
+            (void)sp_fail(&error, SP_DATA, "standard input: a message has more than %zu bytes",
+                          MESSAGE_BYTES);
+        code = sp_command_fail(&error);
+    }
     sp_buffer_fini(&ahead);
     sp_buffer_fini(&line);
     return code;
