@@ -127,6 +127,7 @@ sp_status sp_fit_state_open(const char *path, uint64_t job, const sp_fit_room *r
     if (!out->path || !out->done) return sp_fail(error, SP_NO_MEMORY, "no memory for the state of a fit");
     out->file = fopen(path, "r+b");
     if (out->file) return read_state(out, room, error);
+    if (errno != ENOENT) return sp_fail_create(path, error); /* what is there is not begun again */
     out->file = fopen(path, "w+b");
     return out->file ? begin_state(out, error) : sp_fail_create(path, error);
 }
