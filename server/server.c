@@ -182,6 +182,7 @@ void sp_server_close(sp_server *server)
     for (size_t i = 0; i < sizeof server->lingering / sizeof *server->lingering; i++) {
         if (server->conns && server->lingering[i].fd >= 0) close(server->lingering[i].fd);
     }
+    while (server->all) sp_connection_drop(server, server->all); /* their sockets failed inside the library */
     sp_free(server->conns);
     sp_free(server->origins);
     sp_keys_free(server->keys);
