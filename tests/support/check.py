@@ -12,17 +12,19 @@ import time
 class Check:
     """One run: `count` trials are wanted, drawn from `seed`."""
 
-    def __init__(self, name, full, quick):
+    def __init__(self, name, full, quick, only=None):
         parser = argparse.ArgumentParser(prog=name)
         parser.add_argument("root")
         parser.add_argument("build")
         parser.add_argument("--quick", action="store_true", help="few trials and generous times: for ctest")
         parser.add_argument("--count", type=int, help="trials (default: those of the target)")
         parser.add_argument("--seed", type=int, default=1, help="of all that is drawn at random")
+        if only:
+            parser.add_argument("--only", help=only)
         given = parser.parse_args()
         self.name, self.quick, self.seed = name, given.quick, given.seed
         self.count = given.count or (quick if given.quick else full)
-        self.build = given.build
+        self.build, self.only = given.build, getattr(given, "only", None)
         self.began = self.told = time.time()
 
     def progress(self, done, of, what=""):
@@ -36,8 +38,8 @@ class Check:
         """Prints the one line and ends the program. failure: the first thing that went wrong."""
         line = "%s %s: %s, %.0f s" % ("PASS" if good else "FAIL", self.name, counts, time.time() - self.began)
         if not good:
-            line += "; first: %s; again: %s %s %s BUILD --count %d --seed %d%s" % (
+            line += "; first: %s; again: %s %s %s BUILD --count %d --seed %d%s%s" % (
                 failure, os.path.basename(sys.executable), os.path.relpath(sys.argv[0]), ".", self.count, self.seed,
-                " --quick" if self.quick else "")
+                " --quick" if self.quick else "", " --only '%s'" % self.only if self.only else "")
         print(line, flush=True)
         sys.exit(0 if good else 1)
