@@ -182,6 +182,7 @@ static sp_status open_attention(sp_engine *engine, sp_error *error)
     sp_attention parsed;
     sp_error why;
     host->share_prefixes = options->share_prefixes;
+    host->coarse_times = options->coarse_times;
     host->attention_host = (sp_attention_host){.n_heads = model->hparams.n_heads,
                                                .n_layers = model->hparams.n_layers,
                                                .model_normalizer = model->hparams.normalizer,
@@ -466,6 +467,7 @@ sp_status sp_engine_apply(sp_engine *engine, const void *in, size_t in_size, con
     sp_apply_options bounded = *options;
     if (bounded.max_bytes == 0) bounded.max_bytes = engine->options.max_tensor_bytes;
     bounded.step_seconds = engine->options.step_seconds;
+    bounded.coarse_times = engine->options.coarse_times;
     if (!bounded.fit && bounded.adapter < engine->fits.n) bounded.fit = engine->fits.of[bounded.adapter];
     apply_call call = {.error = error};
     sp_status status = sp_apply_open(engine->device, "body", in, in_size, &bounded, &call.job, error);

@@ -31,6 +31,7 @@ typedef struct sp_engine_options {
                               else dense */
     const char *chat_template; /* a family's name; NULL: as the model's own template says */
     bool share_prefixes;       /* --share-prefixes: between owners too */
+    bool coarse_times;         /* owners must not learn of each other: sp_seconds_coarsen */
     bool poison;               /* pages that become free are filled with NaN; always in debug builds */
     bool override_normalizer;  /* --normalizer: what "model" resolves to; noted in every report */
     sp_normalizer normalizer;

@@ -82,6 +82,14 @@ void sp_scheduler_note_pages(sp_scheduler *s)
 
 /* --- ends --- */
 
+/* Before anybody is told. */
+static void coarsen_times(sp_sequence *sequence)
+{
+    if (!sequence->host->coarse_times) return;
+    sp_attention_phase_coarsen(&sequence->prefill);
+    sp_attention_phase_coarsen(&sequence->decode);
+}
+
 /* Books the end of a sequence and frees its pages; its stream is told afterwards, so that who sees the end
  * sees the gauges without it. */
 static void book_end(sp_scheduler *s, sp_sequence *sequence, sp_status status, sp_finish finish)
@@ -121,6 +129,7 @@ static void book_end(sp_scheduler *s, sp_sequence *sequence, sp_status status, s
 
 void sp_scheduler_end_badly(sp_scheduler *s, sp_sequence *sequence, const sp_error *error)
 {
+    coarsen_times(sequence);
     book_end(s, sequence, error->status, SP_FINISH_STOP);
     sp_sequence_fail(sequence, error);
     sp_sequence_close(sequence);
@@ -129,6 +138,7 @@ void sp_scheduler_end_badly(sp_scheduler *s, sp_sequence *sequence, const sp_err
 void sp_scheduler_end_well(sp_scheduler *s, sp_sequence *sequence, sp_finish finish)
 {
     sp_error error;
+    coarsen_times(sequence);
     if (sp_sequence_report(sequence, &error) != SP_OK) {
         sp_scheduler_end_badly(s, sequence, &error);
         return;

@@ -30,6 +30,7 @@ typedef struct sp_sequence_host {
     uint32_t max_whole;           /* longest prompt that may be run layer by layer; 0: none */
     bool override_normalizer;     /* attention_host's holds for adapters too */
     bool share_prefixes;          /* between owners too */
+    bool coarse_times;            /* attention's are told as sp_seconds_coarsen has them */
     const char *note;             /* for every report; or NULL */
     struct sp_captures *captures; /* where captures go; NULL: none are taken */
     void (*wake)(void *context);

@@ -537,6 +537,7 @@ sp_status sp_options_engine(const sp_options *options, sp_engine_options *out, s
     out->adapters = options->adapters.items;
     out->n_adapters = options->adapters.n;
     out->share_prefixes = options->share_prefixes;
+    out->coarse_times = options->api_key_file != NULL;
     out->poison = options->poison;
     out->kv_bytes = (size_t)options->kv_bytes;
     out->attend_scratch = (size_t)options->attn_scratch;

@@ -393,6 +393,7 @@ static void write_report(sp_apply_job *run, sp_buffer *out)
     report->measures = run->input.attention.measure ? run->measured : NULL;
     report->n_layers = 1;
     report->n_heads = run->input.n_heads;
+    if (run->options.coarse_times) sp_attention_phase_coarsen(&report->prefill);
     sp_json_writer writer;
     sp_json_writer_init(&writer, out);
     sp_attention_report_write(report, &writer);

@@ -18,7 +18,7 @@
 #define SP_APPLY_PLAN_BYTES ((size_t)1 << 20)
 
 typedef struct sp_apply_options {
-    bool metrics;
+    bool metrics, coarse_times;  /* sp_seconds_coarsen */
     size_t max_bytes;            /* of the answer; 0: no limit of ours. See SP_APPLY_WORK */
     bool (*stop)(void *context); /* asked before every step: true ends the job as SP_CANCELLED; or NULL */
     void *stop_context;

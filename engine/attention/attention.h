@@ -185,6 +185,11 @@ typedef struct sp_attention_report {
 } sp_attention_report;
 /* One JSON object, as engine/README.md says. */
 void sp_attention_report_write(const sp_attention_report *report, sp_json_writer *out);
+/* Seconds as those are told who must not see what others' prompts have left in the processor, whose branch
+ * predictors follow a prompt that was just read by somebody else up to 2 us faster: whole milliseconds, up or
+ * down at random, so that sums of many stay right. */
+double sp_seconds_coarsen(double seconds);
+void sp_attention_phase_coarsen(sp_attention_phase *phase);
 /* Adds what another request with the same attention counted: phases, empty rows, measures (which sum must
  * have where more has them). */
 void sp_attention_report_add(sp_attention_report *sum, sp_head_measure *measures,

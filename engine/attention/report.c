@@ -8,6 +8,7 @@
 
 #include <math.h>
 #include <string.h>
+#include <sys/random.h>
 
 void sp_normalizer_write(sp_normalizer normalizer, sp_json_writer *out)
 {
@@ -199,6 +200,19 @@ void sp_attention_report_write(const sp_attention_report *report, sp_json_writer
     sp_json_key(out, "reason");
     sp_json_cstring(out, attention->reason[0] ? attention->reason : NULL);
     sp_json_close(out, '}');
+}
+
+double sp_seconds_coarsen(double seconds)
+{
+    uint32_t random = 0;
+    if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random) random = UINT32_MAX / 2;
+    return floor(seconds * 1e3 + ldexp(random, -32)) / 1e3;
+}
+
+void sp_attention_phase_coarsen(sp_attention_phase *phase)
+{
+    phase->predict_seconds = sp_seconds_coarsen(phase->predict_seconds);
+    phase->attend_seconds = sp_seconds_coarsen(phase->attend_seconds);
 }
 
 static void add_phase(sp_attention_phase *sum, const sp_attention_phase *more)

@@ -3,9 +3,11 @@
 A probe: the victim sends a prompt of 129 random tokens, two full pages, and at once the prober sends, on the toss of a
 coin, the same prompt or one that nobody has sent, of the same length in tokens and bytes. Victim and prober have two
 API keys, or one key and two salts; probes of both kinds take turns. What the prober can see of each probe is kept: its
-own clock from the request to the first event, and what the reply says of itself, first_token_seconds and, finer,
-attend_seconds. Promised, of each of them: a Kolmogorov-Smirnov test does not tell the two prompts apart (p > 0.01), and
-cached_tokens is 0. One test in a hundred says otherwise by chance: what fails is drawn once more in full and must fail again.
+own clock from the request to the first event, and what the reply says of itself: first_token_seconds, and attend_seconds,
+which where there are keys must be whole milliseconds, for it would tell: branch predictors follow entmax some 1.5 us faster
+through a prompt that they have just seen. Promised, of each of them: a Kolmogorov-Smirnov test does not tell the two
+prompts apart (p > 0.01), and cached_tokens is 0. One test in a hundred says otherwise by chance: what fails is drawn once
+more in full and must fail again.
 
 A check that can't see would promise nothing, so it must also see, p < 1e-6: prompts that the prober's own key has
 cached, and the same probes at a server with --share-prefixes; and its least visible difference must be below a tenth of
@@ -64,9 +66,10 @@ class Client:
         assert reply.status == 200 and frames[-1] == "[DONE]", reply
         usage = json.loads(frames[-2])["usage"]
         (last,) = [json.loads(frame) for frame in frames[:-2] if '"timings"' in frame]
-        clocks = (seconds, last["timings"]["first_token_seconds"], last["attention_report"]["prefill"]["attend_seconds"])
-        assert last["attention_report"]["prefill"]["tokens"] == TOKENS - usage["prompt_tokens_details"]["cached_tokens"]
-        return clocks, usage["prompt_tokens_details"]["cached_tokens"]
+        prefill, cached = last["attention_report"]["prefill"], usage["prompt_tokens_details"]["cached_tokens"]
+        clocks = (seconds, last["timings"]["first_token_seconds"], prefill["attend_seconds"])
+        assert prefill["tokens"] == TOKENS - cached and prefill["attend_seconds"] == round(prefill["attend_seconds"], 3), last
+        return clocks, cached
 
 
 class Room:

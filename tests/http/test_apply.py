@@ -3,6 +3,7 @@ import json
 import math
 import os
 import random
+import re
 import select
 import socket
 import struct
@@ -86,6 +87,29 @@ def test_values(server):
         edges = sum(1 for i in range(13) for j in range(13) if keep(i, j))
         assert json.loads(metadata["report"])["prefill"]["edges"] == 2 * edges
         assert len(out["indices"][1]) == 2 * edges and "metrics" not in metadata
+
+
+def test_times_where_there_are_keys(server):
+    """Whole milliseconds: finer ones tell what others' prompts left in the processor."""
+    _, body = case({"backend": "strided", "params": {"stride": 4}}, n=400)
+    head = {"Authorization": "Bearer one-of-the-keys"}
+    with tempfile.NamedTemporaryFile("w") as keys:
+        keys.write("one-of-the-keys\n")
+        keys.flush()
+        with harness.Server("--api-key-file", keys.name) as guarded:
+            replies = [guarded.post("/v1/attention/apply", body, dict(OCTETS, **head)) for _ in range(8)]
+            text = {"prompt": [5] * 300, "max_tokens": 9, "ignore_eos": True}
+            told = guarded.post("/v1/completions", text, head).json()["attention_report"]
+            metrics = guarded.get("/metrics", headers=head).body.decode()
+    plain = apply(server, body)
+    coarse, fine = ([json.loads(unpack(reply.body)[1]["report"]) for reply in some] for some in (replies, [plain]))
+    for report in coarse + [told]:
+        for phase in ("prefill", "decode"):
+            for name in ("predict_seconds", "attend_seconds"):
+                assert report[phase][name] == round(report[phase][name], 3), report
+    assert fine[0]["prefill"]["attend_seconds"] != round(fine[0]["prefill"]["attend_seconds"], 3)
+    sums = [float(line.split()[1]) for line in metrics.split("\n") if re.match("sparsed_attention_[a-z]+_seconds_total", line)]
+    assert sums and all(abs(one - round(one, 3)) < 1e-9 for one in sums), sums
 
 
 def test_metrics_query(server):

@@ -2,6 +2,7 @@
  * name. */
 #include "tests/support/test.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -273,6 +274,25 @@ static void test_report(void **state)
         "\"notes\":[\"one.\",\"two.\"],\"reason\":null}");
 }
 
+/* Whole milliseconds, and the right mean: its deviation here is 0.0046 ms. */
+static void test_coarse_times(void **state)
+{
+    (void)state;
+    sp_attention_phase phase = {.tokens = 7, .predict_seconds = 0.0003, .attend_seconds = 2.0625};
+    double sum = 0.0;
+    for (size_t i = 0; i < 10000; i++) {
+        double seconds = sp_seconds_coarsen(phase.predict_seconds);
+        assert_true(seconds == 0.0 || seconds == 0.001);
+        sum += seconds;
+    }
+    assert_true(fabs(sum / 10000 - 0.0003) < 0.000025);
+    assert_true(sp_seconds_coarsen(0.0) == 0.0);
+    sp_attention_phase_coarsen(&phase);
+    assert_true(phase.predict_seconds == 0.0 || phase.predict_seconds == 0.001);
+    assert_true(phase.attend_seconds == 2.062 || phase.attend_seconds == 2.063);
+    assert_int_equal(phase.tokens, 7);
+}
+
 static void test_report_measures(void **state)
 {
     (void)state;
@@ -370,6 +390,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_hostile_names),
     cmocka_unit_test(test_generating),
     cmocka_unit_test(test_report),
+    cmocka_unit_test(test_coarse_times),
     cmocka_unit_test(test_report_measures),
     cmocka_unit_test(test_fallback_is_named),
     cmocka_unit_test(test_backends_list),
