@@ -73,8 +73,8 @@ jobs=$(nproc)
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1:halt_on_error=1:abort_on_error=0:strict_string_checks=1}
 export UBSAN_OPTIONS=${UBSAN_OPTIONS:-halt_on_error=1:print_stacktrace=1}
 
-# What drives a whole fetched model for minutes, by code that the tiny models run under sanitizers too.
-long='^(golden\.test_smollm2.*|http\.test_lm_eval)$'
+# What drives a whole model for minutes, by code that smaller runs go through under sanitizers too.
+long='^(golden\.test_smollm2.*|golden\.test_fit_losses|http\.test_lm_eval)$'
 for preset in release asan; do
     only=()
     [ "$preset" = release ] || only=(-LE '^lint$' -E "$long")

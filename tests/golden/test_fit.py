@@ -9,16 +9,10 @@ import subprocess
 import sys
 import tempfile
 
-ROOT, BUILD = sys.argv[1], sys.argv[2]
-SPARSED = os.path.join(BUILD, "sparsed")
-AUSTEN = os.path.join(ROOT, "models/austen")
+sys.path.insert(0, os.path.join(sys.argv[1], "tests", "support"))
+from austen_fit import AUSTEN, SPARSED, TRAIN, check_floors, fit, measured
+
 BUNDLED = os.path.join(AUSTEN, "sparsefinder.safetensors")
-
-
-def fit(*options, code=0):
-    result = subprocess.run([SPARSED, "fit", "--model", AUSTEN, *options], capture_output=True, timeout=800)
-    assert result.returncode == code, (options, result.returncode, result.stderr.decode())
-    return result.stdout if code == 0 else result.stderr.decode()
 
 
 def digest(path):
@@ -27,13 +21,8 @@ def digest(path):
 
 
 # --- the bundled fit, on text that nobody learned from ---
-value = json.loads(fit("--measure", BUNDLED, "--text", os.path.join(AUSTEN, "heldout.txt"), "--length", "1024",
-                       "--json"))
-mean = value["mean"]
-assert value["sparsities"] == [0.6, 0.7, 0.8, 0.9] and len(value["heads"]) == 24
-for name, kind, floor in (("dot", "recall", (0.89, 0.85, 0.79, 0.65)), ("dot", "mass", (0.94, 0.92, 0.89, 0.83)),
-                          ("distance", "recall", (0.89, 0.85, 0.78, 0.63))):
-    assert all(a >= b for a, b in zip(mean[name][kind], floor)), (name, kind, mean[name][kind])
+mean = measured(BUNDLED)
+check_floors(mean)
 for kind in ("recall", "mass"):
     assert all(a > b > c for a, b, c in zip(mean["dot"][kind], mean["window"][kind], mean["random"][kind]))
     assert all(a > b for a, b in zip(mean["scores"][kind], mean["dot"][kind]))
@@ -45,12 +34,12 @@ assert many["clusters"] == 32 and many["sparsity"] >= 0.77 and many["recall"] >=
 with open(BUNDLED, "rb") as file:
     header = json.loads(file.read(int.from_bytes(file.read(8), "little")))["__metadata__"]
 assert header["format"] == "sparsed.sparsefinder.v1" and header["length"] == "2048" and header["alpha"] == "1.5"
-assert header["corpus"] == digest(os.path.join(AUSTEN, "train-sample.txt"))
+assert header["corpus"] == digest(TRAIN)
 
 # --- a small fit: the same bytes from one thread, from all, and after Ctrl-C ---
 with tempfile.TemporaryDirectory() as folder:
     out = [os.path.join(folder, name) for name in ("a", "b", "c")]
-    small = ["--text", os.path.join(AUSTEN, "train-sample.txt"), "--length", "256", "--tokens", "5120", "--steps", "50",
+    small = ["--text", TRAIN, "--length", "256", "--tokens", "5120", "--steps", "50",
              "--clusters", "8", "--kmeans", "8", "--blocks", "64", "--seed", "3"]
     value = json.loads(fit(*small, "--threads", "1", "--json", "--out", out[0]))
     assert all(head["last_loss"] < head["first_loss"] for head in value["heads"])
