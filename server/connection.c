@@ -178,7 +178,7 @@ static void expire(sp_conn *conn)
 {
     char late[SP_PLAIN_BYTES];
     size_t size = sp_connection_plain(late, sizeof late, 408, "", "the request came too slowly");
-    if (conn->exchange) conn->exchange->reply.status = 408;
+    if (conn->exchange) conn->exchange->late = true;
     sp_connection_answer(conn, late, size);
     conn->linger = false;
     shutdown(conn->fd, SHUT_RDWR);

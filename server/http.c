@@ -377,6 +377,9 @@ static void on_completed(void *context, struct MHD_Connection *mhd, void **slot,
     *slot = NULL;
     if (!exchange) return;
     exchange->finished = exchange->finished || code == MHD_REQUEST_TERMINATED_COMPLETED_OK;
+    lock(server);
+    if (exchange->late) exchange->reply.status = 408;
+    unlock(server);
     sp_exchange_log(exchange);
     if (exchange->free_state) exchange->free_state(exchange->state);
     exchange->free_state = NULL; /* nobody can wake it any more but the watch thread */

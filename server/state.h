@@ -101,6 +101,7 @@ struct sp_exchange {
     const char *progress;                      /* "waiting", "running", "prefill", "decode" (L) */
     uint64_t tokens;                           /* made so far (L) */
     bool cancelled;                            /* (L) */
+    bool late;                                 /* the watch thread has answered 408 (L) */
     sp_flag *abandoned;                        /* raised when nobody wants the answer; or NULL (L) */
     double spoke;                              /* when bytes last went out (L) */
 };
