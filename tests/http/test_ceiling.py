@@ -28,7 +28,7 @@ def status_of(link):
 
 def test_large_replies_nobody_reads():
     large = {"inputs": ["a b " * 60000] * 4}
-    with harness.Server("--kv-bytes", "64M") as server:
+    with harness.Server("--kv-bytes", "64M", "--write-timeout", 3600) as server:
         ceiling = server.get("/v1/limits").json()["memory_ceiling_bytes"]
         alone = server.post("/tokenize", large)
         assert alone.status == 200 and len(alone.body) > 20 << 20, len(alone.body)

@@ -175,7 +175,9 @@ def check_scene(name):
     server = room()[0]
     attention, more, ids, graphs, finder = scene(name)
     made = capture(server, ids, attention, **more)
-    records = ask(server, made["id"] + "/heads").json()["data"]
+    found = lambda: ask(server, made["id"] + "/heads").json()["data"]
+    harness.until(lambda: all(r["state"] == "ready" for r in found()), 120)
+    records = found()
     assert [(r["layer"], r["head"]) for r in records] == \
         [(l, h) for l in range(reference.LAYERS) for h in range(H)]
     for index, r in enumerate(records):

@@ -186,7 +186,7 @@ static void test_long_piece(void **state)
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &start);
     encode(tokenizer, text, n, SP_ENCODE_SPECIAL, &tokens);
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &stop);
-    assert_true(stop.tv_sec - start.tv_sec < 10);
+    assert_true(stop.tv_sec - start.tv_sec < 60); /* each piece with each would take days */
     assert_int_equal(tokens.count, n / 16);
     assert_int_equal(tokens.data[1].begin, 16);
     free(text);
