@@ -18,7 +18,7 @@ PROMPT = "It is a truth universally acknowledged"
 
 def generate(*options, text=None):
     return subprocess.run([PROGRAM, "generate", "--model", harness.MODEL, *[str(o) for o in options]], input=text,
-                          capture_output=True, text=True, timeout=120)
+                          capture_output=True, text=True, timeout=600)
 
 
 def test_options_are_the_fields(server):
@@ -75,7 +75,7 @@ class Terminal:
             os.environ["SPARSED_CPU"] = "reference"  # slow enough to be stopped
             os.execv(PROGRAM, [PROGRAM, "generate", "--model", harness.MODEL, *[str(o) for o in options]])
 
-    def until(self, mark, seconds=60):
+    def until(self, mark, seconds=240):
         got, deadline = b"", time.time() + seconds
         while mark not in got:
             ready, _, _ = select.select([self.fd], [], [], max(0, deadline - time.time()))
@@ -88,7 +88,7 @@ class Terminal:
 
     def end(self):
         os.write(self.fd, b"\x04")
-        deadline = time.time() + 30
+        deadline = time.time() + 120
         while time.time() < deadline:
             done, status = os.waitpid(self.process, os.WNOHANG)
             if done:

@@ -78,8 +78,8 @@ def test_turns_of_a_conversation():
 
 
 def test_running_requests_share():
-    with harness.Server() as server:
-        link = server.open_stream(prompt=IDS[:400], max_tokens=1600, temperature=0, ignore_eos=True)
+    with harness.lasting() as server:
+        link = server.open_stream(prompt=IDS[:400], max_tokens=harness.ENDLESS - 400, temperature=0, ignore_eos=True)
         harness.read_some(link, 600)  # its prompt is read
         running = complete(server, **dict(SEEDED, prompt=IDS[:400]))
         assert server.gauge("sparsed_num_requests_running") == 1 and cached(running) == 384

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "engine/attention/apply.h"
 #include "models/weights.h"
@@ -182,10 +183,10 @@ static void test_edge_limit(void **state)
     sp_buffer_init(&out, 1 << 20);
     assert_ok(sp_safetensors_write(tensors, 3, NULL, 0, &bytes, &error), error);
     const sp_apply_options options = {0};
-    double start = sp_now();
+    clock_t start = clock();
     assert_int_equal(sp_apply(device, "case", bytes.data, bytes.size, &options, &out, &error), SP_TOO_LARGE);
     assert_string_equal(error.param, "edges");
-    assert_true(sp_now() - start < 2);
+    assert_true((double)(clock() - start) / CLOCKS_PER_SEC < 2);
     sp_buffer_fini(&bytes);
     sp_buffer_fini(&out);
 }

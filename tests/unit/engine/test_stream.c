@@ -71,7 +71,7 @@ static void test_wait_times_out(void **state)
     double start = sp_now();
     sp_stream_wait(stream, 0.05, &event);
     assert_int_equal(event.type, SP_EVENT_NONE);
-    assert_true(sp_now() - start >= 0.045 && sp_now() - start < 5);
+    assert_true(sp_now() - start >= 0.045 && sp_now() - start < 60);
     sp_stream_finish(stream, &(sp_event){.type = SP_EVENT_ERROR});
     sp_stream_free(stream);
 }
