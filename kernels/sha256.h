@@ -1,6 +1,6 @@
 /* SHA-256 (FIPS 180-4): digests of API keys, so that comparing them takes the same time whatever they hold;
- * and what a fit or a sweep was made from, which are hashed in pieces. Tests:
- * tests/unit/kernels/test_sha256.c */
+ * of a page's own style and script; and of what a fit or a sweep was made from, which are hashed in pieces.
+ * Tests: tests/unit/kernels/test_sha256.c */
 #ifndef SPARSED_KERNELS_SHA256_H
 #define SPARSED_KERNELS_SHA256_H
 

@@ -1,5 +1,5 @@
-/* Encodings that files of graphs need: base64, SHA-256 (hashes of a page's own style and script), CRC-32 and
- * files in a zip archive, stored. Tests: tests/unit/engine/test_graph_encode.c */
+/* Encodings that files of graphs need: base64, CRC-32 and files in a zip archive, stored. Tests:
+ * tests/unit/engine/test_graph_encode.c */
 #ifndef SPARSED_ENGINE_GRAPH_ENCODE_H
 #define SPARSED_ENGINE_GRAPH_ENCODE_H
 
@@ -7,8 +7,6 @@
 
 /* Appends RFC 4648 base64 with padding. */
 void sp_encode_base64(const void *bytes, size_t n, sp_buffer *out);
-/* FIPS 180-4. */
-void sp_encode_sha256(const void *bytes, size_t n, uint8_t digest[32]);
 
 /* A zip archive of stored (not compressed) files, at most 8 of them, appended to a buffer. A file is begun,
  * its bytes are appended to out by the caller, and it is ended; then the archive is finished. Archives stay

@@ -15,6 +15,7 @@
 #include "engine/graph/page_parts.h"
 #include "engine/graph/sheet.h"
 #include "kernels/json.h"
+#include "kernels/sha256.h"
 
 #define PLAIN_ROWS 100u /* of the table without script */
 
@@ -25,8 +26,8 @@ static void put_escaped(const sp_buffer *text, sp_buffer *out)
 
 static void put_hash(const char *text, sp_buffer *out)
 {
-    uint8_t digest[32];
-    sp_encode_sha256(text, strlen(text), digest);
+    uint8_t digest[SP_SHA256_BYTES];
+    sp_sha256(text, strlen(text), digest);
     sp_buffer_text(out, "'sha256-");
     sp_encode_base64(digest, sizeof digest, out);
     sp_buffer_text(out, "'");

@@ -1,4 +1,4 @@
-/* engine/graph/encode: base64 (vectors of RFC 4648), SHA-256 (FIPS 180-4 examples), zip structure. */
+/* engine/graph/encode: base64 (vectors of RFC 4648), zip structure. */
 #include <string.h>
 
 #include "engine/graph/encode.h"
@@ -23,25 +23,6 @@ static void test_base64(void **state)
         assert_string_equal(out.data, cases[i][1]);
         sp_buffer_fini(&out);
     }
-}
-
-static void check_hash(const char *text, size_t n, const uint8_t expected[4])
-{
-    uint8_t digest[32];
-    sp_encode_sha256(text, n, digest);
-    assert_memory_equal(digest, expected, 4);
-}
-
-static void test_sha256(void **state)
-{
-    (void)state;
-    static char million[1000000];
-    memset(million, 'a', sizeof million);
-    check_hash("", 0, (uint8_t[]){0xe3, 0xb0, 0xc4, 0x42});
-    check_hash("abc", 3, (uint8_t[]){0xba, 0x78, 0x16, 0xbf});
-    check_hash("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", 56,
-               (uint8_t[]){0x24, 0x8d, 0x6a, 0x61});
-    check_hash(million, sizeof million, (uint8_t[]){0xcd, 0xc7, 0x6e, 0x5c});
 }
 
 /* The archive starts behind other bytes of the buffer; offsets count from its own begin. */
@@ -85,7 +66,6 @@ static void test_zip_no_room(void **state)
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_base64),
-    cmocka_unit_test(test_sha256),
     cmocka_unit_test(test_zip),
     cmocka_unit_test(test_zip_no_room),
 };
