@@ -47,6 +47,20 @@ typedef struct sp_group {
 } sp_group;
 #define SP_NO_MASKS UINT32_MAX
 
+/* First rank in an ascending list (n) of a position >= position; n: none. */
+static inline uint32_t sp_rank_of(const uint32_t *list, uint32_t n, uint64_t position)
+{
+    uint32_t low = 0, high = n;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (list[middle] < position)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
 typedef struct sp_plan_shape {
     uint32_t n_heads; /* query heads */
     uint32_t n_lists; /* 1..n_heads */

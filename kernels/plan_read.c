@@ -79,21 +79,6 @@ static uint64_t group_edges(const sp_plan *plan, const sp_group *group, uint32_t
     return edges;
 }
 
-/* First index in the group's queries that is >= query. */
-static uint32_t group_find(const sp_plan *plan, const sp_group *group, uint64_t query)
-{
-    const uint32_t *queries = plan->numbers + group->queries;
-    uint32_t low = 0, high = group->n_queries;
-    while (low < high) {
-        uint32_t middle = low + (high - low) / 2;
-        if (queries[middle] < query)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
 static uint64_t tile_edges(const sp_plan *plan, const sp_tile *tile, uint32_t query_tile)
 {
     uint32_t begin, end;
@@ -125,7 +110,7 @@ static uint64_t rows_with_edges(const sp_plan *plan, uint32_t list, uint32_t t)
         const sp_group *group = &plan->groups[g];
         if (group->list != list) continue;
         const uint32_t *queries = plan->numbers + group->queries;
-        for (uint32_t q = group_find(plan, group, origin);
+        for (uint32_t q = sp_rank_of(queries, group->n_queries, origin);
              q < group->n_queries && queries[q] < origin + SP_TILE; q++) {
             if (group_edges(plan, group, q)) rows |= (uint64_t)1 << (queries[q] - origin);
         }
@@ -220,8 +205,9 @@ size_t sp_plan_row(const sp_plan *plan, uint32_t head, uint32_t query, uint32_t 
     for (size_t g = 0; g < plan->n_groups; g++) {
         const sp_group *group = &plan->groups[g];
         if (group->list != list) continue;
-        uint32_t index = group_find(plan, group, query);
-        if (index == group->n_queries || plan->numbers[group->queries + index] != query) continue;
+        const uint32_t *queries = plan->numbers + group->queries;
+        uint32_t index = sp_rank_of(queries, group->n_queries, query);
+        if (index == group->n_queries || queries[index] != query) continue;
         n = merge_group(plan, group, index, keys, n);
     }
     return n;

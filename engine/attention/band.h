@@ -95,20 +95,6 @@ static inline bool sp_band_meets(const sp_band *band, uint32_t begin, uint32_t e
     return band->window && high + band->radius > begin && low < (uint64_t)end + band->radius;
 }
 
-/* First rank of a key list whose position is >= position. */
-static inline uint32_t sp_rank_of(const uint32_t *keys, uint32_t n, uint64_t position)
-{
-    uint32_t low = 0, high = n;
-    while (low < high) {
-        uint32_t middle = low + (high - low) / 2;
-        if (keys[middle] < position)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
 static inline uint32_t sp_band_n_ranges(const sp_band *band)
 {
     return band->window && !band->causal ? 2 : 1;

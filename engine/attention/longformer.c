@@ -16,20 +16,6 @@ typedef struct sp_longformer {
     uint32_t random[MAX_RANDOM]; /* ascending */
 } sp_longformer;
 
-/* First index whose position is >= position. */
-static uint32_t random_find(const sp_longformer *self, uint64_t position)
-{
-    uint32_t low = 0, high = self->n_random;
-    while (low < high) {
-        uint32_t middle = low + (high - low) / 2;
-        if (self->random[middle] < position)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
 static void draw_random(sp_longformer *self, const sp_plan_request *request, uint32_t kv_head,
                         uint32_t wanted)
 {
@@ -47,7 +33,7 @@ static void draw_random(sp_longformer *self, const sp_plan_request *request, uin
 static uint32_t longformer_row(const void *context, uint32_t query, sp_interval *out)
 {
     const sp_longformer *self = context;
-    uint32_t at = random_find(self, query);
+    uint32_t at = sp_rank_of(self->random, self->n_random, query);
     if (query < self->first || (at < self->n_random && self->random[at] == query)) {
         return sp_interval_add(out, 0, 0, self->n_keys);
     }
@@ -58,7 +44,7 @@ static uint32_t longformer_row(const void *context, uint32_t query, sp_interval 
 static uint64_t longformer_columns(const void *context, uint32_t *key_tile)
 {
     const sp_longformer *self = context;
-    uint32_t at = random_find(self, (uint64_t)*key_tile * SP_TILE);
+    uint32_t at = sp_rank_of(self->random, self->n_random, (uint64_t)*key_tile * SP_TILE);
     if (at == self->n_random) return 0;
     uint64_t word = 0;
     *key_tile = self->random[at] / SP_TILE;

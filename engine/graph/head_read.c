@@ -19,20 +19,6 @@ void sp_row_room_close(sp_row_room *room)
     *room = (sp_row_room){0};
 }
 
-/* First place in keys (n, rising) with a key >= key. */
-static uint32_t lower_bound(const uint32_t *keys, uint32_t n, uint32_t key)
-{
-    uint32_t low = 0, high = n;
-    while (low < high) {
-        uint32_t middle = low + (high - low) / 2;
-        if (keys[middle] < key)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
 static sp_row csr_row(const sp_head *head, const sp_csr *csr, uint32_t row)
 {
     uint32_t block = row / head->block_rows, base = csr->indptr[block * head->block_rows];
@@ -46,7 +32,7 @@ static sp_row csr_row(const sp_head *head, const sp_csr *csr, uint32_t row)
 static sp_row narrow(sp_row row, uint32_t begin, uint32_t end)
 {
     if (row.n == 0) return row;
-    uint32_t low = lower_bound(row.keys, row.n, begin), high = lower_bound(row.keys, row.n, end);
+    uint32_t low = sp_rank_of(row.keys, row.n, begin), high = sp_rank_of(row.keys, row.n, end);
     return (sp_row){.keys = row.keys + low, .weights = row.weights + low, .n = high - low};
 }
 

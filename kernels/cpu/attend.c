@@ -153,21 +153,6 @@ bool sp_attend_make_tasks(sp_attend_call *call, bool split, size_t part_floats, 
     return true;
 }
 
-/* The first of a group's queries at or behind a position. */
-static uint32_t lower_query(const sp_plan *plan, const sp_group *group, uint32_t position)
-{
-    const uint32_t *queries = plan->numbers + group->queries;
-    uint32_t low = 0, high = group->n_queries;
-    while (low < high) {
-        uint32_t middle = low + (high - low) / 2;
-        if (queries[middle] < position)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
 bool sp_attend_chain_groups(sp_attend_call *call)
 {
     const sp_plan *plan = call->plan;
@@ -191,8 +176,9 @@ bool sp_attend_chain_groups(sp_attend_call *call)
 /* Queries of one group inside the window: from *low on; returns how many. */
 static uint32_t inside(const sp_attend_call *call, const sp_group *group, uint32_t *low)
 {
-    *low = lower_query(call->plan, group, call->begin);
-    return lower_query(call->plan, group, call->end) - *low;
+    const uint32_t *queries = call->plan->numbers + group->queries;
+    *low = sp_rank_of(queries, group->n_queries, call->begin);
+    return sp_rank_of(queries, group->n_queries, call->end) - *low;
 }
 
 bool sp_attend_make_group_tasks(sp_attend_call *call, size_t first, size_t end)
