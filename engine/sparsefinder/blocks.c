@@ -38,43 +38,36 @@ typedef struct block_trainer {
     float *numbers;
 } block_trainer;
 
-static float *lay(float *numbers, size_t *used, size_t count)
-{
-    float *at = numbers ? numbers + *used : NULL;
-    *used += (count + 15) / 16 * 16;
-    return at;
-}
-
 static size_t lay_all(block_trainer *t, float *numbers)
 {
     const sp_maps_shape *s = &t->maps.shape;
     size_t used = 0, count = sp_maps_count(s), wide = t->unit->stride, nb = t->n_blocks;
-    float *folded = lay(numbers, &used, count), *slopes = lay(numbers, &used, count);
+    float *folded = sp_numbers_lay(numbers, &used, count), *slopes = sp_numbers_lay(numbers, &used, count);
     if (numbers) {
         t->folded = sp_maps_view(s, folded);
         t->slopes = sp_maps_view(s, slopes);
     }
-    t->adam.first = lay(numbers, &used, count);
-    t->adam.second = lay(numbers, &used, count);
-    t->tiles = lay(numbers, &used, s->n_heads * t->n_windows * nb * nb);
-    t->keys = lay(numbers, &used, s->dim * wide);
-    t->queries = lay(numbers, &used, s->dim * wide);
-    t->k = lay(numbers, &used, s->rank * wide);
-    t->dk = lay(numbers, &used, s->rank * wide);
-    t->q = lay(numbers, &used, s->rank * wide);
-    t->dq = lay(numbers, &used, s->rank * wide);
-    t->q_codes = lay(numbers, &used, nb * t->codes);
-    t->dq_codes = lay(numbers, &used, nb * t->codes);
-    t->k_rows = lay(numbers, &used, nb * t->codes);
-    t->k_codes = lay(numbers, &used, t->codes * t->stride);
-    t->dk_codes = lay(numbers, &used, t->codes * t->stride);
-    t->rows = lay(numbers, &used, t->unit->sample->length * s->dim);
-    t->scores = lay(numbers, &used, (SP_UNIT_ROWS + 1) * wide);
-    t->ones = lay(numbers, &used, wide);
-    t->products = lay(numbers, &used, (size_t)s->rank * s->dim);
-    t->scratch = lay(numbers, &used, 64 * t->codes);
-    t->weights = lay(numbers, &used, nb * nb);
-    t->graph.p = lay(numbers, &used, (size_t)SP_UNIT_ROWS * t->unit->sample->length);
+    t->adam.first = sp_numbers_lay(numbers, &used, count);
+    t->adam.second = sp_numbers_lay(numbers, &used, count);
+    t->tiles = sp_numbers_lay(numbers, &used, s->n_heads * t->n_windows * nb * nb);
+    t->keys = sp_numbers_lay(numbers, &used, s->dim * wide);
+    t->queries = sp_numbers_lay(numbers, &used, s->dim * wide);
+    t->k = sp_numbers_lay(numbers, &used, s->rank * wide);
+    t->dk = sp_numbers_lay(numbers, &used, s->rank * wide);
+    t->q = sp_numbers_lay(numbers, &used, s->rank * wide);
+    t->dq = sp_numbers_lay(numbers, &used, s->rank * wide);
+    t->q_codes = sp_numbers_lay(numbers, &used, nb * t->codes);
+    t->dq_codes = sp_numbers_lay(numbers, &used, nb * t->codes);
+    t->k_rows = sp_numbers_lay(numbers, &used, nb * t->codes);
+    t->k_codes = sp_numbers_lay(numbers, &used, t->codes * t->stride);
+    t->dk_codes = sp_numbers_lay(numbers, &used, t->codes * t->stride);
+    t->rows = sp_numbers_lay(numbers, &used, t->unit->sample->length * s->dim);
+    t->scores = sp_numbers_lay(numbers, &used, (SP_UNIT_ROWS + 1) * wide);
+    t->ones = sp_numbers_lay(numbers, &used, wide);
+    t->products = sp_numbers_lay(numbers, &used, (size_t)s->rank * s->dim);
+    t->scratch = sp_numbers_lay(numbers, &used, 64 * t->codes);
+    t->weights = sp_numbers_lay(numbers, &used, nb * nb);
+    t->graph.p = sp_numbers_lay(numbers, &used, (size_t)SP_UNIT_ROWS * t->unit->sample->length);
     return used;
 }
 

@@ -5,13 +5,6 @@
 
 enum { COLUMNS = 64 }; /* of a block's queries, padded */
 
-static float *lay(float **at, size_t count)
-{
-    float *here = *at;
-    *at += (count + 15) / 16 * 16;
-    return here;
-}
-
 sp_status sp_judge_set_open(const sp_unit *unit, uint32_t head, const sp_fit_set *set, sp_judge_set *out,
                             sp_error *error)
 {
@@ -22,17 +15,17 @@ sp_status sp_judge_set_open(const sp_unit *unit, uint32_t head, const sp_fit_set
         (sp_space){.kind = set->type == SP_FIT_DOT ? SP_SPACE_DOT : SP_SPACE_DISTANCE, .rank = set->rank};
     size_t codes = sp_space_codes(&out->space);
     size_t count = 2 * map + (rank + codes + SP_UNIT_ROWS) * stride + (rank + codes) * COLUMNS +
-                   SP_UNIT_ROWS * codes + 8 * 16;
+                   SP_UNIT_ROWS * codes + 8 * 16,
+           used = 0;
     out->numbers = sp_alloc_zero(count, sizeof *out->numbers);
     if (!out->numbers) return sp_fail(error, SP_NO_MEMORY, "no memory to judge a fit");
-    float *at = out->numbers;
-    out->weights = lay(&at, 2 * map);
-    out->k = lay(&at, rank * stride);
-    out->k_codes = lay(&at, codes * stride);
-    out->scores = lay(&at, SP_UNIT_ROWS * stride);
-    out->q = lay(&at, rank * COLUMNS);
-    out->q_codes = lay(&at, codes * COLUMNS);
-    out->q_rows = lay(&at, SP_UNIT_ROWS * codes);
+    out->weights = sp_numbers_lay(out->numbers, &used, 2 * map);
+    out->k = sp_numbers_lay(out->numbers, &used, rank * stride);
+    out->k_codes = sp_numbers_lay(out->numbers, &used, codes * stride);
+    out->scores = sp_numbers_lay(out->numbers, &used, SP_UNIT_ROWS * stride);
+    out->q = sp_numbers_lay(out->numbers, &used, rank * COLUMNS);
+    out->q_codes = sp_numbers_lay(out->numbers, &used, codes * COLUMNS);
+    out->q_rows = sp_numbers_lay(out->numbers, &used, SP_UNIT_ROWS * codes);
     sp_transpose(dim, rank, set->q_weight + q_map * map, rank, out->weights, dim);
     sp_transpose(dim, rank, set->k_weight + k_map * map, rank, out->weights + map, dim);
     out->q_bias = set->q_bias + q_map * rank;

@@ -34,6 +34,14 @@ typedef struct sp_maps {
 size_t sp_maps_count(const sp_maps_shape *shape);
 sp_maps sp_maps_view(const sp_maps_shape *shape, float *numbers);
 
+/* Gives out count of an array's numbers behind *used, as a padded matrix begins; numbers NULL only counts. */
+static inline float *sp_numbers_lay(float *numbers, size_t *used, size_t count)
+{
+    float *at = numbers ? numbers + *used : NULL;
+    *used += (count + 15) / 16 * 16;
+    return at;
+}
+
 /* Mean and deviation of the inputs, a coordinate. */
 typedef struct sp_moments {
     const float *q_mean, *q_deviation; /* (n_heads, dim) */

@@ -49,14 +49,6 @@ typedef struct trainer {
 
 /* --- memory --- */
 
-/* Gives out count floats behind *used, aligned to 64 bytes; numbers NULL only counts. */
-static float *lay(float *numbers, size_t *used, size_t count)
-{
-    float *at = numbers ? numbers + *used : NULL;
-    *used += (count + 15) / 16 * 16;
-    return at;
-}
-
 static size_t lay_all(trainer *t, float *numbers)
 {
     const sp_unit *unit = t->unit;
@@ -64,34 +56,34 @@ static size_t lay_all(trainer *t, float *numbers)
     size_t used = 0, stride = unit->stride, dim = s->dim, rank = s->rank, codes = t->n_codes;
     size_t count = sp_maps_count(s), edges = (size_t)STEP_ROWS * unit->sample->length;
     sp_space space = {.rank = s->rank, .n_centroids = s->n_centroids};
-    float *folded = lay(numbers, &used, count), *slopes = lay(numbers, &used, count);
+    float *folded = sp_numbers_lay(numbers, &used, count), *slopes = sp_numbers_lay(numbers, &used, count);
     if (numbers) {
         t->folded = sp_maps_view(s, folded);
         t->slopes = sp_maps_view(s, slopes);
     }
-    t->adam.first = lay(numbers, &used, count);
-    t->adam.second = lay(numbers, &used, count);
-    t->keys = lay(numbers, &used, WINDOWS * dim * stride);
-    t->k = lay(numbers, &used, WINDOWS * rank * stride);
-    t->dk = lay(numbers, &used, WINDOWS * rank * stride);
-    t->queries = lay(numbers, &used, ROWS * dim);
-    t->scores = lay(numbers, &used, (ROWS + 1) * stride);
-    t->rows_of_q = lay(numbers, &used, STEP_ROWS * dim);
-    t->columns = lay(numbers, &used, STEP_ROWS * dim);
-    t->q = lay(numbers, &used, STEP_ROWS * rank);
-    t->dq = lay(numbers, &used, STEP_ROWS * rank);
-    t->q_codes = lay(numbers, &used, STEP_ROWS * codes);
-    t->dq_codes = lay(numbers, &used, STEP_ROWS * codes);
-    t->q_rows = lay(numbers, &used, STEP_ROWS * codes);
-    t->dq_rows = lay(numbers, &used, STEP_ROWS * codes);
-    t->k_codes = lay(numbers, &used, codes * stride);
-    t->dk_codes = lay(numbers, &used, codes * stride);
-    t->products = lay(numbers, &used, rank * dim);
-    t->scratch = lay(numbers, &used, 64 * (codes > rank ? codes : rank));
-    t->work = lay(numbers, &used, sp_space_work(&space, stride > STEP_ROWS ? stride : STEP_ROWS));
-    t->ones = lay(numbers, &used, stride > STEP_ROWS ? stride : STEP_ROWS);
-    t->weights = lay(numbers, &used, edges);
-    t->graph.p = lay(numbers, &used, edges);
+    t->adam.first = sp_numbers_lay(numbers, &used, count);
+    t->adam.second = sp_numbers_lay(numbers, &used, count);
+    t->keys = sp_numbers_lay(numbers, &used, WINDOWS * dim * stride);
+    t->k = sp_numbers_lay(numbers, &used, WINDOWS * rank * stride);
+    t->dk = sp_numbers_lay(numbers, &used, WINDOWS * rank * stride);
+    t->queries = sp_numbers_lay(numbers, &used, ROWS * dim);
+    t->scores = sp_numbers_lay(numbers, &used, (ROWS + 1) * stride);
+    t->rows_of_q = sp_numbers_lay(numbers, &used, STEP_ROWS * dim);
+    t->columns = sp_numbers_lay(numbers, &used, STEP_ROWS * dim);
+    t->q = sp_numbers_lay(numbers, &used, STEP_ROWS * rank);
+    t->dq = sp_numbers_lay(numbers, &used, STEP_ROWS * rank);
+    t->q_codes = sp_numbers_lay(numbers, &used, STEP_ROWS * codes);
+    t->dq_codes = sp_numbers_lay(numbers, &used, STEP_ROWS * codes);
+    t->q_rows = sp_numbers_lay(numbers, &used, STEP_ROWS * codes);
+    t->dq_rows = sp_numbers_lay(numbers, &used, STEP_ROWS * codes);
+    t->k_codes = sp_numbers_lay(numbers, &used, codes * stride);
+    t->dk_codes = sp_numbers_lay(numbers, &used, codes * stride);
+    t->products = sp_numbers_lay(numbers, &used, rank * dim);
+    t->scratch = sp_numbers_lay(numbers, &used, 64 * (codes > rank ? codes : rank));
+    t->work = sp_numbers_lay(numbers, &used, sp_space_work(&space, stride > STEP_ROWS ? stride : STEP_ROWS));
+    t->ones = sp_numbers_lay(numbers, &used, stride > STEP_ROWS ? stride : STEP_ROWS);
+    t->weights = sp_numbers_lay(numbers, &used, edges);
+    t->graph.p = sp_numbers_lay(numbers, &used, edges);
     return used;
 }
 
