@@ -38,25 +38,14 @@ void sp_histogram_add(sp_histogram *histogram, double value)
     histogram->sum += value;
 }
 
-static void add_phase(sp_attention_phase *sum, const sp_attention_phase *more)
-{
-    sum->tokens += more->tokens;
-    sum->edges += more->edges;
-    sum->pairs += more->pairs;
-    sum->tiles += more->tiles;
-    sum->groups += more->groups;
-    sum->predict_seconds += more->predict_seconds;
-    sum->attend_seconds += more->attend_seconds;
-}
-
 /* What attention has done is counted whatever the end. */
 static void count_attention(sp_stats *stats, const sp_stats_end *end)
 {
     size_t i = 0;
     while (sp_backends[i] && sp_backends[i] != end->backend) i++;
     if (!sp_backends[i] || i >= SP_STATS_BACKENDS) return;
-    add_phase(&stats->prefill[i], end->prefill);
-    add_phase(&stats->decode[i], end->decode);
+    sp_attention_phase_add(&stats->prefill[i], end->prefill);
+    sp_attention_phase_add(&stats->decode[i], end->decode);
 }
 
 void sp_stats_finish(sp_stats *stats, const sp_stats_end *end)

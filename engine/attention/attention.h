@@ -190,6 +190,7 @@ void sp_attention_report_write(const sp_attention_report *report, sp_json_writer
  * down at random, so that sums of many stay right. */
 double sp_seconds_coarsen(double seconds);
 void sp_attention_phase_coarsen(sp_attention_phase *phase);
+void sp_attention_phase_add(sp_attention_phase *sum, const sp_attention_phase *more);
 /* Adds what another request with the same attention counted: phases, empty rows, measures (which sum must
  * have where more has them). */
 void sp_attention_report_add(sp_attention_report *sum, sp_head_measure *measures,

@@ -215,7 +215,7 @@ void sp_attention_phase_coarsen(sp_attention_phase *phase)
     phase->attend_seconds = sp_seconds_coarsen(phase->attend_seconds);
 }
 
-static void add_phase(sp_attention_phase *sum, const sp_attention_phase *more)
+void sp_attention_phase_add(sp_attention_phase *sum, const sp_attention_phase *more)
 {
     sum->tokens += more->tokens;
     sum->edges += more->edges;
@@ -229,8 +229,8 @@ static void add_phase(sp_attention_phase *sum, const sp_attention_phase *more)
 void sp_attention_report_add(sp_attention_report *sum, sp_head_measure *measures,
                              const sp_attention_report *more)
 {
-    add_phase(&sum->prefill, &more->prefill);
-    add_phase(&sum->decode, &more->decode);
+    sp_attention_phase_add(&sum->prefill, &more->prefill);
+    sp_attention_phase_add(&sum->decode, &more->decode);
     sum->rows_empty += more->rows_empty;
     for (size_t i = 0; more->measures && i < (size_t)sum->n_layers * sum->n_heads; i++)
         sp_measure_add(&measures[i], &more->measures[i]);
