@@ -101,15 +101,6 @@ static bool same_attention(const sp_attention *a, const sp_attention *b)
     return true;
 }
 
-static void add_note(sp_attention *attention, const char *note)
-{
-    size_t used = strnlen(attention->notes, sizeof attention->notes), n = strlen(note);
-    size_t separator = used > 0;
-    if (used + separator + n + 1 > sizeof attention->notes) return;
-    if (separator) attention->notes[used] = '\n';
-    memcpy(attention->notes + used + separator, note, n + 1);
-}
-
 /* The adapter a request asks for says what it was trained with; NULL: the model does. */
 static const sp_normalizer *adapter_normalizer(const sp_model *model, uint32_t adapter)
 {
@@ -187,7 +178,7 @@ static sp_status resolve_attention(sp_sequence *s, const sp_request *request,
                              "input without generating");
     s->adapter = request->adapter;
     s->trained = is_trained(s, adapted);
-    if (host->note) add_note(&s->attention, host->note);
+    if (host->note) sp_attention_note(&s->attention, "%s", host->note);
     return SP_OK;
 }
 
@@ -269,7 +260,7 @@ static void note_length(sp_sequence *s)
 {
     char note[128];
     sp_rope_note(s->host->model->rope, sp_sequence_length(s), note, sizeof note);
-    if (note[0]) add_note(&s->attention, note);
+    if (note[0]) sp_attention_note(&s->attention, "%s", note);
     const sp_fit *fit = fit_of(s, s->adapter);
     bool fitted = fit && (s->attention.backend->caps | s->decoding.backend->caps) & SP_CAP_NEEDS_FIT;
     if (fitted && fit->length && sp_sequence_length(s) > fit->length)
