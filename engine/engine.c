@@ -113,11 +113,6 @@ static size_t default_kv_bytes(void)
     return bytes;
 }
 
-static uint64_t pages_of(uint64_t tokens)
-{
-    return (tokens + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
-}
-
 /* Bytes of one layer's part of a page's side. */
 static size_t side_bytes(const sp_engine *engine)
 {
@@ -149,18 +144,18 @@ static sp_status size_pool(sp_engine *engine, uint32_t *n_pages, sp_error *error
     uint64_t held = budget / page_bytes, context = options->context > 0 ? options->context : hparams->context;
     if (options->context == 0 && options->context_enough > 0 && context > options->context_enough)
         context = options->context_enough;
-    if (pages_of(context) > held) {
+    if (sp_pages_of(context) > held) {
         if (options->context > 0)
             return sp_fail_param(
                 error, SP_USAGE, "ctx",
                 "--ctx %u needs %llu KV pages of %zu bytes, the KV budget of %zu bytes holds %llu",
-                options->context, (unsigned long long)pages_of(context), page_bytes, budget,
+                options->context, (unsigned long long)sp_pages_of(context), page_bytes, budget,
                 (unsigned long long)held);
         context = held * SP_PAGE_TOKENS;
     }
-    uint64_t wanted = pages_of(context) * options->max_sequences;
-    if (options->kv_tokens > 0 && wanted > pages_of(options->kv_tokens))
-        wanted = pages_of(options->kv_tokens);
+    uint64_t wanted = sp_pages_of(context) * options->max_sequences;
+    if (options->kv_tokens > 0 && wanted > sp_pages_of(options->kv_tokens))
+        wanted = sp_pages_of(options->kv_tokens);
     if (wanted > held) wanted = held;
     *n_pages = wanted < UINT32_MAX ? (uint32_t)wanted : UINT32_MAX - 1;
     engine->info.context = (uint32_t)context;

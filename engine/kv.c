@@ -230,7 +230,7 @@ void sp_kv_write(sp_kv *kv, sp_device *device, const uint32_t *pages, uint32_t l
 sp_kv_view sp_kv_layer(const sp_kv *kv, const uint32_t *pages, uint32_t layer, uint32_t n_keys,
                        const uint8_t **pointers)
 {
-    for (uint32_t i = 0; i < (n_keys + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS; i++)
+    for (uint32_t i = 0; i < sp_pages_of(n_keys); i++)
         pointers[i] = kv->memory + pages[i] * kv->page_bytes + layer * kv->layer_bytes;
     return (sp_kv_view){.dtype = kv->options.dtype,
                         .n_keys = n_keys,

@@ -20,6 +20,12 @@
 #define SP_PAGE_TOKENS 64u
 #define SP_NO_PAGE UINT32_MAX
 
+/* Pages that so many tokens take. */
+static inline size_t sp_pages_of(size_t tokens)
+{
+    return (tokens + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
+}
+
 typedef struct sp_kv_options {
     uint32_t n_layers, n_kv_heads, head_dim;
     sp_dtype dtype;    /* SP_F32 or SP_BF16 */

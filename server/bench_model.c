@@ -306,7 +306,7 @@ static sp_status open_engine(model_bench *bench, const sp_options *options, sp_e
     wanted.request_timeout = wanted.queue_timeout = FOREVER;
     wanted.beyond = true;
     for (size_t i = 0; i < N_CASES; i++) {
-        size_t pages = (needed_context(&cases[i]) + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
+        size_t pages = sp_pages_of(needed_context(&cases[i]));
         if (pages * SP_PAGE_TOKENS * cases[i].streams > wanted.kv_tokens)
             wanted.kv_tokens = pages * SP_PAGE_TOKENS * cases[i].streams;
     }

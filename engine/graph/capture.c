@@ -200,14 +200,14 @@ static size_t plain_numbers(const sp_captures *store, const sp_fit *fit)
 
 static size_t prompt_side_bytes(const sp_captures *store, uint32_t n_prompt)
 {
-    return ((size_t)n_prompt + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS * store->options.side_bytes;
+    return sp_pages_of(n_prompt) * store->options.side_bytes;
 }
 
 /* Bytes of queries of one layer, with `more` of it, and of everything else. */
 static void count_bytes(const sp_captures *store, uint32_t capacity, size_t more, size_t *layer, size_t *rest)
 {
     const sp_hparams *hparams = &store->options.model->hparams;
-    size_t pages = ((size_t)capacity + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
+    size_t pages = sp_pages_of(capacity);
     *layer = (size_t)capacity * hparams->n_heads * hparams->head_dim * sizeof(float) + more;
     *rest = pages * (store->options.page_bytes + sizeof(uint32_t)) + (size_t)capacity * sizeof(int32_t) +
             sizeof(sp_capture);
@@ -240,8 +240,7 @@ static bool allocate(sp_capture *capture, uint32_t capacity, size_t sides)
     size_t row = (size_t)hparams->n_heads * hparams->head_dim;
     capture->q = sp_alloc_zero(info->n_layers, sizeof *capture->q);
     capture->tokens = sp_alloc(capacity, sizeof *capture->tokens);
-    capture->pages =
-        sp_alloc(((size_t)capacity + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS, sizeof *capture->pages);
+    capture->pages = sp_alloc(sp_pages_of(capacity), sizeof *capture->pages);
     capture->slots = sp_alloc_zero((size_t)info->n_layers * hparams->n_heads, sizeof *capture->slots);
     if (!capture->q || !capture->tokens || !capture->pages || !capture->slots) return false;
     for (uint32_t i = 0; i < info->n_layers; i++) {
@@ -417,8 +416,8 @@ uint32_t sp_capture_adopt(sp_capture *capture, const uint32_t *pages)
     pthread_mutex_lock(&store->lock);
     uint32_t kept = 0;
     if (capture->listed) {
-        size_t all = ((size_t)capture->info.capacity + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
-        kept = (capture->n_tokens + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
+        size_t all = sp_pages_of(capture->info.capacity);
+        kept = (uint32_t)sp_pages_of(capture->n_tokens);
         memcpy(capture->pages, pages, kept * sizeof *pages);
         capture->n_pages = kept;
         sp_store_return(store, capture, (all - kept) * store->options.page_bytes);

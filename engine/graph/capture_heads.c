@@ -35,7 +35,7 @@ void sp_head_tables_close(sp_head_tables *t)
 
 sp_status sp_head_tables_open(uint32_t n_tokens, sp_head_tables *t, sp_error *error)
 {
-    size_t n = (n_tokens + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
+    size_t n = sp_pages_of(n_tokens);
     *t = (sp_head_tables){.pages = sp_alloc(n, sizeof *t->pages),
                           .sides = sp_alloc(n, sizeof *t->sides),
                           .prompt_sides = sp_alloc(n, sizeof *t->prompt_sides)};
@@ -50,7 +50,7 @@ sp_status sp_head_tables_open(uint32_t n_tokens, sp_head_tables *t, sp_error *er
 static void fill_sides(sp_capture *capture, const sp_kv *kv, uint32_t layer, sp_head_tables *t,
                        sp_head_source *out)
 {
-    size_t n_pages = (capture->n_tokens + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
+    size_t n_pages = sp_pages_of(capture->n_tokens);
     if (!kv->side) return;
     for (size_t i = 0; i < n_pages; i++) t->sides[i] = sp_kv_side(kv, capture->pages[i], layer);
     out->sides = out->decoding_sides = t->sides;

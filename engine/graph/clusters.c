@@ -108,7 +108,7 @@ static sp_status allocate(assigning *a, sp_error *error)
     size_t ids = (size_t)out->n * out->runs * out->top, dim = a->capture->head_dim;
     out->q = sp_alloc(ids, sizeof *out->q);
     out->k = sp_alloc(ids, sizeof *out->k);
-    a->pages = sp_alloc((out->n + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS, sizeof *a->pages);
+    a->pages = sp_alloc(sp_pages_of(out->n), sizeof *a->pages);
     a->k = sp_alloc((size_t)ROWS_A_STEP * info->kv_heads, dim * sizeof(float));
     a->projected = sp_alloc((size_t)ROWS_A_STEP * info->model_heads, a->set->rank * sizeof(float));
     a->own = sp_alloc(ROWS_A_STEP, a->set->rank * sizeof(float));

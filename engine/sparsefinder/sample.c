@@ -243,7 +243,7 @@ static bool open_plain(sp_sampler *sampler)
 static sp_status open_pages(sp_sampler *sampler, sp_error *error)
 {
     const sp_hparams *h = &sampler->options.model->hparams;
-    uint32_t n_pages = (sampler->options.text->length + SP_PAGE_TOKENS - 1) / SP_PAGE_TOKENS;
+    uint32_t n_pages = (uint32_t)sp_pages_of(sampler->options.text->length);
     sampler->pages = sp_alloc(n_pages, sizeof *sampler->pages);
     sampler->pointers = sp_alloc(n_pages, sizeof *sampler->pointers);
     if (!sampler->pages || !sampler->pointers) return sp_fail(error, SP_NO_MEMORY, "no memory for pages");
