@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "engine/attention/attend.h"
-#include "tests/support/finder.h"
+#include "tests/support/random_fit.h"
 
 enum { HEADS = 4, KV_HEADS = 2, DIM = 16, KEYS = 400, FIRST = 90, LAYERS = 1, JOBS = 2, PAGES = 7 };
 #define Q_ROW ((size_t)HEADS * DIM)

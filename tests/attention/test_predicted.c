@@ -9,6 +9,7 @@
 #include "engine/attention/codes.h"
 #include "engine/attention/scratch.h"
 #include "tests/support/finder.h"
+#include "tests/support/random_fit.h"
 
 enum {
     HEADS = 4,

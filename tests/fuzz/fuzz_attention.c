@@ -10,7 +10,7 @@
 #include <math.h>
 
 #include "engine/attention/codes.h"
-#include "tests/support/finder.h"
+#include "tests/support/random_fit.h"
 
 enum { ROWS = 70, KEYS = 150, DIM = 8 };
 

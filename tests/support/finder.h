@@ -1,22 +1,11 @@
-/* Random fits and an independent answer to which keys sparsefinder and routing predict: every rule is the
- * sentence of engine/README.md, tried on every pair in float64.
- *
- * All numbers are multiples of small powers of two and so few bits long that float32 sums of their products
- * are exact in any order: edges must be equal, ties too. Only the fit's plain arrays are shared with the
- * engine. */
+/* An independent answer to which keys sparsefinder and routing predict: every rule is the sentence of
+ * engine/README.md, tried on every pair in float64. With the fits of tests/support/random_fit.h edges must be
+ * equal, ties too. Only the fit's plain arrays are shared with the engine. */
 #ifndef SPARSED_TESTS_SUPPORT_FINDER_H
 #define SPARSED_TESTS_SUPPORT_FINDER_H
 
 #include "engine/sparsefinder/fit.h"
 #include "tests/support/oracle.h"
-
-/* One layer, kinds self and cross: default maps (rank 4, 2 runs of 7 centroids, 5 more in centroids.5, 6
- * bins, thresholds, thresholds.90), dot (rank 6, k maps one a KV head), cluster9 and cluster70 (rank 5),
- * block16 and block7 (rank 2, 6 centroids). shared: the default maps are those of q. */
-sp_fit *test_fit_new(uint32_t n_heads, uint32_t n_kv_heads, uint32_t head_dim, bool shared, uint64_t seed);
-
-/* Numbers in [-1.5, 1.5], multiples of 1/4. */
-void test_finder_fill(float *x, size_t n, uint64_t seed);
 
 typedef enum finder_rule {
     FINDER_L2,

@@ -5,7 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "tests/support/finder.h"
+#include "tests/support/random_fit.h"
 #include "engine/attention/attention.h"
 
 static const sp_fit *the_fit; /* dot, cluster9, block 7 and 16; centroids 7 and 5, bins 6, thresholds, .90 */
