@@ -88,6 +88,7 @@ typedef struct sp_sequence {
     sp_usage usage;
 } sp_sequence;
 
+/* --- sequence_open.c --- */
 /* Ids of the request's prompt (sp_free): encoded text, or the ids given. SP_INVALID names "prompt". */
 sp_status sp_sequence_encode(const sp_sequence_host *host, const sp_request *request, int32_t **ids,
                              size_t *n_ids, sp_error *error) SP_MUST_CHECK;
@@ -99,6 +100,8 @@ sp_status sp_sequence_check(const sp_sequence_host *host, const sp_request *requ
 sp_status sp_sequence_open(const sp_sequence_host *host, const sp_request *request,
                            void (*notify)(void *context), void *notify_context, sp_sequence **out,
                            sp_error *error) SP_MUST_CHECK;
+
+/* --- sequence.c --- */
 /* Bytes that one request may take at most, its stream and its report included. */
 size_t sp_sequence_max_bytes(const sp_sequence_host *host);
 /* Drops the hold on its capture, before its end is told: who sees the end may evict the capture. */
