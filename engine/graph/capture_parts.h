@@ -1,13 +1,15 @@
 /* Private to engine/graph: the inside of captures and of their table (capture.h), shared by store.c (table,
- * budget), capture.c (one capture) and capture_heads.c (its heads). Fields marked (L) are guarded by the
- * store's lock; the others are constant once a capture is open, or belong to the engine thread until it is
- * ready. */
+ * budget), capture_open.c and capture.c (one capture) and capture_heads.c (its heads). Fields marked (L) are
+ * guarded by the store's lock; the others are constant once a capture is open, or belong to the engine thread
+ * until it is ready. */
 #ifndef SPARSED_ENGINE_GRAPH_CAPTURE_PARTS_H
 #define SPARSED_ENGINE_GRAPH_CAPTURE_PARTS_H
 
 #include <pthread.h>
 
 #include "engine/graph/capture.h"
+
+#define SP_CAPTURE_ARENA_BYTES ((size_t)64 << 20) /* lists, labels and texts of one capture; counted */
 
 /* One head of a capture. */
 typedef struct sp_capture_slot {
