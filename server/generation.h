@@ -79,6 +79,13 @@ struct sp_generation {
 void sp_generation_start(sp_exchange *exchange, const sp_format *format, const sp_asked *asked,
                          sp_arena *arena);
 
+/* Submits the next choice once the one before has left the queue. */
+sp_status sp_generation_launch(sp_exchange *exchange, sp_generation *g, sp_error *error) SP_MUST_CHECK;
+/* What an event changes, whichever the reply's shape. */
+void sp_generation_note_event(sp_generation *g, sp_choice *choice, const sp_event *event);
+/* Tells the list of requests where this one is. */
+void sp_generation_note_progress(sp_exchange *exchange, const sp_generation *g);
+
 /* --- generation_keep.c --- */
 /* The choice is done and its reply is a plain one: its stream is freed, what the reply needs of it is kept.
  * SP_NO_MEMORY. */
@@ -90,6 +97,9 @@ sp_status sp_generation_count(sp_exchange *exchange, sp_generation *g, sp_choice
 /* Captures whose ids no reply has leave the table: nobody can ask for them, or delete them. */
 void sp_generation_drop_captures(sp_generation *g);
 
+/* --- generation_reply.c --- */
+/* Answers the exchange, whose state g is, as choices go on: in one reply or as a stream. */
+void sp_generation_reply(sp_exchange *exchange, const sp_generation *g);
 /* "stop" or "length". */
 const char *sp_finish_name(sp_finish finish);
 /* usage, as a member. */
