@@ -3,7 +3,6 @@
 #include "engine/engine.h"
 
 #include <pthread.h>
-#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -11,7 +10,7 @@
 #include "engine/fits.h"
 #include "engine/sweeps.h"
 #include "engine/graph/capture.h"
-#include "engine/kv.h"
+#include "engine/pool_size.h"
 #include "engine/scheduler.h"
 #include "models/adapter.h"
 
@@ -95,74 +94,6 @@ static sp_status open_model(sp_engine *engine, sp_error *error)
     engine->host.fits = engine->fits.of;
     engine->host.n_fits = engine->fits.n;
     return status;
-}
-
-/* --- memory --- */
-
-/* Half of what the system calls available; 1 GiB where it does not say. */
-static size_t default_kv_bytes(void)
-{
-    size_t bytes = (size_t)1 << 30;
-    unsigned long long kib;
-    char line[128];
-    FILE *file = fopen("/proc/meminfo", "re");
-    if (!file) return bytes;
-    while (fgets(line, sizeof line, file))
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) bytes = (size_t)kib * 1024 / 2;
-    fclose(file);
-    return bytes;
-}
-
-/* Bytes of one layer's part of a page's side. */
-static size_t side_bytes(const sp_engine *engine)
-{
-    return sp_codes_page_bytes(engine->fits.of, engine->fits.n, engine->model->hparams.n_heads,
-                               engine->options.kv_type);
-}
-
-/* Decides context and pages: what max_sequences whole contexts need, or what the budget holds. */
-static sp_status size_pool(sp_engine *engine, uint32_t *n_pages, sp_error *error)
-{
-    const sp_engine_options *options = &engine->options;
-    const sp_hparams *hparams = &engine->model->hparams;
-    sp_kv_options kv = {.n_layers = hparams->n_layers,
-                        .n_kv_heads = hparams->n_kv_heads,
-                        .head_dim = hparams->head_dim,
-                        .dtype = options->kv_type,
-                        .side_bytes = side_bytes(engine)};
-    size_t page_bytes, budget = options->kv_bytes > 0 ? options->kv_bytes : default_kv_bytes();
-    if (!sp_kv_page_bytes(&kv, &page_bytes) || page_bytes > budget)
-        return sp_fail_param(
-            error, SP_USAGE, "kv-bytes",
-            "the KV budget of %zu bytes does not hold one page of %u tokens; raise --kv-bytes", budget,
-            SP_PAGE_TOKENS);
-    bool beyond = options->beyond && engine->model->rope;
-    if (options->context > hparams->context && !beyond)
-        return sp_fail_param(error, SP_USAGE, "ctx", "--ctx %u is beyond the model's context of %u",
-                             options->context, hparams->context);
-
-    uint64_t held = budget / page_bytes, context = options->context > 0 ? options->context : hparams->context;
-    if (options->context == 0 && options->context_enough > 0 && context > options->context_enough)
-        context = options->context_enough;
-    if (sp_pages_of(context) > held) {
-        if (options->context > 0)
-            return sp_fail_param(
-                error, SP_USAGE, "ctx",
-                "--ctx %u needs %llu KV pages of %zu bytes, the KV budget of %zu bytes holds %llu",
-                options->context, (unsigned long long)sp_pages_of(context), page_bytes, budget,
-                (unsigned long long)held);
-        context = held * SP_PAGE_TOKENS;
-    }
-    uint64_t wanted = sp_pages_of(context) * options->max_sequences;
-    if (options->kv_tokens > 0 && wanted > sp_pages_of(options->kv_tokens))
-        wanted = sp_pages_of(options->kv_tokens);
-    if (wanted > held) wanted = held;
-    *n_pages = wanted < UINT32_MAX ? (uint32_t)wanted : UINT32_MAX - 1;
-    engine->info.context = (uint32_t)context;
-    engine->info.kv_pages = *n_pages;
-    engine->info.page_tokens = SP_PAGE_TOKENS;
-    engine->info.kv_bytes = *n_pages * page_bytes;
-    return SP_OK;
 }
 
 /* --- what requests are held against --- */
@@ -253,6 +184,13 @@ static void wake_engine(void *context)
     if (engine->scheduler) sp_scheduler_wake(engine->scheduler);
 }
 
+/* Bytes of one layer's part of a page's side. */
+static size_t side_bytes(const sp_engine *engine)
+{
+    return sp_codes_page_bytes(engine->fits.of, engine->fits.n, engine->model->hparams.n_heads,
+                               engine->options.kv_type);
+}
+
 static sp_status open_captures(sp_engine *engine, sp_error *error)
 {
     const sp_engine_options *options = &engine->options;
@@ -275,8 +213,7 @@ static sp_status open_captures(sp_engine *engine, sp_error *error)
 static sp_status open_scheduler(sp_engine *engine, sp_error *error)
 {
     const sp_engine_options *options = &engine->options;
-    uint32_t n_pages = 0;
-    sp_status status = size_pool(engine, &n_pages, error);
+    sp_status status = sp_pool_size(options, engine->model, side_bytes(engine), &engine->info, error);
     for (size_t i = 0; i < engine->fits.n; i++)
         if (engine->fits.of[i])
             engine->host.max_whole = engine->info.context < MAX_WHOLE ? engine->info.context : MAX_WHOLE;
@@ -285,7 +222,7 @@ static sp_status open_scheduler(sp_engine *engine, sp_error *error)
     sp_scheduler_options scheduler = {.model = engine->model,
                                       .kv_type = options->kv_type,
                                       .context = engine->info.context,
-                                      .n_pages = n_pages,
+                                      .n_pages = (uint32_t)engine->info.kv_pages,
                                       .max_sequences = options->max_sequences,
                                       .max_queue = options->max_queue,
                                       .queue_timeout = options->queue_timeout,
