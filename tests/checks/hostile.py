@@ -96,7 +96,7 @@ def descriptors(server):
 
 def settled(server, wanted):
     server.until_idle()
-    deadline = time.time() + 10
+    deadline = time.time() + 60
     while time.time() < deadline:
         if descriptors(server) <= wanted:
             return

@@ -28,8 +28,9 @@ def get(path, method="GET", headers=None):
     return lambda server: ([server.request(method, path, headers=headers)], True)
 
 
-def raw(data, seconds=4.0):
-    return lambda server: server.raw(data, timeout=seconds)
+def raw(data, replies=0):
+    """replies: so many come and the connection stays open; 0: it is closed."""
+    return lambda server: server.raw(data, timeout=0.5 if replies else 60.0, wanted=replies)
 
 
 def row(group, name, send, statuses, param=None, closed=None):
@@ -436,7 +437,7 @@ def http_rows(paths, limits):
         "body cut by the client": (head + b"Content-Length: 100\r\n\r\n{", 408), "length 2^63": (head + b"Content-Length: 9223372036854775808\r\n\r\n" + SECOND, 413),
         "head never ends": (POST + HOST + JSON, 408), "nothing is said": (b"\r\n", 408), "chunk never ends": (chunked + b"ff\r\nx", 408),
     }  # fmt: skip
-    rows += [row("sizes", name, raw(data, 8.0), status, closed=True) for name, (data, status) in sizes.items()]
+    rows += [row("sizes", name, raw(data), status, closed=True) for name, (data, status) in sizes.items()]
     for host in ("evil.example", "localhost.evil.example", "127.0.0.1.x", "localhost:x", "localhost:80:80", "[::1", "0.0.0.0", "127.1", "localhost ", "", "a" * 500,
                  "user@localhost", "localhost/", "\xe9"):  # fmt: skip
         rows.append(row("hosts", "Host %.30r" % host, get("/health", headers={"Host": host}), [{200, 403} if host == "localhost " else {400, 403}]))
@@ -446,7 +447,7 @@ def http_rows(paths, limits):
 def head_rows():
     rows = [row("smuggling", name, raw(data), 400, closed=True) for name, data in SMUGGLED.items()]
     rows += [row("smuggling", name, raw(data), "early", closed=True) for name, data in EARLY.items()]
-    rows += [row("lenient", name, raw(data, 0.5), ["lenient"] + statuses, phrase) for name, (phrase, data, statuses) in LENIENT.items()]
+    rows += [row("lenient", name, raw(data, len(statuses)), ["lenient"] + statuses, phrase) for name, (phrase, data, statuses) in LENIENT.items()]
     return rows
 
 
