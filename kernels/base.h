@@ -85,6 +85,7 @@ char *sp_copy_text(const char *text, size_t n);
 typedef struct sp_arena {
     struct sp_arena_block *blocks;
     size_t used, max_bytes;
+    bool no_memory; /* sticky: a NULL was for want of memory, not for the limit */
 } sp_arena;
 void sp_arena_init(sp_arena *arena, size_t max_bytes);
 void *sp_arena_alloc(sp_arena *arena, size_t count,

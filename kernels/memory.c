@@ -104,7 +104,10 @@ static sp_arena_block *arena_grow(sp_arena *arena, size_t bytes)
     if (capacity < bytes) capacity = bytes;
     size_t total;
     sp_arena_block *block = sp_add_size(sizeof *block, capacity, &total) ? sp_alloc(total, 1) : NULL;
-    if (!block) return NULL;
+    if (!block) {
+        arena->no_memory = true;
+        return NULL;
+    }
     *block = (sp_arena_block){.next = arena->blocks, .capacity = capacity};
     arena->blocks = block;
     return block;

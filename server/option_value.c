@@ -79,11 +79,11 @@ static bool is_choice(const char *choices, const char *text)
 static sp_status keep(sp_options *options, const sp_option *option, const char *label, const char *text,
                       size_t n, const char **out, sp_error *error)
 {
-    bool fits = n + 32 < options->arena.max_bytes - options->arena.used;
     *out = sp_arena_copy(&options->arena, text, n);
     if (*out) return SP_OK;
-    return fits ? sp_fail_param(error, SP_NO_MEMORY, option->name, "%s: no memory for its value", label)
-                : sp_fail_param(error, SP_USAGE, option->name, "%s: value too long", label);
+    return options->arena.no_memory
+               ? sp_fail_param(error, SP_NO_MEMORY, option->name, "%s: no memory for its value", label)
+               : sp_fail_param(error, SP_USAGE, option->name, "%s: value too long", label);
 }
 
 static sp_status set_text(sp_options *options, const sp_option *option, const char *label, const char *text,

@@ -22,6 +22,7 @@ typedef struct machine {
 
 static sp_status refuse(const machine *m, const char *why)
 {
+    if (m->arena->no_memory) return sp_fail(m->error, SP_NO_MEMORY, "%s: no memory for its values", m->file);
     return sp_fail(m->error, SP_DATA, "%s: byte %zu of data.pkl: %s", m->file, (size_t)(m->opcode - m->begin),
                    why);
 }

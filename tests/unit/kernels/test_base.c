@@ -173,6 +173,7 @@ static void test_arena(void **state)
     assert_non_null(sp_arena_alloc(&arena, 0, 4));
     assert_non_null(sp_arena_alloc(&arena, 50000, 1));
     assert_null(sp_arena_alloc(&arena, 50000, 1)); /* over the limit; the arena stays good */
+    assert_false(arena.no_memory);
     assert_null(sp_arena_alloc(&arena, SIZE_MAX, 2));
     assert_null(sp_arena_alloc(&arena, SIZE_MAX, 1));
     assert_null(sp_arena_copy(&arena, "x", SIZE_MAX));
@@ -186,6 +187,11 @@ static void test_arena(void **state)
     sp_arena_fini(&arena);
     sp_arena_init(&arena, 0);
     assert_null(sp_arena_alloc(&arena, 1, 1));
+    assert_false(arena.no_memory);
+    sp_arena_fini(&arena);
+    sp_arena_init(&arena, SIZE_MAX);
+    assert_null(sp_arena_alloc(&arena, SIZE_MAX / 2, 1)); /* within its limit, more than there is */
+    assert_true(arena.no_memory);
     sp_arena_fini(&arena);
 }
 
