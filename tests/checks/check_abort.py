@@ -331,7 +331,8 @@ def main():
     tiny_model.CONFIG["max_position_embeddings"] = 16384
     tiny = os.path.join(room, "tiny")
     tiny_model.write(tiny)
-    options = ("--step-ms", STEP_MS, "--request-timeout", 3600, "--queue-timeout", 3600)
+    options = ("--step-ms", STEP_MS, "--request-timeout", 3600, "--queue-timeout", 3600, "--header-timeout", 3600,
+               "--idle-timeout", 3600)  # fmt: skip
     limit = 2 * STEP_MS / 1000 + (5.0 if check.quick else 0.1)
     times, done, failure, changes = {}, 0, None, ""
     try:

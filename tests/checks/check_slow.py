@@ -136,6 +136,7 @@ class Probe:
         self.server, self.link = server, server.connect(120.0)
         body = b'{"prompt":"It was","max_tokens":32,"temperature":0,"ignore_eos":true}'
         self.request = POST % len(body) + body
+        self.tokens()  # at once: a connection that has asked for nothing yet is one of a slow head
 
     def health(self):
         with self.server.connect(120.0) as link:
