@@ -1,7 +1,9 @@
 /* sparsefinder against dense attention, as the engine runs one layer of SmolLM2's shape (9 heads, 3 KV heads,
  * 64 wide, bf16, entmax 1.5) on random keys and a random fit of rank 16: what the predictor takes
  * (projections, codes, selection and plan), what attention over its graph takes, and the density of that
- * graph. bench_sparsefinder [threads [level [case [deviation]]]]     case: decode4k decode16k prefill8k
+ * graph. bench_sparsefinder [threads [level [case [deviation [attention]]]]]
+ * case: decode4k decode16k; 8,192 read in chunks of 512 (prefill8k), of 256, as a prompt that is alone
+ * (alone8k), of 64, as steps of 20 ms make them (steps8k). attention: those that contain this text.
  * Targets: decoding at 16k with keep 64 at most .35 of dense, at 4k less than dense; prefill at 8k: the
  * predictor at most .15 of dense by the grouping that serves best, all together less than dense. */
 #include <math.h>
@@ -14,7 +16,16 @@
 #include "kernels/cpu/cpu.h"
 #include "tests/support/random.h"
 
-enum { HEADS = 9, KV_HEADS = 3, HEAD_DIM = 64, RANK = 16, CENTROIDS = 32, CHUNK = 512 };
+enum {
+    HEADS = 9,
+    KV_HEADS = 3,
+    HEAD_DIM = 64,
+    RANK = 16,
+    CENTROIDS = 32,
+    CHUNK = 512,
+    ALONE = 256,
+    SHARED = 64
+};
 #define HEAD_BYTES ((size_t)2 * SP_TILE * HEAD_DIM * 2)
 #define PAGE_BYTES (KV_HEADS * HEAD_BYTES)
 
@@ -278,7 +289,8 @@ int main(int argc, char **argv)
         if (all || !strcmp(only, "decode4k")) run_case(attentions[i], 4096, 1, deviation);
         if (all || !strcmp(only, "decode16k")) run_case(attentions[i], 16384, 1, deviation);
         if (all || !strcmp(only, "prefill8k")) run_case(attentions[i], 8192, CHUNK, deviation);
-        if (all || !strcmp(only, "steps8k")) run_case(attentions[i], 8192, 64, deviation);
+        if (all || !strcmp(only, "alone8k")) run_case(attentions[i], 8192, ALONE, deviation);
+        if (all || !strcmp(only, "steps8k")) run_case(attentions[i], 8192, SHARED, deviation);
     }
     free_fit();
     sp_device_close(device);
