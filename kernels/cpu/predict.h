@@ -1,5 +1,6 @@
 /* Private to kernels/cpu: projections, codes, scans and assignments (kernels/predict.h). This header holds
- * the table of small pieces that each CPU level fills; predict.c and predict_scan.c drive them.
+ * the table of small pieces that each CPU level fills; predict.c, predict_scan.c and predict_step.c drive
+ * them.
  *
  * Bits. Every number has one accumulator and one order of operations, the same at every level, lanes run
  * across independent results; so levels agree on every edge:
@@ -19,9 +20,9 @@
 
 #include "kernels/cpu/cpu.h"
 
-#define SP_SCAN_ROWS 6  /* most rows of a tile */
-#define SP_SCAN_STEP 64 /* tiles that are scored before their candidates are taken */
-#define SP_SCAN_PAD 64  /* numbers behind a candidate list that may be overwritten */
+#define SP_SCAN_ROWS 6   /* most rows of a tile */
+#define SP_SCAN_STEP 128 /* tiles that are scored before their candidates are taken */
+#define SP_SCAN_PAD 64   /* numbers behind a candidate list that may be overwritten */
 
 /* Projected queries of one map's heads and one tile of 64 projected keys. */
 typedef struct sp_scan_tile {
@@ -35,6 +36,32 @@ typedef struct sp_scan_tile {
     float *near;           /* (rows, 64), rows near_stride numbers apart */
     size_t near_stride;
 } sp_scan_tile;
+
+/* Some tiles of a step, which has at most SP_SCAN_STEP: first, first + every and so on before end. Tile t has
+ * its projected keys at pages[t] + offset; rows of near and marks are a step apart. */
+typedef struct sp_scan_run {
+    sp_scan_tile tile; /* k and near are not read */
+    uint32_t first, end, every;
+    uint64_t scored[SP_SCAN_STEP / 64]; /* a bit a tile: it has its scores and marks already */
+    const uint8_t *const *pages;        /* (end) */
+    size_t offset, ahead;               /* bytes of a tile to ask for before its turn; 0: they are near */
+    float *near;                        /* (rows, end, 64) */
+    const float *floors;                /* (rows); NULL: nothing is marked */
+    uint64_t *marks;                    /* (rows, end); bit j: key j is above the row's floor */
+} sp_scan_run;
+#define SP_SCAN_AHEAD 4 /* tiles */
+
+static inline bool sp_scan_scored(const sp_scan_run *run, uint32_t tile)
+{
+    return run->scored[tile / 64] >> tile % 64 & 1;
+}
+
+static inline void sp_scan_ask(const sp_scan_run *run, uint32_t tile)
+{
+    if (tile + SP_SCAN_AHEAD >= run->end) return;
+    for (size_t i = 0; i < run->ahead; i += 64)
+        __builtin_prefetch(run->pages[tile + SP_SCAN_AHEAD] + run->offset + i);
+}
 
 /* Candidates of one row: keys ascend. */
 typedef struct sp_scan_best {
@@ -50,11 +77,17 @@ typedef struct sp_predict_slots {
                     const float *weight, const float *bias, float *out, size_t out_stride);
     void (*near_f32)(const sp_scan_tile *tile);
     void (*near_bf16)(const sp_scan_tile *tile);
-    /* Products: marks (rows), bit j: that of key j is above the row's floor; near is left alone. NULL:
-     * near_bf16 and above will do. */
-    void (*mark_dot_bf16)(const sp_scan_tile *tile, const float *floors, uint64_t *marks);
+    /* Products of a run. near may be NULL: not wanted. NULL: near_bf16 and above will do. */
+    void (*dot_run_bf16)(const sp_scan_run *run);
     /* Bit j: near[j] > floor.  near (64) */
     uint64_t (*above)(const float *near, float floor);
+    /* For each row whose floor is -INFINITY a number that some more than `keep` of the keys of tiles first to
+     * end - 1 exceed, if those of the run, which alone are read, are like the others; INFINITY: can't be
+     * told. NULL: no guesses. */
+    void (*guess)(const sp_scan_run *run, size_t keep, float *floors);
+    /* Appends the keys first_key + j whose bit j is set in words (tiles); with guess. */
+    void (*gather)(const float *near, const uint64_t *words, uint32_t tiles, uint32_t first_key,
+                   sp_scan_best *best);
     /* Appends the keys first_key + j with near[j] > best->floor and bit j of allowed, j in 0 .. 64 tiles - 1.
      * near (tiles, 64), allowed (tiles). Raises the floor first where that is sure to leave `keep` keys. */
     void (*take)(const float *near, const uint64_t *allowed, uint32_t tiles, uint32_t first_key, size_t keep,
@@ -62,6 +95,8 @@ typedef struct sp_predict_slots {
     /* Keeps the largest, in order, ties to the lower key: at least keep, at most `most` of them; best->n >=
      * keep; floor becomes the smallest kept. */
     void (*shrink)(sp_scan_best *best, size_t keep, size_t most);
+    /* shrink to `keep` of each of at most SP_SCAN_ROWS lists that has more; NULL: shrink will do. */
+    void (*settle)(sp_scan_best *best, size_t rows, size_t keep);
     /* Bit j: one of the first n_ids of ids[4 j ..] is id, and bit j of exist is set; adds their number to
      * *count. ids (64, 4) */
     uint64_t (*match)(const uint16_t *ids, uint32_t n_ids, uint16_t id, uint64_t exist, uint32_t *count);

@@ -10,22 +10,20 @@
 #define INLINE static inline __attribute__((always_inline))
 #define ROWS 6
 
-INLINE void products(const int rows, const sp_scan_tile *tile, size_t row, __m512 sum[ROWS][4])
+INLINE void products(const int rows, const uint16_t *q, size_t stride, const uint32_t *k, __m512 sum[ROWS][4])
 {
-    const uint16_t *q = tile->pairs + row * tile->stride;
-    const uint32_t *k = tile->k;
 #pragma GCC unroll 6
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) sum[i][j] = _mm512_setzero_ps();
-    for (size_t d = 0; d < tile->stride; d += 2, k += SP_TILE) {
+    for (size_t d = 0; d < stride; d += 2, k += SP_TILE) {
         __m512bh b[4];
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) b[j] = (__m512bh)_mm512_loadu_si512(k + 16 * j);
 #pragma GCC unroll 6
         for (int i = 0; i < rows; i++) {
             uint32_t pair;
-            memcpy(&pair, q + (size_t)i * tile->stride + d, sizeof pair);
+            memcpy(&pair, q + (size_t)i * stride + d, sizeof pair);
             __m512bh a = (__m512bh)_mm512_set1_epi32((int)pair);
 #pragma GCC unroll 4
             for (int j = 0; j < 4; j++) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], a, b[j]);
@@ -33,51 +31,53 @@ INLINE void products(const int rows, const sp_scan_tile *tile, size_t row, __m51
     }
 }
 
-INLINE void near_rows(const int rows, const sp_scan_tile *tile, size_t row)
+/* Some rows of a run. Tiles follow each other in one loop: scores are stored and compared while the next tile
+ * is multiplied. */
+INLINE void run_rows(const bool put, const bool mark, const int rows, const sp_scan_run *run, size_t row)
 {
-    __m512 sum[ROWS][4];
-    products(rows, tile, row, sum);
+    const sp_scan_run of = *run; /* what is stored can't change it */
+    const size_t near_stride = of.tile.near_stride;
+    const uint16_t *const q = of.tile.pairs + row * of.tile.stride;
+    float *const near = put ? of.near + row * near_stride : NULL, floors[ROWS];
+    uint64_t *const marks = of.marks + row * SP_SCAN_STEP;
+    for (int i = 0; i < rows && mark; i++) floors[i] = of.floors[row + (size_t)i];
+    for (uint32_t t = of.first; t < of.end; t += of.every) {
+        __m512 sum[ROWS][4];
+        if (sp_scan_scored(&of, t)) continue;
+        if (of.ahead && row == 0) sp_scan_ask(&of, t);
+        products(rows, q, of.tile.stride, (const uint32_t *)(const void *)(of.pages[t] + of.offset), sum);
+        float *to = near + (size_t)t * SP_TILE;
 #pragma GCC unroll 6
-    for (int i = 0; i < rows; i++)
+        for (int i = 0; i < rows; i++, to += near_stride) {
+            __mmask16 in[4];
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; j++)
-            _mm512_storeu_ps(tile->near + (row + (size_t)i) * tile->near_stride + 16 * (size_t)j, sum[i][j]);
-}
-
-static void near_bf16(const sp_scan_tile *tile)
-{
-    if (tile->metric != SP_METRIC_DOT) {
-        sp_avx512_near_bf16(tile);
-        return;
-    }
-    size_t row = 0;
-    for (; row + ROWS <= tile->rows; row += ROWS) near_rows(ROWS, tile, row);
-    for (; row + 3 <= tile->rows; row += 3) near_rows(3, tile, row);
-    for (; row < tile->rows; row++) near_rows(1, tile, row);
-}
-
-INLINE void mark_rows(const int rows, const sp_scan_tile *tile, size_t row, const float *floors,
-                      uint64_t *marks)
-{
-    __m512 sum[ROWS][4];
-    products(rows, tile, row, sum);
-#pragma GCC unroll 6
-    for (int i = 0; i < rows; i++) {
-        __m512 floor = _mm512_set1_ps(floors[row + (size_t)i]);
-        __mmask16 in[4];
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) in[j] = _mm512_cmp_ps_mask(sum[i][j], floor, _CMP_GT_OQ);
-        marks[row + (size_t)i] =
-            _mm512_kunpackd(_mm512_kunpackw(in[3], in[2]), _mm512_kunpackw(in[1], in[0]));
+            for (int j = 0; j < 4; j++) {
+                if (put) _mm512_storeu_ps(to + 16 * j, sum[i][j]);
+                if (mark) in[j] = _mm512_cmp_ps_mask(sum[i][j], _mm512_set1_ps(floors[i]), _CMP_GT_OQ);
+            }
+            if (mark)
+                marks[(size_t)i * SP_SCAN_STEP + t] =
+                    _mm512_kunpackd(_mm512_kunpackw(in[3], in[2]), _mm512_kunpackw(in[1], in[0]));
+        }
     }
 }
 
-static void mark_dot_bf16(const sp_scan_tile *tile, const float *floors, uint64_t *marks)
+INLINE void run_all(const bool put, const bool mark, const sp_scan_run *run)
 {
-    size_t row = 0;
-    for (; row + ROWS <= tile->rows; row += ROWS) mark_rows(ROWS, tile, row, floors, marks);
-    for (; row + 3 <= tile->rows; row += 3) mark_rows(3, tile, row, floors, marks);
-    for (; row < tile->rows; row++) mark_rows(1, tile, row, floors, marks);
+    size_t row = 0, rows = run->tile.rows;
+    for (; row + ROWS <= rows; row += ROWS) run_rows(put, mark, ROWS, run, row);
+    for (; row + 3 <= rows; row += 3) run_rows(put, mark, 3, run, row);
+    for (; row < rows; row++) run_rows(put, mark, 1, run, row);
+}
+
+static void dot_run(const sp_scan_run *run)
+{
+    if (!run->floors)
+        run_all(true, false, run);
+    else if (run->near)
+        run_all(true, true, run);
+    else
+        run_all(false, true, run);
 }
 
 /* A word's keys are what its bits compress 0 .. 63 to. */
@@ -110,32 +110,6 @@ static void list_set(const uint64_t *words, uint32_t tiles, uint32_t n, uint32_t
     }
 }
 
-/* What is marked becomes a list of places in near, then of scores and keys. */
-static void gather(const float *near, const uint64_t *words, uint32_t tiles, uint32_t first_key,
-                   sp_scan_best *best)
-{
-    uint32_t n = sp_avx2_count_bits(words, tiles), *keys = best->keys + best->n;
-    float *to = best->near + best->n;
-    const __m512i first = _mm512_set1_epi32((int)first_key);
-    list_set(words, tiles, n + SP_SCAN_PAD, keys);
-    for (uint32_t i = 0; i < n; i += 16) { /* what is behind the last is overwritten, or never read */
-        uint32_t left = n - i;
-        __mmask16 in = (__mmask16)(left < 16 ? (1u << left) - 1 : UINT16_MAX);
-        __m512i place = _mm512_loadu_si512(keys + i);
-        _mm512_storeu_ps(to + i, _mm512_mask_i32gather_ps(_mm512_setzero_ps(), in, place, near, 4));
-        _mm512_storeu_si512(keys + i, _mm512_add_epi32(place, first));
-    }
-    best->n += n;
-}
-
-static void take(const float *near, const uint64_t *allowed, uint32_t tiles, uint32_t first_key, size_t keep,
-                 sp_scan_best *best)
-{
-    uint64_t words[SP_SCAN_STEP];
-    sp_avx512_pass(near, allowed, tiles, keep, best, words);
-    gather(near, words, tiles, first_key, best);
-}
-
 static void near_f32(const sp_scan_tile *tile)
 {
     sp_predict_avx512.near_f32(tile);
@@ -143,11 +117,14 @@ static void near_f32(const sp_scan_tile *tile)
 
 const sp_predict_slots sp_predict_avx512bf16 = {.project = sp_avx512_project,
                                                 .near_f32 = near_f32,
-                                                .near_bf16 = near_bf16,
-                                                .mark_dot_bf16 = mark_dot_bf16,
+                                                .near_bf16 = sp_avx512_near_bf16,
+                                                .dot_run_bf16 = dot_run,
                                                 .above = sp_avx512_above,
-                                                .take = take,
+                                                .guess = sp_avx512_guess,
+                                                .gather = sp_avx512_gather,
+                                                .take = sp_avx512_take,
                                                 .shrink = sp_avx512_shrink,
+                                                .settle = sp_avx512_settle,
                                                 .match = sp_avx512_match,
                                                 .count_bits = sp_avx2_count_bits,
                                                 .list_set = list_set,

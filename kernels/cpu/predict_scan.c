@@ -2,49 +2,24 @@
  * (scan_top).
  *
  * A task is a block of rows of the heads that read one map, so that each tile of 64 keys is loaded once for
- * up to 6 rows. For the nearest, a row keeps a list of candidates: a key enters when it is nearer than the
- * floor, and when the list is full it shrinks to the `keep` best, whose last is the new floor. Keys come
- * ascending, so of equal ones the lower stays. The result is the exact set whatever the cuts; few rows over
- * many keys (decoding) are cut into parts of the keys, whose lists are joined. Scratch stays with the device.
- * Tests: tests/kernels/test_predict.c */
+ * up to 6 rows (predict_step.c). For the nearest, a row keeps a list of candidates: a key enters when it is
+ * nearer than the floor, and when the list is full it shrinks to the `keep` best, whose last is the new
+ * floor. Keys come ascending, so of equal ones the lower stays. The result is the exact set whatever the
+ * cuts; few rows over many keys (decoding) are cut into parts of the keys, whose lists are joined. Scratch
+ * stays with the device. Tests: tests/kernels/test_predict.c */
 #include <assert.h>
-#include <stdatomic.h>
 #include <string.h>
 
 #include "kernels/cpu/attend.h"
-#include "kernels/cpu/predict.h"
+#include "kernels/cpu/predict_scan.h"
 
 #define LIST_ROOM 128 /* candidates beyond `keep` before a list shrinks */
-#define FEW_ROWS 4    /* rows that compute less than it takes to bring a tile */
-#define ASK_AHEAD 4   /* tiles */
 #define PART_TILES 32 /* least tiles of a part */
 #define PART_TASKS 8  /* tasks a thread that parts make at most */
 
 typedef struct scan_scratch {
     sp_attend_buffer workers, parts;
 } scan_scratch;
-
-/* Scratch of one thread. */
-typedef struct worker_scratch {
-    float *q, *lengths, *near; /* (6, stride), (6), (6, 64, 64) */
-    uint16_t *pairs;           /* (6, stride) */
-    float *list_near;          /* (6, room) */
-    uint32_t *list_keys;       /* (6, room) */
-} worker_scratch;
-
-typedef struct scan {
-    const sp_scan_args *args;
-    const sp_predict_slots *slots;
-    bool top;
-    size_t share, stride, blocks, parts, tiles, part_tiles;
-    size_t room, full;          /* numbers of a candidate list; how many make it shrink */
-    size_t part_room, row_room; /* numbers of a part's list of one row; of all parts of a row */
-    uint8_t *workers;
-    size_t worker_bytes;
-    float *part_near; /* (n_maps, rows * share, row_room) */
-    uint32_t *part_keys, *part_n;
-    _Atomic float *floors; /* (n_maps, rows * share): what parts have found; only ever rises */
-} scan;
 
 static void scratch_free(void *pointer)
 {
@@ -61,7 +36,7 @@ static uint8_t *carve(uint8_t *base, size_t *used, size_t bytes)
     return at;
 }
 
-static size_t carve_worker(const scan *s, uint8_t *base, worker_scratch *out)
+static size_t carve_worker(const sp_scan *s, uint8_t *base, sp_scan_worker *out)
 {
     size_t used = 0;
     out->q = (float *)carve(base, &used, SP_SCAN_ROWS * s->stride * sizeof *out->q);
@@ -77,17 +52,11 @@ static size_t carve_worker(const scan *s, uint8_t *base, worker_scratch *out)
 
 /* --- rows --- */
 
-/* A row of a head, and the keys it may take: one interval, or two around a window. */
-typedef struct scan_row {
-    uint32_t row, head;
-    uint32_t begin[2], end[2];
-} scan_row;
-
-static scan_row row_of(const scan *s, uint32_t map, size_t index)
+static sp_scan_row row_of(const sp_scan *s, uint32_t map, size_t index)
 {
     const sp_scan_args *args = s->args;
-    scan_row at = {.row = (uint32_t)(index / s->share),
-                   .head = (uint32_t)(map * s->share + index % s->share)};
+    sp_scan_row at = {.row = (uint32_t)(index / s->share),
+                      .head = (uint32_t)(map * s->share + index % s->share)};
     uint32_t query = args->position + at.row, end = args->keys.n_keys;
     if (args->causal && query < end) end = query + 1;
     at.end[0] = end;
@@ -102,20 +71,7 @@ static scan_row row_of(const scan *s, uint32_t map, size_t index)
     return at;
 }
 
-static uint64_t interval_bits(uint32_t tile, uint32_t begin, uint32_t end)
-{
-    uint64_t low = (uint64_t)tile * SP_TILE, high = low + SP_TILE;
-    uint64_t from = begin > low ? begin : low, to = end < high ? end : high;
-    if (from >= to) return 0;
-    return UINT64_MAX >> (SP_TILE - (to - from)) << (from - low);
-}
-
-static uint64_t allowed_bits(const scan_row *row, uint32_t tile)
-{
-    return interval_bits(tile, row->begin[0], row->end[0]) | interval_bits(tile, row->begin[1], row->end[1]);
-}
-
-static void load_queries(const scan *s, const scan_row *rows, size_t n, const worker_scratch *scratch)
+static void load_queries(const sp_scan *s, const sp_scan_row *rows, size_t n, const sp_scan_worker *scratch)
 {
     const sp_scan_args *args = s->args;
     size_t rank = args->keys.rank;
@@ -125,35 +81,18 @@ static void load_queries(const scan *s, const scan_row *rows, size_t n, const wo
         float *q = scratch->q + i * s->stride, square = 0;
         memcpy(q, from, rank * sizeof *q);
         if (rank % 2) q[rank] = 0;
-        for (size_t d = 0; d < s->stride && half; d++) {
-            scratch->pairs[i * s->stride + d] = sp_bf16_from_f32(q[d]);
-            q[d] = sp_bf16_to_f32(scratch->pairs[i * s->stride + d]);
-        }
+        uint16_t *pairs = scratch->pairs + i * s->stride;
+        for (size_t d = 0; half && d < s->stride; d++) pairs[d] = sp_bf16_from_f32(q[d]);
+        for (size_t d = 0; half && d < s->stride; d++) q[d] = sp_bf16_to_f32(pairs[d]);
         for (size_t d = 0; d < rank && args->metric == SP_METRIC_COSINE; d++)
             square = fmaf(q[d], q[d], square);
         scratch->lengths[i] = sqrtf(square);
     }
 }
 
-/* --- one block of rows over one part of the keys --- */
-
-typedef struct block {
-    scan_row rows[SP_SCAN_ROWS];
-    sp_scan_best best[SP_SCAN_ROWS];
-    uint64_t words[SP_SCAN_ROWS][SP_SCAN_STEP];
-    size_t n, first;        /* rows; index of the first within its map */
-    uint32_t map, whole[2]; /* tiles of which every row may take all keys: from, to */
-    worker_scratch scratch;
-} block;
-
-static float floor_of(const sp_scan_args *args, uint32_t head)
-{
-    return args->metric == SP_METRIC_DOT ? args->thresholds[head] : -args->thresholds[head];
-}
-
-/* Raises the floor of a row's other parts, and its own to theirs. Keys at the floor itself may have lower
+/* Keys at the floor itself may have lower
  * keys in another part: they stay wanted. */
-static void share_floor(const scan *s, block *b, size_t i)
+void sp_scan_share(const sp_scan *s, sp_scan_block *b, size_t i)
 {
     _Atomic float *floor = &s->floors[b->map * s->args->rows * s->share + b->first + i];
     float mine = nextafterf(b->best[i].floor, -INFINITY),
@@ -164,126 +103,31 @@ static void share_floor(const scan *s, block *b, size_t i)
     if (theirs > b->best[i].floor) b->best[i].floor = theirs;
 }
 
-static void ask_tile(const scan *s, uint32_t map, uint32_t tile)
+/* Lists with more than `keep` keys lose the others. */
+static void settle(const sp_scan *s, sp_scan_best *best, size_t rows)
 {
-    const uint8_t *codes = s->args->keys.pages[tile] + map * s->args->keys.map_bytes;
-    for (size_t i = 0; i < s->args->keys.map_bytes; i += 64) __builtin_prefetch(codes + i);
-}
-
-/* What all tiles of a block share; k and near are the caller's. near_stride: floats from row to row. */
-static sp_scan_tile begin_tile(const scan *s, const block *b, size_t near_stride)
-{
-    const sp_scan_args *args = s->args;
-    bool rootless = args->metric == SP_METRIC_EUCLIDEAN && s->top; /* the root would only make ties */
-    return (sp_scan_tile){.rows = b->n,
-                          .rank = args->keys.rank,
-                          .stride = s->stride,
-                          .metric = rootless ? SP_METRIC_L2 : args->metric,
-                          .q = b->scratch.q,
-                          .pairs = b->scratch.pairs,
-                          .lengths = b->scratch.lengths,
-                          .near_stride = near_stride};
-}
-
-static void score_tile(const scan *s, const sp_scan_tile *tile)
-{
-    if (s->args->keys.dtype == SP_BF16)
-        s->slots->near_bf16(tile);
-    else
-        s->slots->near_f32(tile);
-}
-
-/* The keys of a tile that each row may take; returns whether there are any. */
-static uint64_t allow_tile(const block *b, uint32_t tile, uint64_t allowed[SP_SCAN_ROWS])
-{
-    bool whole = tile >= b->whole[0] && tile < b->whole[1];
-    uint64_t any = 0;
-    for (size_t i = 0; i < b->n; i++) {
-        allowed[i] = whole ? UINT64_MAX : allowed_bits(&b->rows[i], tile);
-        any |= allowed[i];
-    }
-    return any;
-}
-
-/* Which keys of a tile are above the floors, for all rows of the block. marks (rows) */
-static void mark_tile(const scan *s, const block *b, sp_scan_tile *tile, const float *floors, uint64_t *marks)
-{
-    if (s->args->keys.dtype == SP_BF16 && tile->metric == SP_METRIC_DOT && s->slots->mark_dot_bf16) {
-        s->slots->mark_dot_bf16(tile, floors, marks);
+    if (s->slots->settle) {
+        s->slots->settle(best, rows, s->args->keep);
         return;
     }
-    score_tile(s, tile);
-    for (size_t i = 0; i < b->n; i++)
-        marks[i] = s->slots->above(tile->near + i * tile->near_stride, floors[i]);
-}
-
-/* scan_mask: words of all tiles from begin to end. */
-static void mask_part(const scan *s, block *b, uint32_t begin, uint32_t end)
-{
-    const sp_scan_args *args = s->args;
-    sp_scan_tile tile = begin_tile(s, b, SP_TILE);
-    uint64_t *words[SP_SCAN_ROWS], allowed[SP_SCAN_ROWS], marks[SP_SCAN_ROWS];
-    float floors[SP_SCAN_ROWS];
-    tile.near = b->scratch.near;
-    for (size_t i = 0; i < b->n; i++) {
-        words[i] = args->words + ((size_t)b->rows[i].head * args->rows + b->rows[i].row) * s->tiles;
-        floors[i] = floor_of(args, b->rows[i].head);
-    }
-    for (uint32_t t = begin; t < end; t++) {
-        if (!allow_tile(b, t, allowed)) {
-            for (size_t i = 0; i < b->n; i++) words[i][t] = 0;
-            continue;
-        }
-        tile.k = args->keys.pages[t] + b->map * args->keys.map_bytes;
-        mark_tile(s, b, &tile, floors, marks);
-        for (size_t i = 0; i < b->n; i++) words[i][t] = allowed[i] & marks[i];
-    }
-}
-
-/* scan_top: candidates from begin to end. */
-static void top_part(const scan *s, block *b, uint32_t begin, uint32_t end)
-{
-    const sp_scan_args *args = s->args;
-    sp_scan_tile tile = begin_tile(s, b, SP_SCAN_STEP * SP_TILE);
-    for (uint32_t t = begin; t < end; t += SP_SCAN_STEP) {
-        uint32_t n = end - t < SP_SCAN_STEP ? end - t : SP_SCAN_STEP;
-        uint64_t some = 0, allowed[SP_SCAN_ROWS];
-        for (uint32_t j = 0; j < n; j++) {
-            uint64_t any = allow_tile(b, t + j, allowed);
-            for (size_t i = 0; i < b->n; i++) b->words[i][j] = allowed[i];
-            some |= any;
-            if (!any) continue;
-            tile.k = args->keys.pages[t + j] + b->map * args->keys.map_bytes;
-            tile.near = b->scratch.near + j * SP_TILE;
-            if (b->n <= FEW_ROWS && t + j + ASK_AHEAD < end) ask_tile(s, b->map, t + j + ASK_AHEAD);
-            score_tile(s, &tile);
-        }
-        for (size_t i = 0; i < b->n && some; i++) {
-            s->slots->take(b->scratch.near + i * tile.near_stride, b->words[i], n, t * SP_TILE, args->keep,
-                           &b->best[i]);
-            if (b->best[i].n > s->full)
-                s->slots->shrink(&b->best[i], args->keep, args->keep + args->keep / 4);
-            if (s->parts > 1) share_floor(s, b, i);
-        }
-    }
+    for (size_t i = 0; i < rows; i++)
+        if (best[i].n > s->args->keep) s->slots->shrink(&best[i], s->args->keep, s->args->keep);
 }
 
 /* Hands out a row's list. */
-static void put_best(const scan *s, const scan_row *row, sp_scan_best *best)
+static void put_best(const sp_scan *s, const sp_scan_row *row, const sp_scan_best *best)
 {
     const sp_scan_args *args = s->args;
     size_t at = (size_t)row->head * args->rows + row->row;
-    if (best->n > args->keep) s->slots->shrink(best, args->keep, args->keep);
     memcpy(args->best + at * args->keep, best->keys, best->n * sizeof *best->keys);
     args->n_best[at] = (uint32_t)best->n;
 }
 
-static void put_part(const scan *s, const block *b, size_t i, size_t part)
+static void put_part(const sp_scan *s, const sp_scan_block *b, size_t i, size_t part)
 {
     size_t rows = s->args->rows * s->share;
     size_t at = (b->map * rows + b->first + i) * s->parts + part;
-    sp_scan_best best = b->best[i];
-    if (best.n > s->args->keep) s->slots->shrink(&best, s->args->keep, s->args->keep);
+    const sp_scan_best best = b->best[i];
     size_t to = at / s->parts * s->row_room + part * s->part_room;
     memcpy(s->part_near + to, best.near, best.n * sizeof *best.near);
     memcpy(s->part_keys + to, best.keys, best.n * sizeof *best.keys);
@@ -292,12 +136,12 @@ static void put_part(const scan *s, const block *b, size_t i, size_t part)
 
 static void scan_task(void *context, size_t task, size_t worker)
 {
-    const scan *s = context;
-    block b;
+    const sp_scan *s = context;
+    sp_scan_block b;
     size_t part = task % s->parts, index = task / s->parts;
-    /* the last rows have the most keys: they go first */
-    size_t at = s->blocks - 1 - index / s->args->keys.n_maps, rows = s->args->rows * s->share;
-    b.map = (uint32_t)(index % s->args->keys.n_maps);
+    /* map by map, that its keys stay in the cache; the last rows have the most keys: they go first */
+    size_t at = s->blocks - 1 - index % s->blocks, rows = s->args->rows * s->share;
+    b.map = (uint32_t)(index / s->blocks);
     b.first = at * SP_SCAN_ROWS;
     b.n = rows - b.first < SP_SCAN_ROWS ? rows - b.first : SP_SCAN_ROWS;
     carve_worker(s, s->workers + worker * s->worker_bytes, &b.scratch);
@@ -306,7 +150,7 @@ static void scan_task(void *context, size_t task, size_t worker)
         b.best[i] = (sp_scan_best){.near = s->top ? b.scratch.list_near + i * s->room : NULL,
                                    .keys = s->top ? b.scratch.list_keys + i * s->room : NULL,
                                    .floor = -INFINITY};
-        if (s->parts > 1) share_floor(s, &b, i);
+        if (s->parts > 1) sp_scan_share(s, &b, i);
     }
     b.whole[0] = 0, b.whole[1] = UINT32_MAX;
     for (size_t i = 0; i < b.n; i++) {
@@ -318,10 +162,12 @@ static void scan_task(void *context, size_t task, size_t worker)
     size_t begin = part * s->part_tiles, end = begin + s->part_tiles;
     if (end > s->tiles) end = s->tiles;
     if (s->top)
-        top_part(s, &b, (uint32_t)begin, (uint32_t)end);
+        sp_scan_top_part(s, &b, (uint32_t)begin, (uint32_t)end);
     else
-        mask_part(s, &b, (uint32_t)begin, (uint32_t)end);
-    for (size_t i = 0; i < b.n && s->top; i++) {
+        sp_scan_mask_part(s, &b, (uint32_t)begin, (uint32_t)end);
+    if (!s->top) return;
+    settle(s, b.best, b.n);
+    for (size_t i = 0; i < b.n; i++) {
         if (s->parts > 1)
             put_part(s, &b, i, part);
         else
@@ -330,7 +176,7 @@ static void scan_task(void *context, size_t task, size_t worker)
 }
 
 /* Joins the parts of every row; keys ascend from part to part. */
-static void join_parts(const scan *s)
+static void join_parts(const sp_scan *s)
 {
     size_t rows = s->args->rows * s->share;
     for (uint32_t map = 0; map < s->args->keys.n_maps; map++) {
@@ -345,7 +191,8 @@ static void join_parts(const scan *s)
                 memmove(best.keys + best.n, best.keys + part * s->part_room, n * sizeof *best.keys);
                 best.n += n;
             }
-            scan_row row = row_of(s, map, i);
+            sp_scan_row row = row_of(s, map, i);
+            settle(s, &best, 1);
             put_best(s, &row, &best);
         }
     }
@@ -353,7 +200,7 @@ static void join_parts(const scan *s)
 
 /* --- the call --- */
 
-static void choose_parts(scan *s, size_t threads)
+static void choose_parts(sp_scan *s, size_t threads)
 {
     size_t tasks = s->blocks * s->args->keys.n_maps;
     s->parts = 1;
@@ -367,7 +214,7 @@ static void choose_parts(scan *s, size_t threads)
 }
 
 /* Scratch for all threads and, with parts, their lists. */
-static bool reserve(scan *s, sp_cpu_state *cpu, size_t threads)
+static bool reserve(sp_scan *s, sp_cpu_state *cpu, size_t threads)
 {
     if (!cpu->predict) {
         cpu->predict = sp_alloc_zero(1, sizeof(scan_scratch));
@@ -379,7 +226,7 @@ static bool reserve(scan *s, sp_cpu_state *cpu, size_t threads)
     size_t spare = keep > LIST_ROOM ? keep : LIST_ROOM;
     s->full = keep + spare < keys ? keep + spare : keys;
     s->room = s->full + SP_SCAN_STEP * SP_TILE + SP_SCAN_PAD;
-    worker_scratch unused;
+    sp_scan_worker unused;
     s->worker_bytes = carve_worker(s, NULL, &unused);
     s->workers = sp_attend_reserve(&scratch->workers, s->worker_bytes * threads);
     if (!s->workers) return false;
@@ -409,12 +256,12 @@ static sp_status run(sp_device *device, const sp_scan_args *args, bool top, sp_e
     assert(keys->n_maps && args->n_heads % keys->n_maps == 0);
     sp_cpu_state *cpu = sp_cpu_of(device);
     size_t threads = sp_threads_count(device->threads);
-    scan s = {.args = args,
-              .slots = sp_predict_slots_for(cpu->level),
-              .top = top,
-              .share = args->n_heads / keys->n_maps,
-              .stride = (keys->rank + 1) / 2 * 2,
-              .tiles = ((size_t)keys->n_keys + SP_TILE - 1) / SP_TILE};
+    sp_scan s = {.args = args,
+                 .slots = sp_predict_slots_for(cpu->level),
+                 .top = top,
+                 .share = args->n_heads / keys->n_maps,
+                 .stride = (keys->rank + 1) / 2 * 2,
+                 .tiles = ((size_t)keys->n_keys + SP_TILE - 1) / SP_TILE};
     s.blocks = (args->rows * s.share + SP_SCAN_ROWS - 1) / SP_SCAN_ROWS;
     if (!s.blocks) return SP_OK;
     if (top && (!args->keep || !s.tiles)) {

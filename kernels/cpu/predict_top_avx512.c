@@ -84,11 +84,14 @@ static float pick(const float *x, size_t n, float from, float below, size_t want
         found += (size_t)_mm_popcnt_u32(in);
     }
     __m512 v = _mm512_mask_mov_ps(none, first_lanes(found), _mm512_load_ps(few));
-    __m512i turned = _mm512_castps_si512(v), larger = _mm512_setzero_si512();
+    const __m512i one = _mm512_set1_epi32(1);
+    __m512i lane = _mm512_set_epi32(0, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1);
+    __m512i larger = _mm512_setzero_si512();
+#pragma GCC unroll 15
     for (int i = 1; i < 16; i++) { /* each meets the 15 others */
-        turned = _mm512_alignr_epi32(turned, turned, 1);
-        larger = _mm512_mask_add_epi32(larger, _mm512_cmp_ps_mask(_mm512_castsi512_ps(turned), v, _CMP_GT_OQ),
-                                       larger, _mm512_set1_epi32(1));
+        __mmask16 in = _mm512_cmp_ps_mask(_mm512_permutexvar_ps(lane, v), v, _CMP_GT_OQ);
+        larger = _mm512_mask_add_epi32(larger, in, larger, one);
+        lane = _mm512_add_epi32(lane, one);
     }
     __mmask16 in = _mm512_cmplt_epu32_mask(larger, _mm512_set1_epi32((int)wanted));
     float least = _mm512_mask_reduce_min_ps(in, v);
@@ -131,15 +134,14 @@ static float find_floor(const float *x, size_t n, size_t keep, size_t most, size
     return bisect(x, n, keep, most, least, largest, reach);
 }
 
-void sp_avx512_shrink(sp_scan_best *best, size_t keep, size_t most)
+/* Keeps what reaches the floor, as `reach` numbers do; where that is more than most, all above it and the
+ * first of those at it: `keep` together. */
+static void keep_from(sp_scan_best *best, size_t keep, size_t most, float floor, size_t reach)
 {
-    assert(best->n >= keep && keep > 0);
-    size_t reach, n = 0;
-    float floor = find_floor(best->near, best->n, keep, most, &reach);
     const __m512 limit = _mm512_set1_ps(floor);
     __m512 least = _mm512_set1_ps(INFINITY);
     size_t spare = reach > most ? reach - keep : 0; /* of those at the floor itself, the last so many go */
-    size_t ties = 0;
+    size_t ties = 0, n = 0;
     if (spare) {
         for (size_t i = 0; i < best->n; i += 16)
             ties += (size_t)_mm_popcnt_u32(_mm512_mask_cmp_ps_mask(
@@ -164,83 +166,194 @@ void sp_avx512_shrink(sp_scan_best *best, size_t keep, size_t most)
     best->floor = _mm512_reduce_min_ps(least);
 }
 
+void sp_avx512_shrink(sp_scan_best *best, size_t keep, size_t most)
+{
+    assert(best->n >= keep && keep > 0);
+    size_t reach;
+    float floor = find_floor(best->near, best->n, keep, most, &reach);
+    keep_from(best, keep, most, floor, reach);
+}
+
+/* --- searches of several rows beside each other: none waits for the others' counts --- */
+
+typedef struct searches {
+    const float *x[8];
+    size_t n[8];
+    __m256 from, to;             /* wanted numbers reach from, fewer reach to */
+    __m256 reach_from, reach_to; /* how many do */
+} searches;
+
+/* About the logarithm of positive numbers, but for factor and summand. */
+INLINE __m256 logarithm(__m256 x)
+{
+    return _mm256_cvtepi32_ps(_mm256_castps_si256(x));
+}
+
+/* Numbers between from and to that about `aim` reach, as if the counts' logarithms lay on a straight line. */
+INLINE __m256 straight(const searches *s, float aim)
+{
+    __m256 top = logarithm(s->reach_from), end = logarithm(_mm256_max_ps(s->reach_to, _mm256_set1_ps(.5f)));
+    __m256 part = _mm256_div_ps(_mm256_sub_ps(top, logarithm(_mm256_set1_ps(aim))), _mm256_sub_ps(top, end));
+    part = _mm256_min_ps(_mm256_max_ps(part, _mm256_set1_ps(.05f)), _mm256_set1_ps(.95f));
+    return _mm256_fmadd_ps(_mm256_sub_ps(s->to, s->from), part, s->from);
+}
+
+/* Makes the intervals narrower by one count a row. */
+INLINE void narrow(searches *s, size_t rows, float wanted)
+{
+    const __m256 guess = straight(s, wanted);
+    float guesses[8], counts[8] = {0};
+    _mm256_storeu_ps(guesses, guess);
+    for (size_t i = 0; i < rows; i++) counts[i] = (float)count_from(s->x[i], s->n[i], guesses[i]);
+    __m256 count = _mm256_loadu_ps(counts);
+    __mmask8 enough = _mm256_cmp_ps_mask(count, _mm256_set1_ps(wanted), _CMP_GE_OQ);
+    s->from = _mm256_mask_mov_ps(s->from, enough, guess);
+    s->reach_from = _mm256_mask_mov_ps(s->reach_from, enough, count);
+    s->to = _mm256_mask_mov_ps(guess, enough, s->to);
+    s->reach_to = _mm256_mask_mov_ps(count, enough, s->reach_to);
+}
+
+#define SETTLE_ROUNDS 4 /* mostly 16 numbers or fewer are left then */
+
+void sp_avx512_settle(sp_scan_best *best, size_t rows, size_t keep)
+{
+    searches s = {.n = {0}};
+    float from[8] = {0}, to[8] = {0}, reach_from[8], reach_to[8] = {0};
+    for (size_t i = 0; i < 8; i++) reach_from[i] = 1;
+    for (size_t i = 0; i < rows; i++) {
+        __m512 low = _mm512_set1_ps(INFINITY), high = _mm512_set1_ps(-INFINITY);
+        s.x[i] = best[i].near;
+        if (best[i].n <= keep) continue;
+        s.n[i] = (best[i].n + SP_TILE - 1) / SP_TILE * SP_TILE;
+        for (size_t j = 0; j < best[i].n; j += 16) {
+            __m512 x = _mm512_loadu_ps(best[i].near + j);
+            low = _mm512_mask_min_ps(low, first_lanes(best[i].n - j), low, x);
+            high = _mm512_mask_max_ps(high, first_lanes(best[i].n - j), high, x);
+        }
+        for (size_t j = best[i].n; j < s.n[i]; j += 16) /* there is room for a tile */
+            _mm512_mask_storeu_ps(best[i].near + j, first_lanes(s.n[i] - j), _mm512_set1_ps(-INFINITY));
+        from[i] = _mm512_reduce_min_ps(low); /* the floor may have been raised since by another part */
+        to[i] = _mm512_reduce_max_ps(high);
+        reach_from[i] = (float)best[i].n;
+    }
+    s.from = _mm256_loadu_ps(from);
+    s.to = _mm256_loadu_ps(to);
+    s.reach_from = _mm256_loadu_ps(reach_from);
+    s.reach_to = _mm256_loadu_ps(reach_to);
+    for (int i = 0; i < SETTLE_ROUNDS; i++) narrow(&s, rows, (float)keep);
+    _mm256_storeu_ps(from, s.from);
+    _mm256_storeu_ps(to, s.to);
+    _mm256_storeu_ps(reach_from, s.reach_from);
+    _mm256_storeu_ps(reach_to, s.reach_to);
+    for (size_t i = 0; i < rows; i++) {
+        size_t reach;
+        float floor;
+        if (best[i].n <= keep) continue;
+        if (reach_to[i] > 0 && reach_from[i] - reach_to[i] <= 16 && from[i] > -INFINITY) {
+            floor = pick(best[i].near, best[i].n, from[i], to[i], keep - (size_t)reach_to[i], &reach);
+            reach += (size_t)reach_to[i];
+        } else {
+            floor = find_floor(best[i].near, best[i].n, keep, keep, &reach);
+        }
+        keep_from(&best[i], keep, keep, floor, reach);
+    }
+}
+
+/* Raises the tops of the lanes to the allowed keys of a tile. */
+INLINE __m512 raise_tops(__m512 top, const float *near, uint64_t allowed)
+{
+    __m512 x[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        x[j] = _mm512_loadu_ps(near + 16 * j);
+        if (allowed != UINT64_MAX)
+            x[j] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), (__mmask16)(allowed >> 16 * j), x[j]);
+    }
+    /* in this order what is not a number is passed over */
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) top = _mm512_max_ps(x[j], top);
+    return top;
+}
+
 /* The keep-th largest of the maxima of disjoint sets of keys is a floor that keep keys reach. A set is the
  * keys of one lane in `group` tiles. */
 static float sure_floor(const float *near, const uint64_t *allowed, uint32_t tiles, uint32_t group,
                         size_t keep)
 {
     _Alignas(64) float tops[SP_SCAN_STEP * 16];
-    const __m512 none = _mm512_set1_ps(-INFINITY);
     size_t reach, n = 0;
     for (uint32_t t = 0; t < tiles; t += group, n += 16) {
-        __m512 top = none;
-        for (uint32_t i = t; i < t + group && i < tiles; i++) {
-            const bool whole = allowed[i] == UINT64_MAX;
-            __m512 x[4];
-#pragma GCC unroll 4
-            for (int j = 0; j < 4; j++) {
-                x[j] = _mm512_loadu_ps(near + i * SP_TILE + 16 * j);
-                if (!whole) x[j] = _mm512_mask_mov_ps(none, (__mmask16)(allowed[i] >> 16 * j), x[j]);
-            }
-            /* in this order what is not a number is passed over */
-#pragma GCC unroll 4
-            for (int j = 0; j < 4; j++) top = _mm512_max_ps(x[j], top);
-        }
+        __m512 top = _mm512_set1_ps(-INFINITY);
+        for (uint32_t i = t; i < t + group && i < tiles; i++)
+            top = raise_tops(top, near + i * SP_TILE, allowed[i]);
         _mm512_store_ps(tops + n, top);
     }
     float floor = find_floor(tops, n, keep, keep + keep / 8, &reach);
     return floor > -FLT_MAX && reach >= keep ? nextafterf(floor, -INFINITY) : -INFINITY;
 }
 
-/* Appends the keys that words (tiles) mark. */
-static void gather(const float *near, const uint64_t *words, uint32_t tiles, uint32_t first_key,
-                   sp_scan_best *best)
+#define GUESS_ROUNDS 3
+#define GUESS_MORE 1.5f /* deviations */
+#define GUESS_TOPS 256  /* sets of a row at most */
+
+/* As many of the sample exceed the guess as are expected, and GUESS_MORE deviations more, were keys drawn at
+ * random. They are counted by the maxima of sets of 4 or 8, a lane's keys in one tile or two. */
+void sp_avx512_guess(const sp_scan_run *run, size_t keep, float *floors)
 {
-    uint32_t at[SP_SCAN_STEP + 1], used = 0;
-    for (uint32_t t = 0; t < tiles; t++) { /* tiles with a hit, without a branch */
-        at[used] = t;
-        used += words[t] != 0;
-    }
-    const uint64_t last = (uint64_t)1 << 63;
-    float *to = best->near + best->n;
-    uint32_t *keys = best->keys + best->n;
-    for (uint32_t i = 0; i < used;
-         i++) { /* mostly one hit or two: both are written, what is none is overwritten */
-        uint64_t word = words[at[i]], rest = word & (word - 1);
-        uint32_t hits = (uint32_t)__builtin_popcountll(word), first = at[i] * SP_TILE;
-        uint32_t one = first + (uint32_t)__builtin_ctzll(word),
-                 two = first + (uint32_t)__builtin_ctzll(rest | last);
-        to[0] = near[one];
-        to[1] = near[two];
-        keys[0] = first_key + one;
-        keys[1] = first_key + two;
-        for (uint32_t j = 2; j < hits; j++) {
-            rest &= rest - 1;
-            uint32_t next = first + (uint32_t)__builtin_ctzll(rest | last);
-            to[j] = near[next];
-            keys[j] = first_key + next;
+    _Alignas(64) float tops[SP_SCAN_ROWS][GUESS_TOPS];
+    const uint32_t tiles = run->end - run->first, sampled = (tiles + run->every - 1) / run->every;
+    const uint32_t apart = run->every * (sampled < 16 ? 1 : 2);
+    const float share = (float)keep * (float)sampled / (float)tiles;
+    const float wanted = floorf(share + GUESS_MORE * sqrtf(share)) + 1;
+    size_t n = 16 * (size_t)((tiles + apart - 1) / apart), rows = run->tile.rows;
+    assert(n <= GUESS_TOPS);
+    searches s = {.n = {0}};
+    float from[8] = {0}, to[8] = {0};
+    for (size_t i = 0; i < rows; i++) {
+        const float *near = run->near + i * run->tile.near_stride;
+        float *put = tops[i];
+        __m512 low = _mm512_set1_ps(INFINITY), high = _mm512_set1_ps(-INFINITY);
+        for (uint32_t t = run->first; t < run->end; t += apart, put += 16) {
+            __m512 top = raise_tops(_mm512_set1_ps(-INFINITY), near + t * SP_TILE, UINT64_MAX);
+            if (apart > run->every && t + run->every < run->end)
+                top = raise_tops(top, near + (t + run->every) * SP_TILE, UINT64_MAX);
+            low = _mm512_min_ps(low, top);
+            high = _mm512_max_ps(high, top);
+            _mm512_store_ps(put, top);
         }
-        to += hits;
-        keys += hits;
+        s.x[i] = tops[i];
+        s.n[i] = n;
+        from[i] = _mm512_reduce_min_ps(low);
+        to[i] = _mm512_reduce_max_ps(high);
     }
-    best->n = (size_t)(to - best->near);
+    s.from = _mm256_loadu_ps(from);
+    s.to = _mm256_loadu_ps(to);
+    s.reach_from = _mm256_set1_ps((float)n);
+    s.reach_to = _mm256_setzero_ps();
+    for (int i = 0; i < GUESS_ROUNDS; i++) narrow(&s, rows, wanted);
+    _mm256_storeu_ps(from, straight(&s, wanted));
+    for (size_t i = 0; i < rows; i++) {
+        if (floors[i] > -INFINITY) continue;
+        floors[i] = wanted > (float)n / 2 ? INFINITY : from[i];
+    }
 }
 
-void sp_avx512_pass(const float *near, const uint64_t *allowed, uint32_t tiles, size_t keep,
-                    sp_scan_best *best, uint64_t words[SP_SCAN_STEP])
+void sp_avx512_gather(const float *near, const uint64_t *words, uint32_t tiles, uint32_t first_key,
+                      sp_scan_best *best)
 {
-    if (best->floor == -INFINITY && 2 * keep <= (size_t)tiles * 16) {
-        size_t group = (size_t)tiles * 16 / (4 * keep);
-        best->floor = sure_floor(near, allowed, tiles, group ? (uint32_t)group : 1, keep);
-    }
-    const __m512 limit = _mm512_set1_ps(best->floor);
-    for (uint32_t t = 0; t < tiles; t++) words[t] = allowed[t] & above(near + t * SP_TILE, limit);
+    for (uint32_t t = 0; t < tiles; t++)
+        sp_avx512_append(near + t * SP_TILE, words[t], first_key + t * SP_TILE, best);
 }
 
 void sp_avx512_take(const float *near, const uint64_t *allowed, uint32_t tiles, uint32_t first_key,
                     size_t keep, sp_scan_best *best)
 {
     uint64_t words[SP_SCAN_STEP];
-    sp_avx512_pass(near, allowed, tiles, keep, best, words);
-    gather(near, words, tiles, first_key, best);
+    if (best->floor == -INFINITY && 2 * keep <= (size_t)tiles * 16) {
+        size_t group = (size_t)tiles * 16 / (4 * keep);
+        best->floor = sure_floor(near, allowed, tiles, group ? (uint32_t)group : 1, keep);
+    }
+    const __m512 limit = _mm512_set1_ps(best->floor);
+    for (uint32_t t = 0; t < tiles; t++) words[t] = allowed[t] & above(near + t * SP_TILE, limit);
+    sp_avx512_gather(near, words, tiles, first_key, best);
 }

@@ -244,6 +244,7 @@ static const scene shapes[] = {
     {.rows = 5, .heads = 2, .maps = 2, .rank = 33, .keys = 129, .position = 124},
     {.rows = 3, .heads = 2, .maps = 2, .rank = 1, .keys = 70, .position = 0},
     {.rows = 2, .heads = 1, .maps = 1, .rank = 4, .keys = 9001, .position = 8990},
+    {.rows = 3, .heads = 6, .maps = 2, .rank = 16, .keys = 1500, .position = 1497},
 };
 
 /* Every level on one scene; the first level's results are what the others must repeat. */
@@ -307,6 +308,39 @@ static void test_ties(void **state)
         sp_device_close(device);
     }
     scene_close(&s);
+}
+
+/* Keys of every eighth tile, by which the fastest levels guess what the others are like: larger than the
+ * others, smaller, all alike, or no numbers. */
+static void test_misleading_tiles(void **state)
+{
+    (void)state;
+    enum { LARGE, SMALL, ALIKE, NAN_KEYS, CASES };
+    static const top_case tops[] = {
+        {64, 1, 16, true}, {20, 0, 0, false}, {300, 1, 4, true}, {64, 65, 2, true}};
+    static const sp_metric metrics[] = {SP_METRIC_DOT, SP_METRIC_DOT, SP_METRIC_L2};
+    test_random random = {21};
+    for (int i = 0; i < CASES * 3 * 2; i++) {
+        int kind = i % CASES, exact = i / CASES % 2, which = i / CASES / 2;
+        top_case c = tops[(kind + which) % CASES];
+        scene s = {.rows = 2, .heads = 6, .maps = 2, .rank = 16, .keys = 2400, .position = 2390};
+        s.dtype = which == 0 ? SP_BF16 : SP_F32;
+        scene_open(&s, &random, exact);
+        for (size_t at = 0; at < (size_t)s.keys * s.maps * s.rank; at++) {
+            size_t tile = at / ((size_t)s.maps * s.rank * SP_TILE);
+            if (tile % 8 != (c.first + 63) / 64 % 8) continue;
+            s.k[at] = kind == LARGE ? 4 * s.k[at] : kind == SMALL ? s.k[at] / 8 : kind == ALIKE ? 1 : NAN;
+        }
+        uint32_t *best = sp_alloc((size_t)s.rows * s.heads * c.keep, 4), n_best[2 * 6];
+        for (int level = 0; level <= (int)sp_cpu_level(); level++) {
+            sp_device *device = open_level((sp_cpu_isa)level, 1 + (size_t)i % 2);
+            device->ops->store_codes(device, s.keys, 0, s.maps, s.rank, s.dtype, s.k, s.map_bytes, s.pages);
+            run_top(&s, device, metrics[which], true, exact, c, best, n_best);
+            sp_device_close(device);
+        }
+        sp_free(best);
+        scene_close(&s);
+    }
 }
 
 /* What a row selects does not depend on the rows beside it or on keys behind it. */
@@ -490,7 +524,9 @@ static void test_odd_numbers(void **state)
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_project), cmocka_unit_test(test_r9),         cmocka_unit_test(test_scans),
-    cmocka_unit_test(test_ties),    cmocka_unit_test(test_rows_alone), cmocka_unit_test(test_odd_numbers),
+    cmocka_unit_test(test_project),     cmocka_unit_test(test_r9),
+    cmocka_unit_test(test_scans),       cmocka_unit_test(test_ties),
+    cmocka_unit_test(test_rows_alone),  cmocka_unit_test(test_misleading_tiles),
+    cmocka_unit_test(test_odd_numbers),
 };
 TEST_MAIN(tests)
