@@ -52,7 +52,8 @@ static traffic look(int fd)
     traffic found = {0};
     memset(&info, 0, sizeof info);
     if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0) {
-        found.received = info.tcpi_bytes_received;
+        /* the kernel counts a FIN as a byte */
+        found.received = info.tcpi_bytes_received - (info.tcpi_state == CLOSE_WAIT);
         found.acked = info.tcpi_bytes_acked;
     }
     if (ioctl(fd, SIOCOUTQ, &found.unacknowledged) != 0) found.unacknowledged = 0;

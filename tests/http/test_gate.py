@@ -5,6 +5,7 @@ doubtful head are never served as a second request.
 """
 import os
 import random
+import signal
 import sys
 import time
 
@@ -143,19 +144,39 @@ def test_connection_limits():
         check_idle_makes_room(*limits)
 
 
+def idle_ones(server, n):
+    """Connections that were answered and wait for their next request."""
+    idle = [server.connect() for _ in range(n)]
+    for i, link in enumerate(idle):
+        link.sendall(SECOND.replace(b"\r\n\r\n", b"\r\nX-Request-Id: idle-%d\r\n\r\n" % i))
+        assert b"200 OK" in harness.read_some(link)
+        with server.seen:  # idle once it is logged
+            assert server.seen.wait_for(lambda: any("id=idle-%d " % i in line for line in server.log), 60)
+        time.sleep(0.05)
+    return idle
+
+
 def check_idle_makes_room(limit, limit_per_ip):
     with harness.Server("--max-connections", limit, "--max-connections-per-ip", limit_per_ip) as server:
-        idle = [server.connect() for _ in range(4)]
-        for i, link in enumerate(idle):
-            link.sendall(SECOND.replace(b"\r\n\r\n", b"\r\nX-Request-Id: idle-%d\r\n\r\n" % i))
-            assert b"200 OK" in harness.read_some(link)
-            with server.seen:  # idle once it is logged
-                assert server.seen.wait_for(lambda: any("id=idle-%d " % i in line for line in server.log), 60)
-            time.sleep(0.05)
+        idle = idle_ones(server, 4)
         assert server.get("/health").status == 200  # the oldest idle one has made room
         assert idle[0].recv(1) == b""
         idle[3].sendall(SECOND)
         assert b"200 OK" in harness.read_some(idle[3])
+
+
+def test_closed_connections_make_room():
+    """Idle ones that their clients have closed make room, though the library has not noticed that of any of them."""
+    for _ in range(8):
+        with harness.Server("--max-connections", 4, "--max-connections-per-ip", 4) as server:
+            idle = idle_ones(server, 4)
+            server.process.send_signal(signal.SIGSTOP)
+            for link in idle:
+                link.close()
+            link = server.connect()
+            link.sendall(SECOND)
+            server.process.send_signal(signal.SIGCONT)
+            assert b"200 OK" in harness.read_some(link)
 
 
 def test_keep_alive_and_pipelining():
