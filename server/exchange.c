@@ -232,12 +232,15 @@ static bool check_query(sp_exchange *exchange)
 }
 
 /* --- replies --- */
+/* In place of what was begun, with its headers. */
 static void begin_body(sp_exchange *exchange, unsigned status)
 {
-    sp_buffer_fini(&exchange->reply.body);
-    sp_buffer_init(&exchange->reply.body, SP_REPLY_BYTES);
-    exchange->reply.status = status;
-    exchange->reply.content_type = "application/json; charset=utf-8";
+    sp_reply *reply = &exchange->reply;
+    sp_buffer_fini(&reply->body);
+    sp_buffer_init(&reply->body, SP_REPLY_BYTES);
+    reply->status = status;
+    reply->content_type = "application/json; charset=utf-8";
+    reply->location[0] = reply->etag[0] = reply->scale[0] = 0;
 }
 
 void sp_exchange_json(sp_exchange *exchange, unsigned status, sp_json_writer *writer)

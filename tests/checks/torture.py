@@ -204,6 +204,8 @@ class Worker:
                 return "status %d: %r" % (reply.status, reply.body[:200])
             elif reply.body and b"<html>" not in reply.body and reply.json()["error"]["code"] != reply.status:
                 return "envelope %r" % reply.body[:200]
+            elif reply.headers.keys() & {"location", "etag", "x-scale"}:
+                return "status %d has headers of the answer that failed: %s" % (reply.status, reply.headers)
         return None
 
     def leak(self, server, scene, number, before):
