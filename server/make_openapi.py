@@ -98,7 +98,9 @@ SHARED = {
 }  # fmt: skip
 
 LOGPROB = {"token": TEXT, "logprob": dict(REAL, maximum=0.001), "bytes": array(dict(COUNT, maximum=255))}
-PHASE = record("tokens edges pairs", tokens=COUNT, edges=COUNT, pairs=COUNT, density=maybe("number"), sparsity=maybe("number"))
+SECONDS = dict(REAL, minimum=0, description="Where there are API keys whole milliseconds, rounded at random.")
+PHASE = record("tokens edges pairs", tokens=COUNT, edges=COUNT, pairs=COUNT, density=maybe("number"), sparsity=maybe("number"),
+               predict_seconds=SECONDS, attend_seconds=SECONDS)  # fmt: skip
 CHOICE = dict(index=COUNT, finish_reason={"enum": ["stop", "length"]}, prompt_token_ids=IDS, token_ids=array(ref("TokenId")),
               attention_report=ref("AttentionReport"))  # fmt: skip
 LEGACY = maybe("object", required="tokens token_logprobs top_logprobs text_offset".split(), properties={
