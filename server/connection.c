@@ -34,6 +34,7 @@
 #define LINGER_BYTES (64u << 20)
 #define CHECKS_A_HOLD 32
 #define REFUSED_SECONDS 2.0 /* header deadline of connections above a limit */
+#define BEHIND_SECONDS 10.0 /* how long after a deadline bytes that came are waited for to be read */
 #define CLOSE_WAIT 8        /* the kernel's TCP_CLOSE_WAIT, which <linux/tcp.h> lacks */
 #define EVENT_LISTENER UINT64_MAX
 #define EVENT_STOP (UINT64_MAX - 1)
@@ -185,6 +186,15 @@ static void expire(sp_conn *conn)
     shutdown(conn->fd, SHUT_RDWR);
 }
 
+/* Whether a request comes too slowly: not while bytes of it lie unread, for then the HTTP threads are behind,
+ * on a machine with too much to do, and not the client. */
+static bool too_slow(const sp_conn *conn, double age, double limit)
+{
+    int unread = 0;
+    if (age <= limit) return false;
+    return age > limit + BEHIND_SECONDS || ioctl(conn->fd, SIOCINQ, &unread) != 0 || unread == 0;
+}
+
 static void cut(sp_conn *conn)
 {
     struct linger reset = {.l_onoff = 1, .l_linger = 0};
@@ -270,10 +280,11 @@ static void check_deadline(sp_server *server, sp_conn *conn, double now)
     if (incoming && !check_incoming(options, conn, now)) return;
     switch (conn->state) {
     case SP_CONN_HEADERS:
-        if (age > (conn->refused ? REFUSED_SECONDS : options->header_timeout)) expire(conn);
+        if (conn->refused ? age > REFUSED_SECONDS : too_slow(conn, age, options->header_timeout))
+            expire(conn);
         return;
     case SP_CONN_BODY:
-        if (age > options->body_timeout) expire(conn);
+        if (too_slow(conn, age, options->body_timeout)) expire(conn);
         return;
     case SP_CONN_REPLY:
         check_reply(options, conn, now);
