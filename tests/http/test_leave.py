@@ -1,6 +1,7 @@
 """Clients that leave, dawdle or stop reading: what they asked for ends, nothing else is disturbed."""
 import json
 import os
+import signal
 import socket
 import struct
 import sys
@@ -112,6 +113,21 @@ def test_slow_heads_and_bodies():
         link.sendall(b"GET /hea")
         assert b" 408 " in link.recv(4096)
         assert server.get("/health").status == 200
+
+
+def test_who_is_in_time_is_served():
+    """A machine that stands still beyond a deadline makes no client slow whose bytes had come."""
+    with harness.Server("--header-timeout", "1") as server:
+        for _ in range(4):
+            link = server.connect()
+            harness.until(lambda: server.gauge("sparsed_http_connections") == 2)
+            server.process.send_signal(signal.SIGSTOP)
+            link.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            time.sleep(1.3)
+            server.process.send_signal(signal.SIGCONT)
+            (reply,) = harness.parse_replies(harness.read_all(link))
+            assert reply.status == 200, reply
+            link.close()
 
 
 def test_idle_timeout_spares_what_comes():
