@@ -13,6 +13,7 @@ import resource
 import select
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -225,8 +226,10 @@ def main():
                 figures += "; %s p99 %.2f ms idle (%d), %.2f ms among them (%d)" % (
                     name, 1000 * quiet, len(idle[name]), 1000 * busy, len(slow[name]))  # fmt: skip
                 floor = 3 if check.quick else quiet + 0.002 if name == "health" else 0
+                if check.quick:  # a handful of probes on a machine with other work: the middle one
+                    quiet, busy = statistics.median(idle[name]), statistics.median(slow[name])
                 if busy >= max(2 * quiet, floor):
-                    failure = failure or "%s: p99 is %.2f times its idle value" % (name, busy / quiet)
+                    failure = failure or "%s: %.2f times its idle value" % (name, busy / quiet)
             figures += "; sent away (with 408, longest life): " + ", ".join(
                 "%s %d (%d, %.1f s)" % (kind, *of) for kind, of in told.items())  # fmt: skip
             slack = 30 if check.quick else 2
