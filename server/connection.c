@@ -35,6 +35,7 @@
 #define CHECKS_A_HOLD 32
 #define REFUSED_SECONDS 2.0 /* header deadline of connections above a limit */
 #define BEHIND_SECONDS 10.0 /* how long after a deadline bytes that came are waited for to be read */
+#define OVERDUE_LOOKS 3     /* with nothing to read after a deadline: then the client is too slow */
 #define CLOSE_WAIT 8        /* the kernel's TCP_CLOSE_WAIT, which <linux/tcp.h> lacks */
 #define EVENT_LISTENER UINT64_MAX
 #define EVENT_STOP (UINT64_MAX - 1)
@@ -70,6 +71,7 @@ void sp_connection_set(sp_conn *conn, sp_conn_state state)
     conn->state = state;
     conn->since = conn->moved = sp_now();
     conn->ended = false;
+    conn->overdue = 0;
     if (state != SP_CONN_IDLE && state != SP_CONN_REPLY) return;
     const traffic t = look(conn->fd);
     conn->acked = t.acked;
@@ -187,12 +189,15 @@ static void expire(sp_conn *conn)
 }
 
 /* Whether a request comes too slowly: not while bytes of it lie unread, for then the HTTP threads are behind,
- * on a machine with too much to do, and not the client. */
-static bool too_slow(const sp_conn *conn, double age, double limit)
+ * on a machine with too much to do, and not the client. Bytes that were just read become a request a moment
+ * later: so nothing must lie there in several looks, a tick apart. */
+static bool too_slow(sp_conn *conn, double age, double limit)
 {
     int unread = 0;
     if (age <= limit) return false;
-    return age > limit + BEHIND_SECONDS || ioctl(conn->fd, SIOCINQ, &unread) != 0 || unread == 0;
+    if (age > limit + BEHIND_SECONDS || ioctl(conn->fd, SIOCINQ, &unread) != 0) return true;
+    conn->overdue = unread ? 0 : conn->overdue + 1;
+    return conn->overdue >= OVERDUE_LOOKS;
 }
 
 static void cut(sp_conn *conn)

@@ -56,6 +56,7 @@ typedef struct sp_conn {
     double moved;
     double looked;                   /* when the kernel was last asked about it (L) */
     bool ended;                      /* the client had closed its side then, with nothing left to read (L) */
+    uint32_t overdue;                /* looks since its deadline that found nothing to read (L) */
     sp_exchange *exchange;           /* (L) */
     struct sp_conn *previous, *next; /* (L) */
 } sp_conn;
