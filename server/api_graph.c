@@ -43,14 +43,7 @@ sp_status sp_graph_run_edges(sp_graph_call *call, sp_error *error)
 static void write_line(sp_graph_call *call, const sp_line *line)
 {
     sp_json_writer out;
-    sp_graph_json(call, 200, &out);
-    sp_json_open(&out, '{');
-    sp_json_key(&out, "graph");
-    sp_json_cstring(&out, sp_graph_name(call->graph));
-    sp_json_key(&out, "layer");
-    sp_json_uint(&out, call->layer);
-    sp_json_key(&out, "head");
-    sp_json_uint(&out, call->head);
+    sp_graph_json_of_head(call, &out);
     sp_json_key(&out, call->column ? "col" : "row");
     sp_json_uint(&out, call->line);
     sp_json_key(&out, call->column ? "queries" : "keys");

@@ -20,14 +20,7 @@ static void write_difference(sp_graph_call *call, const sp_difference *found)
                   {"only_a", found->edges_a - found->both},
                   {"only_b", found->edges_b - found->both}};
     sp_json_writer out;
-    sp_graph_json(call, 200, &out);
-    sp_json_open(&out, '{');
-    sp_json_key(&out, "graph");
-    sp_json_cstring(&out, sp_graph_name(call->graph));
-    sp_json_key(&out, "layer");
-    sp_json_uint(&out, call->layer);
-    sp_json_key(&out, "head");
-    sp_json_uint(&out, call->head);
+    sp_graph_json_of_head(call, &out);
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
         sp_json_key(&out, counts[i].name);
         sp_json_uint(&out, counts[i].value);

@@ -104,6 +104,18 @@ void sp_graph_json(sp_graph_call *call, unsigned status, sp_json_writer *writer)
     sp_json_writer_init(writer, &call->reply.body);
 }
 
+void sp_graph_json_of_head(sp_graph_call *call, sp_json_writer *writer)
+{
+    sp_graph_json(call, 200, writer);
+    sp_json_open(writer, '{');
+    sp_json_key(writer, "graph");
+    sp_json_cstring(writer, sp_graph_name(call->graph));
+    sp_json_key(writer, "layer");
+    sp_json_uint(writer, call->layer);
+    sp_json_key(writer, "head");
+    sp_json_uint(writer, call->head);
+}
+
 void sp_graph_binary(sp_graph_call *call, const char *content_type)
 {
     begin_reply(call, 200, content_type);

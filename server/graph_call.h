@@ -95,6 +95,8 @@ bool sp_graph_stopped(void *call);
  * return. */
 bool sp_graph_later(sp_graph_call *call, const sp_head *head, sp_graph graph);
 void sp_graph_json(sp_graph_call *call, unsigned status, sp_json_writer *writer);
+/* The same, and its object begun with graph, layer and head of the call. */
+void sp_graph_json_of_head(sp_graph_call *call, sp_json_writer *writer);
 void sp_graph_binary(sp_graph_call *call, const char *content_type);
 /* The same while something goes on that nobody waits for: 202. */
 void sp_graph_write_pending(sp_graph_call *call);
