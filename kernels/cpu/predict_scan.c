@@ -90,8 +90,8 @@ static void load_queries(const sp_scan *s, const sp_scan_row *rows, size_t n, co
     }
 }
 
-/* Keys at the floor itself may have lower
- * keys in another part: they stay wanted. */
+/* Another part may hold lower keys that are as near as the floor: they stay wanted, so just less is shared.
+ */
 void sp_scan_share(const sp_scan *s, sp_scan_block *b, size_t i)
 {
     _Atomic float *floor = &s->floors[b->map * s->args->rows * s->share + b->first + i];
