@@ -36,15 +36,17 @@
 #define REFUSED_SECONDS 2.0 /* header deadline of connections above a limit */
 #define BEHIND_SECONDS 10.0 /* how long after a deadline bytes that came are waited for to be read */
 #define OVERDUE_LOOKS 3     /* with nothing to read after a deadline: then the client is too slow */
-#define CLOSE_WAIT 8        /* the kernel's TCP_CLOSE_WAIT, which <linux/tcp.h> lacks */
 #define EVENT_LISTENER UINT64_MAX
 #define EVENT_STOP (UINT64_MAX - 1)
 
 /* --- what the kernel knows of a socket --- */
+enum { CLOSED = 7, CLOSE_WAIT = 8, LAST_ACK = 9, CLOSING = 11 }; /* its states, which <linux/tcp.h> lacks */
+
 typedef struct traffic {
     uint64_t received, acked;
     int unacknowledged; /* bytes written and not acknowledged */
     bool ended;         /* the client sends nothing more, and all it sent is read */
+    bool closed;        /* both sides have ended, or the client has reset it */
 } traffic;
 
 static traffic look(int fd)
@@ -54,8 +56,11 @@ static traffic look(int fd)
     traffic found = {0};
     memset(&info, 0, sizeof info);
     if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0) {
+        int state = info.tcpi_state;
         /* the kernel counts a FIN as a byte */
-        found.received = info.tcpi_bytes_received - (info.tcpi_state == CLOSE_WAIT);
+        found.received =
+            info.tcpi_bytes_received - (state == CLOSE_WAIT || state == LAST_ACK || state == CLOSING);
+        found.closed = state == CLOSED;
         found.acked = info.tcpi_bytes_acked;
     }
     if (ioctl(fd, SIOCOUTQ, &found.unacknowledged) != 0) found.unacknowledged = 0;
@@ -81,7 +86,8 @@ void sp_connection_set(sp_conn *conn, sp_conn_state state)
 bool sp_connection_rests(sp_conn *conn)
 {
     if (conn->state != SP_CONN_IDLE) return false;
-    if (look(conn->fd).received == conn->received) return true;
+    const traffic t = look(conn->fd);
+    if (t.closed || t.received == conn->received) return true;
     sp_connection_set(conn, SP_CONN_HEADERS);
     return false;
 }

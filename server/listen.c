@@ -112,6 +112,23 @@ static bool close_oldest_idle(sp_server *server, const uint64_t *origin)
     return oldest != NULL;
 }
 
+/* How many of the connections that count, of one origin (NULL: of any), are shut and only await their end. */
+static size_t ending(const sp_server *server, const uint64_t *origin)
+{
+    size_t n = 0;
+    for (const sp_conn *conn = server->all; conn; conn = conn->next) {
+        n += conn->state == SP_CONN_DEAD && !conn->refused && (!origin || conn->origin == *origin);
+    }
+    return n;
+}
+
+/* Whether there is no place among those of one origin (NULL: of any), and no idle one that could make it. */
+static bool is_over(sp_server *server, const uint64_t *origin, size_t n, int64_t limit)
+{
+    if (n < (size_t)limit || n - ending(server, origin) < (size_t)limit) return false;
+    return !close_oldest_idle(server, origin);
+}
+
 /* Enters an accepted socket into the table. Those above a limit get one of the spare places, to read their
  * request and refuse it; they count for no limit but that of the spare places. NULL: these are taken too. */
 static sp_conn *enter(sp_server *server, int fd, const struct sockaddr_storage *address)
@@ -120,8 +137,8 @@ static sp_conn *enter(sp_server *server, int fd, const struct sockaddr_storage *
     size_t limit = (size_t)options->max_connections;
     uint64_t origin = origin_of(address);
     size_t same = find_origin(server, origin)->count;
-    bool over = same >= (size_t)options->max_connections_per_ip && !close_oldest_idle(server, &origin);
-    if (!over && server->n_conns - server->n_refused >= limit) over = !close_oldest_idle(server, NULL);
+    bool over = is_over(server, &origin, same, options->max_connections_per_ip) ||
+                is_over(server, NULL, server->n_conns - server->n_refused, options->max_connections);
     if (over && server->n_refused >= SP_SPARE_CONNECTIONS) return NULL;
     if ((size_t)fd >= server->max_fds || server->n_conns >= limit + 2 * SP_SPARE_CONNECTIONS) return NULL;
     if (server->conns[fd])

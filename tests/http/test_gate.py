@@ -176,7 +176,8 @@ def test_closed_connections_make_room():
             link = server.connect()
             link.sendall(SECOND)
             server.process.send_signal(signal.SIGCONT)
-            assert b"200 OK" in harness.read_some(link)
+            answer = harness.read_some(link)
+            assert b"200 OK" in answer, answer
 
 
 def test_keep_alive_and_pipelining():
