@@ -92,12 +92,18 @@ void sp_connection_uncount(sp_server *server, uint64_t key)
     }
 }
 
+/* Whether a connection counts among those of one origin (NULL: of any): refused ones have spare places. */
+static bool counts(const sp_conn *conn, const uint64_t *origin)
+{
+    return !conn->refused && (!origin || conn->origin == *origin);
+}
+
 /* The longest idle connection of one origin (NULL: of any), or NULL. */
 static sp_conn *oldest_idle(sp_server *server, const uint64_t *origin)
 {
     sp_conn *oldest = NULL;
     for (sp_conn *conn = server->all; conn; conn = conn->next) {
-        if (origin && conn->origin != *origin) continue;
+        if (!counts(conn, origin)) continue;
         if (conn->state == SP_CONN_IDLE && (!oldest || conn->since < oldest->since)) oldest = conn;
     }
     return oldest;
@@ -112,13 +118,12 @@ static bool close_oldest_idle(sp_server *server, const uint64_t *origin)
     return oldest != NULL;
 }
 
-/* How many of the connections that count, of one origin (NULL: of any), are shut and only await their end. */
+/* How many of those that count are shut and only await their end. */
 static size_t ending(const sp_server *server, const uint64_t *origin)
 {
     size_t n = 0;
-    for (const sp_conn *conn = server->all; conn; conn = conn->next) {
-        n += conn->state == SP_CONN_DEAD && !conn->refused && (!origin || conn->origin == *origin);
-    }
+    for (const sp_conn *conn = server->all; conn; conn = conn->next)
+        n += conn->state == SP_CONN_DEAD && counts(conn, origin);
     return n;
 }
 
