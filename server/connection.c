@@ -70,6 +70,12 @@ static traffic look(int fd)
 }
 
 /* --- the table --- */
+/* Whether a client that has closed its side still waits for its answer. */
+static bool keeps_half_closed(const sp_server *server)
+{
+    return server->options->half_close && strcmp(server->options->half_close, "keep") == 0;
+}
+
 void sp_connection_set(sp_conn *conn, sp_conn_state state)
 {
     if (conn->state == SP_CONN_DEAD) return;
@@ -92,6 +98,22 @@ bool sp_connection_rests(sp_conn *conn)
     return false;
 }
 
+bool sp_connection_leaves(const sp_server *server, const sp_conn *conn)
+{
+    if (conn->state == SP_CONN_DEAD) return true;
+    const traffic t = look(conn->fd);
+    if (t.closed || !t.ended) return t.closed;
+    bool awaited = keeps_half_closed(server) && conn->exchange && conn->exchange->public_id[0];
+    switch (conn->state) {
+    case SP_CONN_WORK:
+        return !keeps_half_closed(server);
+    case SP_CONN_REPLY:
+        return !awaited && t.unacknowledged == 0;
+    default:
+        return true;
+    }
+}
+
 void sp_connection_shut(sp_conn *conn)
 {
     sp_connection_set(conn, SP_CONN_DEAD);
@@ -106,8 +128,7 @@ static uint64_t event_key(const sp_conn *conn)
 void sp_connection_observe(sp_exchange *exchange)
 {
     sp_server *server = exchange->server;
-    bool keep = server->options->half_close && strcmp(server->options->half_close, "keep") == 0;
-    struct epoll_event event = {.events = EPOLLONESHOT | (keep ? 0u : EPOLLRDHUP)};
+    struct epoll_event event = {.events = EPOLLONESHOT | (keeps_half_closed(server) ? 0u : EPOLLRDHUP)};
     if (exchange->watched) return;
     event.data.u64 = event_key(exchange->conn);
     exchange->watched = epoll_ctl(server->events, EPOLL_CTL_ADD, exchange->conn->fd, &event) == 0;

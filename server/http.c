@@ -291,7 +291,10 @@ static void run_handler(sp_exchange *exchange)
 {
     exchange->handled = true;
     if (exchange->reply.status) return;
-    if (exchange->conn->refused) {
+    lock(exchange->server);
+    bool seated = sp_connection_seat(exchange->server, exchange->conn);
+    unlock(exchange->server);
+    if (!seated) {
         sp_exchange_refuse(exchange, 503, NULL, "too many connections; try again");
     } else if (!sp_buffer_append(&exchange->body, "", 1)) {
         sp_exchange_refuse(exchange, 503, NULL, "no memory for the request");

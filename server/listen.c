@@ -3,8 +3,8 @@
  * A connection above --max-connections or --max-connections-per-ip closes the oldest idle one of those it
  * competes with. Where none is idle it is read all the same, in one of a few spare places, and its request is
  * answered 503; when these are taken too, the answer goes out unasked. libmicrohttpd's own limit is higher
- * and never reached. All of it runs on the watch thread (connection.c). Tests: tests/http/test_limits.py,
- * tests/checks/check_slow.py */
+ * and never reached. All but sp_connection_seat runs on the watch thread (connection.c). Tests:
+ * tests/http/test_limits.py, tests/checks/check_slow.py */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/filter.h>
@@ -127,23 +127,50 @@ static size_t ending(const sp_server *server, const uint64_t *origin)
     return n;
 }
 
-/* Whether there is no place among those of one origin (NULL: of any), and no idle one that could make it. */
+/* The same, and those that their clients have left. */
+static size_t leaving(const sp_server *server, const uint64_t *origin)
+{
+    size_t n = 0;
+    for (const sp_conn *conn = server->all; conn; conn = conn->next) {
+        n += counts(conn, origin) && sp_connection_leaves(server, conn);
+    }
+    return n;
+}
+
+/* Whether there is no place among those of one origin (NULL: of any), and no idle one that could make it. The
+ * kernel is asked about all of them last. */
 static bool is_over(sp_server *server, const uint64_t *origin, size_t n, int64_t limit)
 {
     if (n < (size_t)limit || n - ending(server, origin) < (size_t)limit) return false;
-    return !close_oldest_idle(server, origin);
+    return !close_oldest_idle(server, origin) && n - leaving(server, origin) >= (size_t)limit;
+}
+
+/* Whether a connection of this origin is above a limit. */
+static bool is_above(sp_server *server, uint64_t origin)
+{
+    const sp_options *options = server->options;
+    size_t same = find_origin(server, origin)->count;
+    return is_over(server, &origin, same, options->max_connections_per_ip) ||
+           is_over(server, NULL, server->n_conns - server->n_refused, options->max_connections);
+}
+
+bool sp_connection_seat(sp_server *server, sp_conn *conn)
+{
+    if (!conn->refused) return true;
+    if (is_above(server, conn->origin)) return false;
+    conn->refused = false;
+    server->n_refused--;
+    count_origin(server, conn->origin);
+    return true;
 }
 
 /* Enters an accepted socket into the table. Those above a limit get one of the spare places, to read their
  * request and refuse it; they count for no limit but that of the spare places. NULL: these are taken too. */
 static sp_conn *enter(sp_server *server, int fd, const struct sockaddr_storage *address)
 {
-    const sp_options *options = server->options;
-    size_t limit = (size_t)options->max_connections;
+    size_t limit = (size_t)server->options->max_connections;
     uint64_t origin = origin_of(address);
-    size_t same = find_origin(server, origin)->count;
-    bool over = is_over(server, &origin, same, options->max_connections_per_ip) ||
-                is_over(server, NULL, server->n_conns - server->n_refused, options->max_connections);
+    bool over = is_above(server, origin);
     if (over && server->n_refused >= SP_SPARE_CONNECTIONS) return NULL;
     if ((size_t)fd >= server->max_fds || server->n_conns >= limit + 2 * SP_SPARE_CONNECTIONS) return NULL;
     if (server->conns[fd])

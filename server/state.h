@@ -47,7 +47,7 @@ typedef struct sp_conn {
     uint32_t serial; /* tells events of a closed connection from those of its successor on the same fd */
     uint64_t origin; /* whom it counts for: its address, or the network of an IPv6 one */
     char client[46]; /* address */
-    bool refused;    /* above a limit: answered 503 */
+    bool refused;    /* above a limit: answered 503; set with the lock held */
     bool linger;     /* answered early: what the client still sends is read and dropped after the close (L) */
     sp_conn_state state; /* (L) */
     double since;        /* when it entered the state (L) */
@@ -188,7 +188,10 @@ void sp_exchange_free(sp_exchange *exchange);
 /* --- listen.c --- */
 sp_status sp_connection_listen(sp_server *server, sp_error *error) SP_MUST_CHECK;
 void sp_connection_uncount(sp_server *server,
-                           uint64_t origin);            /* one of its connections is gone; lock held */
+                           uint64_t origin); /* one of its connections is gone; lock held */
+/* Whether the connection has a place: one that was above a limit takes one that has become free. Lock held.
+ */
+bool sp_connection_seat(sp_server *server, sp_conn *conn);
 void sp_connection_accept(sp_server *server, bool all); /* what the backlog has: some, or all; watch thread */
 void sp_connection_unlisten(sp_server *server);         /* the end of accepting; watch thread */
 
@@ -203,6 +206,9 @@ sp_status sp_connection_watch(sp_server *server, sp_error *error) SP_MUST_CHECK;
 void sp_connection_set(sp_conn *conn, sp_conn_state state);
 /* Whether it is idle still, asked before it is shut: where bytes have come, a request is being read. */
 bool sp_connection_rests(sp_conn *conn);
+/* Whether it is over but for its end inside the library: shut, or its client has closed it, with all of its
+ * answer there or none to come. The library learns of that later than who connects next. */
+bool sp_connection_leaves(const sp_server *server, const sp_conn *conn);
 void sp_connection_observe(sp_exchange *exchange); /* from now on the client leaving wakes the exchange */
 void sp_connection_release(sp_exchange *exchange); /* its exchange is over */
 void sp_connection_shut(sp_conn *conn); /* nothing comes or goes any more; libmicrohttpd will close it */

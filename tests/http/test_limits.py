@@ -1,5 +1,6 @@
 """Connections above the limits: each gets an answer, and one address takes nothing from the others."""
 import os
+import signal
 import sys
 import time
 
@@ -7,6 +8,7 @@ sys.path.insert(0, os.path.join(sys.argv[1], "tests", "support"))
 import harness
 
 HEALTH = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+STREAM = '{"prompt": "It is", "max_tokens": 200, "ignore_eos": true, "stream": true}'
 SPARE = 64
 HELD = "127.0.0.2"  # an address that has asked nothing yet: one who has just been answered may still have its place
 
@@ -65,6 +67,43 @@ def test_one_address_starves_no_other():
         check_refusal(ask(server, "127.0.0.3"))
         assert ask(server, "127.0.0.4").status == 200
         for link in flood + links:
+            link.close()
+
+
+def begun(text):
+    """A completion's head, and of its body this much."""
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    return (head % len(STREAM) + text).encode()
+
+
+def test_who_has_left_takes_no_place():
+    """A client that has closed its connection has a place for the next one, before the library sees the end of the first."""
+    for _ in range(3):
+        for sent in (b"", HEALTH[:20], begun(STREAM[:9]), begun(STREAM)):
+            with harness.Server("--max-connections-per-ip", "1") as server:
+                first = server.connect()
+                first.sendall(sent)
+                if sent == begun(STREAM):
+                    harness.read_some(first)
+                else:
+                    time.sleep(0.05)
+                server.process.send_signal(signal.SIGSTOP)
+                first.close()
+                second = server.connect()
+                second.sendall(HEALTH)
+                server.process.send_signal(signal.SIGCONT)
+                (reply,) = harness.parse_replies(harness.read_all(second))
+                assert reply.status == 200, (sent, reply)
+
+
+def test_one_after_another():
+    """Nor has one that has its answer, whether it hangs up or the server does."""
+    with harness.Server("--max-connections-per-ip", "1") as server:
+        for _ in range(300):
+            assert ask(server).status == 200
+            link = server.connect()
+            link.sendall(HEALTH.replace(b"Connection: close\r\n", b""))
+            assert b"200 OK" in harness.read_some(link)
             link.close()
 
 
