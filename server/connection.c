@@ -35,7 +35,9 @@
 #define CHECKS_A_HOLD 32
 #define REFUSED_SECONDS 2.0 /* header deadline of connections above a limit */
 #define BEHIND_SECONDS 10.0 /* how long after a deadline bytes that came are waited for to be read */
-#define OVERDUE_LOOKS 3     /* with nothing to read after a deadline: then the client is too slow */
+#define OVERDUE_LOOKS 3     /* after a deadline that find nothing has moved: then the client is too slow */
+#define ENTRY_SECONDS 1.0   /* a connection that was just accepted may still bring a request */
+#define ENTRY_LOOKS 5       /* and as long as fewer than these found nothing of it */
 #define EVENT_LISTENER UINT64_MAX
 #define EVENT_STOP (UINT64_MAX - 1)
 
@@ -82,7 +84,7 @@ void sp_connection_set(sp_conn *conn, sp_conn_state state)
     conn->state = state;
     conn->since = conn->moved = sp_now();
     conn->ended = false;
-    conn->overdue = 0;
+    conn->overdue = conn->empty = 0;
     if (state != SP_CONN_IDLE && state != SP_CONN_REPLY) return;
     const traffic t = look(conn->fd);
     conn->acked = t.acked;
@@ -112,6 +114,15 @@ bool sp_connection_leaves(const sp_server *server, const sp_conn *conn)
     default:
         return true;
     }
+}
+
+bool sp_connection_expects(sp_conn *conn, double now)
+{
+    int unread = 0;
+    if (conn->state != SP_CONN_HEADERS) return false;
+    bool came = ioctl(conn->fd, SIOCINQ, &unread) == 0 && unread > 0;
+    conn->empty = came ? 0 : conn->empty + 1;
+    return now - conn->since < ENTRY_SECONDS || conn->empty < ENTRY_LOOKS;
 }
 
 void sp_connection_shut(sp_conn *conn)
@@ -238,22 +249,24 @@ static void cut(sp_conn *conn)
 }
 
 /* Whether it is time to ask the kernel about a connection's traffic: often enough for the timeout, not so
- * often that thousands of connections keep this thread busy. */
+ * often that thousands of connections keep this thread busy; each time once it is overdue. */
 static bool may_look(sp_conn *conn, double timeout, double now)
 {
     double pause = timeout / 10.0 < SP_MAX_LOOK_SECONDS ? timeout / 10.0 : SP_MAX_LOOK_SECONDS;
-    if (now - conn->looked < pause) return false;
+    if (!conn->overdue && now - conn->looked < pause) return false;
     conn->looked = now;
     return true;
 }
 
-/* False: it was cut. */
+/* False: it was cut. After its time is up nothing must move in several looks: where this machine stood still,
+ * the client could not take anything either. */
 static bool check_stall(const sp_options *options, sp_conn *conn, const traffic *t, double now)
 {
     if (t->acked != conn->acked || t->unacknowledged == 0) {
         conn->acked = t->acked;
         conn->moved = now;
-    } else if (now - conn->moved > options->write_timeout) {
+        conn->overdue = 0;
+    } else if (now - conn->moved > options->write_timeout && ++conn->overdue >= OVERDUE_LOOKS) {
         sp_log(SP_LOG_INFO, "client %s takes nothing for %g s: cut", conn->client, options->write_timeout);
         cut(conn);
         return false;
@@ -312,8 +325,7 @@ static void check_deadline(sp_server *server, sp_conn *conn, double now)
     if (incoming && !check_incoming(options, conn, now)) return;
     switch (conn->state) {
     case SP_CONN_HEADERS:
-        if (conn->refused ? age > REFUSED_SECONDS : too_slow(conn, age, options->header_timeout))
-            expire(conn);
+        if (too_slow(conn, age, conn->refused ? REFUSED_SECONDS : options->header_timeout)) expire(conn);
         return;
     case SP_CONN_BODY:
         if (too_slow(conn, age, options->body_timeout)) expire(conn);

@@ -14,8 +14,9 @@
 #include "server/jobs.h"
 #include "server/state.h"
 
-#define CUT_SECONDS 2.0   /* for what was cut to be written */
-#define ENTRY_SECONDS 1.0 /* a connection that was just accepted may still bring a request */
+#define CUT_SECONDS 2.0 /* for what was cut to be written, since some of it last was */
+#define CUT_LOOKS 10    /* and looks: a machine that stands still writes nothing */
+#define CUT_MOST 10.0   /* for all of it */
 #define EXCHANGE_BYTES 8192
 #define CJSON_FACTOR 48 /* parsed tree and copies, a byte of body */
 #define REPLY_GROWTH 2  /* a buffer that doubles: the old half, the new whole, and what it is made from */
@@ -90,7 +91,10 @@ static void enter_phase(sp_server *server, sp_phase phase, double now, double se
     static const char *const names[] = {"serving", "stopping: still serving", "draining", "cutting",
                                         "stopped"};
     server->phase = phase;
+    server->phase_since = now;
     server->phase_until = now + seconds;
+    server->n_cut = server->n_active;
+    server->cut_looks = 0;
     sp_log(SP_LOG_INFO, "%s (%zu requests, %zu connections)", names[phase], server->n_active,
            server->n_conns);
     for (sp_conn *conn = server->all; phase == SP_CUTTING && conn; conn = conn->next) {
@@ -99,35 +103,42 @@ static void enter_phase(sp_server *server, sp_phase phase, double now, double se
     if (phase == SP_STOPPED) pthread_cond_broadcast(&server->changed);
 }
 
-static bool may_bring_requests(const sp_server *server, double now)
+static bool may_bring_requests(sp_server *server, double now)
 {
-    for (const sp_conn *conn = server->all; conn; conn = conn->next) {
-        if (conn->state == SP_CONN_HEADERS && now - conn->since < ENTRY_SECONDS) return true;
+    bool may = false;
+    for (sp_conn *conn = server->all; conn; conn = conn->next) may = sp_connection_expects(conn, now) || may;
+    return may;
+}
+
+/* Whether there was time enough for what was cut to be written: as long as it becomes less, there is more. */
+static bool is_cut(sp_server *server, double now)
+{
+    double last = server->phase_since + CUT_MOST, until = now + CUT_SECONDS;
+    server->cut_looks++;
+    if (server->n_active < server->n_cut) {
+        server->n_cut = server->n_active;
+        server->cut_looks = 0;
+        server->phase_until = until < last ? until : last;
     }
-    return false;
+    return now >= server->phase_until && server->cut_looks >= CUT_LOOKS;
 }
 
 void sp_server_drain(sp_server *server, double now)
 {
     const sp_options *options = server->options;
-    bool again = server->stops >= 2, nothing = server->n_active == 0;
+    bool again = server->stops >= 2;
     if (server->phase == SP_SERVING && server->stops)
         enter_phase(server, SP_DELAYING, now, options->drain_delay);
-    if (server->phase == SP_DELAYING && (nothing || again || now >= server->phase_until)) {
+    if (server->phase == SP_DELAYING && (server->n_active == 0 || again || now >= server->phase_until)) {
         enter_phase(server, SP_DRAINING, now, options->drain_timeout);
         return; /* the listener is emptied before the next look */
     }
-    if (server->phase == SP_DRAINING) {
-        if (again || now >= server->phase_until) {
-            enter_phase(server, SP_CUTTING, now, CUT_SECONDS);
-        } else if (nothing && !may_bring_requests(server, now)) {
-            enter_phase(server, SP_STOPPED, now, 0.0);
-        }
-    }
-    bool told = nothing && !may_bring_requests(server, now);
-    if (server->phase == SP_CUTTING && (told || now >= server->phase_until)) {
+    if (server->phase != SP_DRAINING && server->phase != SP_CUTTING) return;
+    bool nothing = !may_bring_requests(server, now) && server->n_active == 0;
+    if (server->phase == SP_DRAINING && !nothing && (again || now >= server->phase_until))
+        enter_phase(server, SP_CUTTING, now, CUT_SECONDS);
+    if (nothing || (server->phase == SP_CUTTING && is_cut(server, now)))
         enter_phase(server, SP_STOPPED, now, 0.0);
-    }
 }
 
 /* Ends every wait, until no request is left or two seconds have passed. */

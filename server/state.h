@@ -56,7 +56,8 @@ typedef struct sp_conn {
     double moved;
     double looked;                   /* when the kernel was last asked about it (L) */
     bool ended;                      /* the client had closed its side then, with nothing left to read (L) */
-    uint32_t overdue;                /* looks since its deadline that found nothing to read (L) */
+    uint32_t overdue;                /* looks since its deadline that found nothing had moved (L) */
+    uint32_t empty;                  /* looks of the drain that found nothing to read (L) */
     sp_exchange *exchange;           /* (L) */
     struct sp_conn *previous, *next; /* (L) */
 } sp_conn;
@@ -142,7 +143,9 @@ struct sp_server {
     sp_phase phase;                               /* (L) */
     unsigned stops;
     double phase_until, phase_since;
-    sp_durations durations[SP_MAX_ROUTES + 1];                    /* as http_requests (L) */
+    size_t n_cut;                              /* while cutting, the fewest requests that were left (L) */
+    unsigned cut_looks;                        /* since they became fewer (L) */
+    sp_durations durations[SP_MAX_ROUTES + 1]; /* as http_requests (L) */
     uint64_t params_n[SP_N_BOUNDS + 1], params_n_sum;             /* (L) */
     uint64_t http_requests[SP_MAX_ROUTES + 1][SP_STATUS_CLASSES]; /* by route; last: no route (L) */
     pthread_mutex_t keys_lock;                                    /* guards keys; taken inside no other */
@@ -209,6 +212,8 @@ bool sp_connection_rests(sp_conn *conn);
 /* Whether it is over but for its end inside the library: shut, or its client has closed it, with all of its
  * answer there or none to come. The library learns of that later than who connects next. */
 bool sp_connection_leaves(const sp_server *server, const sp_conn *conn);
+/* While the server stops: whether one that has brought no request may still do so, asked at each look. */
+bool sp_connection_expects(sp_conn *conn, double now);
 void sp_connection_observe(sp_exchange *exchange); /* from now on the client leaving wakes the exchange */
 void sp_connection_release(sp_exchange *exchange); /* its exchange is over */
 void sp_connection_shut(sp_conn *conn); /* nothing comes or goes any more; libmicrohttpd will close it */
