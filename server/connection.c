@@ -312,7 +312,7 @@ static bool check_incoming(const sp_options *options, sp_conn *conn, double now)
     }
     if (!idle) return true;
     if (!check_stall(options, conn, &t, now)) return false;
-    if (t.received != conn->received) sp_connection_set(conn, SP_CONN_HEADERS);
+    if (!t.closed && t.received != conn->received) sp_connection_set(conn, SP_CONN_HEADERS);
     return conn->state == SP_CONN_IDLE;
 }
 
