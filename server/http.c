@@ -383,12 +383,12 @@ static void on_completed(void *context, struct MHD_Connection *mhd, void **slot,
     lock(server);
     if (exchange->late) exchange->reply.status = 408;
     unlock(server);
-    sp_exchange_log(exchange);
     if (exchange->free_state) exchange->free_state(exchange->state);
     exchange->free_state = NULL; /* nobody can wake it any more but the watch thread */
     lock(server);
     sp_connection_release(exchange);
     unlock(server);
+    sp_exchange_log(exchange); /* who reads of its end finds it gone */
     sp_exchange_free(exchange);
 }
 
