@@ -201,9 +201,9 @@ def test_models(server):
 
 
 def test_queue_is_bounded(server):
-    with harness.lasting("--max-sequences", "1", "--max-queue", "2", "--queue-timeout", "0.3") as small:
-        first = small.open_stream(prompt="a", max_tokens=harness.ENDLESS, ignore_eos=True)
-        harness.read_some(first, 50)
+    with harness.lasting("--max-sequences", "1", "--max-queue", "2", "--queue-timeout", "1") as small:
+        first = small.open_plain(prompt="a", max_tokens=harness.ENDLESS, ignore_eos=True)
+        harness.until(lambda: small.gauge("sparsed_num_requests_running") == 1)
         replies = []
 
         def client():
@@ -229,7 +229,11 @@ def test_request_timeout(server):
         reply = slow.complete(prompt="a", max_tokens=harness.ENDLESS, ignore_eos=True, attention="dense")
         assert reply.status == 503 and reply.headers["x-should-retry"] == "false", (reply, reply.headers)
         assert "retry-after" not in reply.headers and reply.error()["param"] is None, reply
-        data = harness.frames(slow.complete(prompt="a", max_tokens=harness.ENDLESS, ignore_eos=True, stream=True).body)
+        for _ in range(20):
+            reply = slow.complete(prompt="a", max_tokens=harness.ENDLESS, ignore_eos=True, stream=True)
+            if reply.status == 200:  # else it had not begun by then
+                break
+        data = harness.frames(reply.body)
         assert data[-1] == "[DONE]" and json.loads(data[-2])["error"]["code"] == 503, data[-3:]
 
 

@@ -136,9 +136,9 @@ def test_gauges_of_the_process(server):
 
 def test_gauges(server):
     with harness.lasting("--max-sequences", "1") as small:
-        first = small.open_stream(prompt="a", max_tokens=harness.ENDLESS, ignore_eos=True)
-        harness.read_some(first, 50)
-        second = small.open_stream(prompt="a", max_tokens=harness.ENDLESS, ignore_eos=True)
+        first = small.open_plain(prompt="a", max_tokens=harness.ENDLESS, ignore_eos=True)
+        harness.until(lambda: small.gauge("sparsed_num_requests_running") == 1)
+        second = small.open_plain(prompt="a", max_tokens=harness.ENDLESS, ignore_eos=True)
         harness.until(lambda: small.gauge("sparsed_num_requests_waiting") == 1)
         values, _ = small.metrics()
         assert values['sparsed_num_requests_running{model_name="austen"}'] == 1

@@ -71,8 +71,8 @@ def test_plain_request_is_cancelled(server):
 
 def test_waiting_ones(server):
     with harness.lasting("--max-sequences", "1") as small:
-        first = small.open_stream(**LONG)
-        harness.read_some(first, 50)
+        first = small.open_plain(**LONG)
+        harness.until(lambda: small.gauge("sparsed_num_requests_running") == 1)
         asking = Asking(small, "/v1/completions", dict(LONG, max_tokens=3))
         states = ["decode", "waiting"]
         rows = harness.until(lambda: [rows for rows in [listed(small)] if sorted(one["state"] for one in rows) == states])[0]

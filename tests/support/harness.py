@@ -147,8 +147,8 @@ class Server:
 
     def raw(self, data, timeout=60.0, half_close=False, head=False, wanted=0):
         """Sends bytes, reads until the server closes or `timeout` passes in silence, which counts from `wanted` whole replies on:
-        a busy machine may be slow to give them. -> (replies, closed)"""
-        link = self.connect(60.0 if wanted else timeout)
+        a busy machine may be slow to give them, to connect, or to take what is sent. -> (replies, closed)"""
+        link = self.connect(max(timeout, 60.0))
         closed, got = False, b""
         try:
             try:
@@ -157,6 +157,8 @@ class Server:
                     link.shutdown(socket.SHUT_WR)
             except OSError:
                 pass
+            if not wanted:
+                link.settimeout(timeout)
             while True:
                 try:
                     piece = link.recv(65536)
@@ -176,14 +178,18 @@ class Server:
         return parse_replies(got, head), closed
 
     def request(self, method, path, body=b"", headers=None, timeout=120.0):
-        """One request on a connection of its own."""
+        """One request on a connection of its own. It is all sent at once: where it came too slowly for the server's deadlines,
+        this process stood still meanwhile, and asks again."""
         head = {"Host": "localhost", "Connection": "close"}
         if body or method == "POST":
             head["Content-Length"] = str(len(body))
         head.update(headers or {})
         lines = ["%s %s HTTP/1.1" % (method, path)] + ["%s: %s" % item for item in head.items() if item[1] is not None]
-        replies, closed = self.raw("\r\n".join(lines).encode() + b"\r\n\r\n" + body, timeout, head=method == "HEAD")
-        assert len(replies) == 1 and closed, (replies, closed)
+        for _ in range(5):
+            replies, closed = self.raw("\r\n".join(lines).encode() + b"\r\n\r\n" + body, timeout, head=method == "HEAD")
+            assert len(replies) == 1 and closed, (replies, closed)
+            if replies[0].status != 408:
+                break
         return replies[0]
 
     def get(self, path, **more):
@@ -199,8 +205,12 @@ class Server:
         return self.post("/v1/completions", fields)
 
     def open_stream(self, **fields):
-        """Begins a streamed completion and returns its socket, nothing read."""
-        fields["stream"] = True
+        """Begins a streamed completion and returns its socket, nothing read. Where more is made than the buffers on its way
+        hold, it pauses until somebody reads, and gives its place to others."""
+        return self.open_plain(stream=True, **fields)
+
+    def open_plain(self, **fields):
+        """The same of a completion that is not streamed: it keeps its place to its end."""
         body = json.dumps(fields).encode()
         link = self.connect(60.0)
         link.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
