@@ -131,7 +131,7 @@ def test_request_id_and_log():
 def test_connection_limits():
     with harness.Server("--max-connections", "8", "--max-connections-per-ip", "6") as server:
         held = [server.connect() for _ in range(6)]
-        reply = server.get("/health")
+        reply = server.get("/health")  # asked again where it came too late for its spare place
         assert reply.status == 503 and int(reply.headers["retry-after"]) >= 1, reply.headers
         assert reply.headers["connection"].lower() == "close"
         for link in held:
@@ -150,9 +150,8 @@ def idle_ones(server, n):
     for i, link in enumerate(idle):
         link.sendall(SECOND.replace(b"\r\n\r\n", b"\r\nX-Request-Id: idle-%d\r\n\r\n" % i))
         assert b"200 OK" in harness.read_some(link)
-        with server.seen:  # idle once it is logged
+        with server.seen:  # it is idle before it is logged
             assert server.seen.wait_for(lambda: any("id=idle-%d " % i in line for line in server.log), 60)
-        time.sleep(0.05)
     return idle
 
 
@@ -212,7 +211,8 @@ def test_mutated_requests():
                 else:
                     data[at:at] = draw.choice(inserts)
             replies, _ = server.raw(bytes(data), timeout=0.02)
-            assert all(r.status in (0, 200, 400, 403, 404, 405, 411, 413, 414, 415, 431) for r in replies), (data, replies)
+            # 429: where the server stood still, those that have left meanwhile are still in its queue
+            assert all(r.status in (0, 200, 400, 403, 404, 405, 411, 413, 414, 415, 429, 431) for r in replies), (data, replies)
         assert server.get("/health").status == 200
         server.until_idle()
 

@@ -94,7 +94,7 @@ def test_order_of_refusals():
     host, length = b"Host: localhost\r\n", b"Content-Length: 99999999\r\n"
     with harness.Server("--api-key-file", key_file(ONE + "\n"), "--allowed-host", "localhost") as server:
         def status(data):
-            replies, _ = server.raw(data, timeout=2.0)
+            replies, _ = server.raw(data, timeout=0.2, wanted=1)
             assert len(replies) == 1, replies
             return replies[0].status
 

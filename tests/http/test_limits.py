@@ -14,10 +14,13 @@ HELD = "127.0.0.2"  # an address that has asked nothing yet: one who has just be
 
 
 def ask(server, source=None):
-    link = server.connect(60.0, source)
-    link.sendall(HEALTH)
-    (reply,) = harness.parse_replies(harness.read_all(link))
-    link.close()
+    for _ in range(5):
+        link = server.connect(60.0, source)
+        link.sendall(HEALTH)
+        (reply,) = harness.parse_replies(harness.read_all(link))
+        link.close()
+        if reply.status != 408:  # a spare place is held for two seconds: this process stood still before it sent
+            break
     return reply
 
 
@@ -63,8 +66,8 @@ def test_one_address_starves_no_other():
         for _ in range(20):
             assert ask(server, "127.0.0.3").status == 200
         check_refusal(ask(server, HELD))
-        links = [server.connect(60.0, "127.0.0.3") for _ in range(10)]
-        check_refusal(ask(server, "127.0.0.3"))
+        links = [server.connect(60.0, "127.0.0.5") for _ in range(10)]
+        check_refusal(ask(server, "127.0.0.5"))
         assert ask(server, "127.0.0.4").status == 200
         for link in flood + links:
             link.close()

@@ -22,18 +22,15 @@ def drive(server):
     assert server.get("/health?" + SECRET).status == 200
     assert server.get("/v1/models", headers={"X-Api-Key": KEY + "-wrong"}).status == 401
     for path in SLY:
-        server.raw(b"GET " + path + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", timeout=2.0)
+        server.raw(b"GET " + path + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
     server.raw(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Request-Id: my\"id\\\r\n\r\n")
-    link = server.connect()
-    body = json.dumps({"prompt": "a", "max_tokens": 2000, "ignore_eos": True, "stream": True}).encode()
+    link = server.connect()  # asks for more than the buffers on its way hold
+    body = json.dumps({"prompt": "a", "max_tokens": 2000, "ignore_eos": True, "stream": True, "logprobs": 20}).encode()
     link.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n"
                  b"Content-Length: %d\r\n\r\n" % (KEY.encode(), len(body)) + body)  # fmt: skip
     harness.read_some(link, 100)
     link.close()
-    deadline = time.time() + 10
-    while not any("aborted" in line and "/v1/completions" in line for line in server.log):
-        assert time.time() < deadline, server.log
-        time.sleep(0.01)
+    harness.until(lambda: any("aborted" in line and "/v1/completions" in line for line in server.log), 60)
     time.sleep(0.1)
 
 
@@ -79,8 +76,7 @@ def test_disk_full():
     with open("/dev/full", "w") as full, harness.Server("--kv-bytes", "64M", log=full) as server:
         for _ in range(5):
             assert server.complete(prompt="a", max_tokens=1).status == 200
-        lost = server.gauge("sparsed_log_lines_lost_total")
-        assert lost >= 5, lost
+        harness.until(lambda: server.gauge("sparsed_log_lines_lost_total") >= 5)  # written a moment after the answer
 
 
 def test_reader_stands_still():
@@ -96,7 +92,7 @@ def test_reader_stands_still():
         assert b"http id=yyyy" in os.read(reader, 1 << 20)  # it is read again: lines come again
         lost = server.gauge("sparsed_log_lines_lost_total")
         assert server.get("/health/live", headers={"X-Request-Id": "still-there"}).status == 200
-        got, deadline = b"", time.time() + 10
+        got, deadline = b"", time.time() + 60
         while b"still-there" not in got:
             assert time.time() < deadline
             got += os.read(reader, 1 << 16)
