@@ -145,11 +145,13 @@ class Phases:
     def block(self):
         """A stream that nobody reads: it pauses, keeps its pages, and nothing that is longer fits beside it."""
         self.blocker = stream(self.server, prompt=self.ids(10), max_tokens=16000, logprobs=20, small=True)
-        seen, since = None, time.time()
-        while time.time() - since < 0.5:
+        seen, same = None, 0
+        while same < 50:  # looks apart, not a time: the machine may stand still
             rows = json.loads(self.watch.read(b"GET /v1/requests HTTP/1.1\r\nHost: localhost\r\n\r\n"))["data"]
-            if not rows or rows[0]["tokens"] != seen or not seen:
-                seen, since = rows and rows[0]["tokens"], time.time()
+            tokens = rows and rows[0]["tokens"]
+            same = same + 1 if tokens == seen and tokens else 0
+            seen = tokens
+            time.sleep(0.01)
         self.baseline = self.watch.gauges()
         assert self.baseline["sparsed_num_requests_running"] == 1 and self.baseline["sparsed_kv_pages_used"] > 200
 
@@ -251,11 +253,10 @@ def is_sanitized(server):
 
 def settled(server, wanted=0, seconds=60):
     """The same once the last connections are closed, and once descriptors are at most `wanted`, where that comes in time."""
-    seen, begin, since = None, time.time(), time.time()
-    while time.time() - since < 0.5 or (wanted and seen[0] > wanted and time.time() - begin < seconds):
+    seen, begin, same = (-1, 0), time.time(), 0
+    while same < 50 or (wanted and seen[0] > wanted and time.time() - begin < seconds):
         now = state_of(server)
-        if seen is None or now[0] != seen[0]:
-            since = time.time()
+        same = same + 1 if now[0] == seen[0] else 0
         seen = now
         time.sleep(0.01)
     return seen

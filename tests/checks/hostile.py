@@ -54,8 +54,11 @@ def check_envelope(row, reply):
 
 def check_row(server, row):
     """-> whether the library let something through that it should have refused."""
-    replies, closed = row.send(server)
-    seen = [reply.status for reply in replies]
+    for _ in range(3):
+        replies, closed = row.send(server)
+        seen = [reply.status for reply in replies]
+        if 408 not in seen or row.statuses[0] == "early" or any(allowed(408, wanted) for wanted in row.statuses):
+            break  # else this process stood still before it had sent all
     if row.statuses[0] == "early":  # the library's own pages, or a close
         assert all(status in (0, 400, 408, 411, 413, 414, 431, 505) for status in seen), "statuses %r" % seen
         return False
