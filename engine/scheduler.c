@@ -113,6 +113,7 @@ static void book_end(sp_scheduler *s, sp_sequence *sequence, sp_status status, s
         s->stats.running = s->n_running;
         sp_scheduler_note_pages(s);
         if (s->n_active > 0) s->n_active--;
+        s->short_of_pages = false; /* who sees the end may come before the next step looks */
     }
     sp_stats_finish(&s->stats, &(sp_stats_end){.usage = usage,
                                                .status = status,

@@ -100,6 +100,37 @@ static void test_admission(void **state)
     close_fixture(&f);
 }
 
+/* Pages that an end has freed are room in the queue for who saw that end, also before the next step. */
+static void test_admission_after_an_end(void **state)
+{
+    (void)state;
+    static int32_t ids[FAKE_CONTEXT];
+    sp_scheduler_options options = usual;
+    options.n_pages = 2;
+    options.max_queue = 1;
+    fixture f;
+    sp_error error;
+    sp_stream *a, *b, *c;
+    output out;
+    open_fixture(&f, &options, 1);
+    sp_request request = plain(ids, 100, 2);
+    assert_ok(submit(&f, &request, &a, &error), error); /* takes all pages */
+    sp_scheduler_step(f.scheduler);
+    assert_ok(submit(&f, &request, &b, &error), error);
+    sp_scheduler_step(f.scheduler);
+    expect_stats(&f, 1, 1, 2);
+    assert_int_equal(submit(&f, &request, &c, &error), SP_BUSY);
+    memset(&out, 0, sizeof out);
+    while (!drain(a, &out)) sp_scheduler_step(f.scheduler);
+    sp_stream_free(a);
+    expect_stats(&f, 0, 1, 0);
+    assert_ok(submit(&f, &request, &c, &error), error);
+    run_to_end(&f, b, &out);
+    run_to_end(&f, c, &out);
+    assert_true(out.done);
+    close_fixture(&f);
+}
+
 static void test_what_is_refused(void **state)
 {
     (void)state;
@@ -454,10 +485,10 @@ static void test_with_threads(void **state)
 }
 
 static const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_same_bits_in_company), cmocka_unit_test(test_admission),
-    cmocka_unit_test(test_what_is_refused),      cmocka_unit_test(test_prefill_only),
-    cmocka_unit_test(test_failures_stay_local),  cmocka_unit_test(test_ends_of_text),
-    cmocka_unit_test(test_lagging_reader),       cmocka_unit_test(test_random_operations),
-    cmocka_unit_test(test_with_threads),
+    cmocka_unit_test(test_same_bits_in_company),   cmocka_unit_test(test_admission),
+    cmocka_unit_test(test_admission_after_an_end), cmocka_unit_test(test_what_is_refused),
+    cmocka_unit_test(test_prefill_only),           cmocka_unit_test(test_failures_stay_local),
+    cmocka_unit_test(test_ends_of_text),           cmocka_unit_test(test_lagging_reader),
+    cmocka_unit_test(test_random_operations),      cmocka_unit_test(test_with_threads),
 };
 TEST_MAIN(tests)
