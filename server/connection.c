@@ -149,11 +149,9 @@ void sp_connection_release(sp_exchange *exchange)
 {
     sp_server *server = exchange->server;
     if (exchange->watched) epoll_ctl(server->events, EPOLL_CTL_DEL, exchange->conn->fd, NULL);
-    size_t *budget = exchange->route && (exchange->route->flags & SP_ROUTE_BYTES) ? &server->tensor_bytes
-                                                                                  : &server->json_bytes;
-    *budget -= exchange->reserved;
+    sp_exchange_unreserve(exchange);
     server->reply_bytes -= exchange->held;
-    exchange->reserved = exchange->held = 0;
+    exchange->held = 0;
     if (exchange->active) server->n_active--;
     exchange->active = exchange->watched = false;
     exchange->conn->exchange = NULL;

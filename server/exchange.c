@@ -374,12 +374,25 @@ void sp_exchange_check(sp_exchange *exchange, bool http_1_1)
     }
 }
 
+/* What bodies of its route count against. */
+static size_t *budget_of(const sp_exchange *exchange)
+{
+    bool tensor = exchange->route && (exchange->route->flags & SP_ROUTE_BYTES);
+    return tensor ? &exchange->server->tensor_bytes : &exchange->server->json_bytes;
+}
+
+void sp_exchange_unreserve(sp_exchange *exchange)
+{
+    *budget_of(exchange) -= exchange->reserved;
+    exchange->reserved = 0;
+}
+
 bool sp_exchange_reserve(sp_exchange *exchange, size_t bytes)
 {
     sp_server *server = exchange->server;
     const sp_options *options = server->options;
     bool tensor = exchange->route->flags & SP_ROUTE_BYTES;
-    size_t *used = tensor ? &server->tensor_bytes : &server->json_bytes;
+    size_t *used = budget_of(exchange);
     size_t budget = tensor ? (size_t)options->max_tensor_bytes * SP_TENSOR_BODIES
                            : (size_t)options->max_body_bytes * SP_JSON_BODIES;
     size_t counted = bytes > SP_SMALL_BODY ? bytes - SP_SMALL_BODY : 0;

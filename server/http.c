@@ -105,14 +105,25 @@ static enum MHD_Result queue(sp_exchange *exchange, struct MHD_Response *respons
     return result;
 }
 
+/* The body has served: who has the answer may send as large a one. */
+static void drop_body(sp_exchange *exchange)
+{
+    sp_buffer_fini(&exchange->body);
+    lock(exchange->server);
+    sp_exchange_unreserve(exchange);
+    unlock(exchange->server);
+}
+
 /* All that comes of it is made: it goes, before a slow client takes its time. */
 static void drop_state(sp_exchange *exchange)
 {
+    bool counts = exchange->route && (exchange->route->flags & SP_ROUTE_BYTES);
     lock(exchange->server);
     exchange->public_id[0] = 0; /* nothing runs for it any more */
     unlock(exchange->server);
-    if (exchange->route && (exchange->route->flags & SP_ROUTE_BYTES)) return;
-    if (exchange->free_state) exchange->free_state(exchange->state);
+    if (exchange->free_state && !counts) exchange->free_state(exchange->state);
+    drop_body(exchange);
+    if (counts) return;
     exchange->free_state = NULL;
     exchange->state = NULL;
     exchange->kept = 0;
@@ -222,6 +233,7 @@ static enum MHD_Result send_past(sp_exchange *exchange)
 {
     sp_buffer bytes;
     sp_buffer_init(&bytes, 65536);
+    drop_body(exchange);
     mend_body(exchange);
     sp_buffer_pass(&exchange->reply.body, &bytes);
     sp_exchange_raw(exchange, &bytes);

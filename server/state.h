@@ -182,6 +182,7 @@ void sp_exchange_headers(const sp_exchange *exchange,
 void sp_exchange_raw(sp_exchange *exchange, sp_buffer *out);
 /* The body has or gets this size: false when the budget for bodies doesn't allow it. */
 bool sp_exchange_reserve(sp_exchange *exchange, size_t bytes);
+void sp_exchange_unreserve(sp_exchange *exchange); /* the body is gone; lock held */
 /* The client has left, or the request was cancelled: what computes for it ends at once, even where the reader
  * can't be woken because its client takes nothing. With the lock held. */
 void sp_exchange_abandon(sp_exchange *exchange);

@@ -2,6 +2,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 
 sys.path.insert(0, os.path.join(sys.argv[1], "tests", "support"))
@@ -108,6 +109,31 @@ def test_one_after_another():
             link.sendall(HEALTH.replace(b"Connection: close\r\n", b""))
             assert b"200 OK" in harness.read_some(link)
             link.close()
+
+
+def test_bodies_of_those_answered_count_no_more():
+    """Two clients, as many as there are places for large bodies, each with one request at a time, are never refused."""
+    size = 1 << 20
+    head = b"POST /v1/attention/apply HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n"
+    request = head + b"Content-Length: %d\r\n\r\n" % size + bytes(size)
+    seen = []
+    with harness.Server("--max-tensor-bytes", size) as server:
+        def client():
+            for _ in range(200):
+                link, answer = server.connect(), b""
+                link.sendall(request)
+                while not answer.endswith(b"}}"):
+                    piece = harness.read_some(link)
+                    assert piece, answer
+                    answer += piece
+                link.close()
+                seen.append(answer[9:12])
+        clients = [threading.Thread(target=client) for _ in range(2)]
+        for thread in clients:
+            thread.start()
+        for thread in clients:
+            thread.join()
+    assert seen == [b"400"] * 400, set(seen)
 
 
 harness.main(globals())
