@@ -154,6 +154,7 @@ static sp_status make_head(sp_capture *capture, const sp_head_source *source, sp
             if (error) *error = call.error;
         }
     }
+    if (status == SP_OK) (void)publish(capture, slot); /* who goes on finds how far it came */
     sp_head_builder_close(call.builder);
     return status;
 }

@@ -255,7 +255,7 @@ def test_budget():
                 reply = server.post(PATH, {"input": [1 + (seed + i) % 200] * (100 + 40 * seed)})
                 if reply.status == 201:
                     answer = server.get(PATH + "/" + reply.json()["id"] + "/heads/0/0/edges?limit=5")
-                    if answer.status not in (200, 410, 413):
+                    if answer.status not in (200, 202, 410, 413):  # 202: it takes longer than a client is kept waiting
                         failures.append(answer)
                 elif reply.status not in (429, 503):
                     failures.append(reply)
@@ -348,6 +348,17 @@ def reset(link):
     link.close()
 
 
+def long_one(server):
+    """A capture whose prompt is being read; where this process stood still until it was, another one."""
+    for _ in range(20):
+        one = capture(server, input=many())
+        rows = [row for row in listed(server) if row["id"] == one["id"]]
+        if one["state"] == "running" and rows:
+            return one, rows[0]
+        assert server.request("DELETE", PATH + "/" + one["id"]).status == 200
+    raise AssertionError("a long input is never answered before it is read")
+
+
 def jobs_running(server):
     return server.gauge("sparsed_graph_jobs_running")
 
@@ -356,8 +367,8 @@ def test_long():
     """A long input is answered at once and shows its progress; others stream while its heads are made; who leaves stops
     the making, and the next one goes on from there."""
     with slow_server() as server:
-        one = capture(server, input=many())
-        assert one["state"] == "running" and one["n_query"] < MANY
+        one, _ = long_one(server)
+        assert one["n_query"] < MANY
         early = server.get(PATH + "/" + one["id"] + "/heads/0/0/edges")
         assert early.status in (200, 202), early
         state = ready(server, one, 240)
@@ -366,11 +377,12 @@ def test_long():
         harness.until(lambda: jobs_running(server) == 1)
         other = server.complete(prompt="the", max_tokens=20, ignore_eos=True)
         assert other.status == 200 and jobs_running(server) == 1, "it waited for the graph"
-        harness.until(lambda: get(server, one)["cached_heads"])
+        harness.until(lambda: any(h["progress"] > 0 for h in get(server, one)["cached_heads"]), 120)
         reset(link)
         harness.until(lambda: jobs_running(server) == 0)
         cached = get(server, one)["cached_heads"]
-        assert sum(h["progress"] == 1 for h in cached) < 16 and all(h["bytes"] > 0 and h["progress"] > 0 for h in cached), cached
+        assert sum(h["progress"] == 1 for h in cached) < 16 and all(h["bytes"] > 0 for h in cached), cached
+        assert any(h["progress"] > 0 for h in cached), cached  # the last one may have no row yet
         left = cached[-1]
         reply, _ = ask_until(server, PATH + "/%s/heads/%d/%d/edges?limit=10" % (one["id"], left["layer"], left["head"]), 240)
         assert reply.status == 200 and reply.json()["edges_total"] > MANY
@@ -400,11 +412,14 @@ def test_requests():
     """Captures, graph queries and sweeps are listed while they run, end by DELETE, and when their client leaves."""
     with slow_server() as server:
         assert listed(server) == []
-        one = capture(server, input=many())
-        (running,) = harness.until(lambda: listed(server))
+        for _ in range(20):
+            one, running = long_one(server)
+            reply = server.request("DELETE", "/v1/requests/" + one["id"])
+            if reply.status == 200:  # else it was read by then
+                break
         assert set(running) == {"id", "route", "state", "tokens", "seconds"} and running["id"] == one["id"], running
         assert running["route"] == PATH and running["state"] in ("waiting", "prefill") and running["seconds"] >= 0
-        assert server.request("DELETE", "/v1/requests/" + one["id"]).json()["cancelled"] is True
+        assert reply.json()["cancelled"] is True
         get(server, one, status=404)
         server.until_idle()
         assert listed(server) == []
