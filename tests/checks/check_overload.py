@@ -176,7 +176,7 @@ def overload(run, folder):
         return counts, "%d of %d requests have no end" % (load.sent - load.served - len(refusals), load.sent)
     if any(not isinstance(r, int) or r > 120 for r in load.retries):
         return counts, "Retry-After: %s" % load.retries
-    if p99 > (3 if run.quick else 0.05):
+    if p99 > (10 if run.quick else 0.05):
         return counts, "refusals take %.0f ms" % (1e3 * p99)
     if ratio < (LEAST if run.quick else 0.9):
         return counts, "goodput is %.0f %% of the peak" % (100 * ratio)
