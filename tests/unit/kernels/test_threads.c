@@ -2,6 +2,7 @@
  * workers sleep. Under the preset tsan the same tests prove the absence of data races. */
 #include "tests/support/test.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -179,10 +180,14 @@ static void test_idle_costs_nothing(void **state)
     _Atomic int done = 0;
     assert_ok(sp_threads_open(4, &threads, &error), error);
     sp_threads_run(threads, 4, slow_task, &done);
-    sleep_seconds(0.05);
-    double start = process_cpu_seconds();
-    sleep_seconds(0.3);
-    assert_true(process_cpu_seconds() - start < 0.1); /* three spinning workers would use 0.3 a CPU each */
+    double best = 1e9;
+    for (int i = 0; i < 5 && best >= 0.1; i++) { /* a processor taken from this machine counts as used */
+        sleep_seconds(0.05);
+        double start = process_cpu_seconds();
+        sleep_seconds(0.3);
+        best = fmin(best, process_cpu_seconds() - start);
+    }
+    assert_true(best < 0.1); /* three spinning workers would use 0.3 a CPU each */
     sp_threads_close(threads);
 }
 
