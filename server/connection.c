@@ -46,6 +46,7 @@ enum { CLOSED = 7, CLOSE_WAIT = 8, LAST_ACK = 9, CLOSING = 11 }; /* its states, 
 
 typedef struct traffic {
     uint64_t received, acked;
+    uint64_t read;      /* of those received */
     int unacknowledged; /* bytes written and not acknowledged */
     bool ended;         /* the client sends nothing more, and all it sent is read */
     bool closed;        /* both sides have ended, or the client has reset it */
@@ -56,17 +57,19 @@ static traffic look(int fd)
     struct tcp_info info;
     socklen_t size = sizeof info;
     traffic found = {0};
+    int unread = 0;
     memset(&info, 0, sizeof info);
+    if (ioctl(fd, SIOCINQ, &unread) != 0) unread = 0; /* before: what comes meanwhile is taken for read */
     if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0) {
         int state = info.tcpi_state;
         /* the kernel counts a FIN as a byte */
         found.received =
             info.tcpi_bytes_received - (state == CLOSE_WAIT || state == LAST_ACK || state == CLOSING);
+        found.read = found.received - (uint64_t)unread;
         found.closed = state == CLOSED;
         found.acked = info.tcpi_bytes_acked;
     }
     if (ioctl(fd, SIOCOUTQ, &found.unacknowledged) != 0) found.unacknowledged = 0;
-    int unread = 0;
     found.ended = info.tcpi_state == CLOSE_WAIT && ioctl(fd, SIOCINQ, &unread) == 0 && unread == 0;
     return found;
 }
@@ -88,7 +91,7 @@ void sp_connection_set(sp_conn *conn, sp_conn_state state)
     if (state != SP_CONN_IDLE && state != SP_CONN_REPLY) return;
     const traffic t = look(conn->fd);
     conn->acked = t.acked;
-    if (state == SP_CONN_REPLY) conn->received = t.received;
+    if (state == SP_CONN_REPLY) conn->received = t.read;
 }
 
 bool sp_connection_rests(sp_conn *conn)

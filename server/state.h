@@ -51,7 +51,7 @@ typedef struct sp_conn {
     bool linger;     /* answered early: what the client still sends is read and dropped after the close (L) */
     sp_conn_state state; /* (L) */
     double since;        /* when it entered the state (L) */
-    uint64_t received;   /* bytes received when its answer began: more are of the next request (L) */
+    uint64_t received;   /* bytes read when its answer began: more are of the next request (L) */
     uint64_t acked;      /* bytes the client has acknowledged, and when that last rose (L) */
     double moved;
     double looked;                   /* when the kernel was last asked about it (L) */
