@@ -316,6 +316,17 @@ static void run_handler(sp_exchange *exchange)
     }
 }
 
+/* Whether the answer is only that its client has left, since the last look. */
+static bool says_it_left(sp_exchange *exchange)
+{
+    if (exchange->reply.status != 409) return false;
+    lock(exchange->server);
+    bool left = exchange->left && !exchange->cancelled;
+    unlock(exchange->server);
+    if (left) exchange->reply.status = 0;
+    return left;
+}
+
 /* The body is there; called again after every wake. */
 static enum MHD_Result proceed(sp_exchange *exchange)
 {
@@ -328,6 +339,7 @@ static enum MHD_Result proceed(sp_exchange *exchange)
         if (begin_look(exchange, &ping)) return MHD_NO;
         if (exchange->poll && !exchange->pull && !exchange->reply.status) exchange->poll(exchange);
         if (exchange->pull) return start_stream(exchange);
+        if (says_it_left(exchange)) return MHD_NO;
         if (exchange->reply.status) return send_reply(exchange);
         if (suspend(exchange)) return MHD_YES;
     }

@@ -59,7 +59,8 @@ def test_leaving():
             leave(link, how)
             server.until_idle()
             if how == "half":
-                assert link.recv(65536) == b""
+                got = link.recv(65536)
+                assert got == b"", got
         assert aborted(server) >= 6
         assert server.complete(prompt="It was", max_tokens=2).status == 200
 
