@@ -21,6 +21,8 @@
 
 #define SOCKET_BUFFER (256 * 1024)
 #define ACCEPTS_A_TURN 64 /* so that a flood of them delays no deadline */
+#define ASK_SECONDS                                                                                          \
+    1e-5 /* between questions to the kernel, for each connection of the last: a tenth of a core */
 
 static void set_option(int fd, int level, int name, int value)
 {
@@ -127,22 +129,28 @@ static size_t ending(const sp_server *server, const uint64_t *origin)
     return n;
 }
 
-/* The same, and those that their clients have left. */
-static size_t leaving(const sp_server *server, const uint64_t *origin)
+/* Whether n of them are at least the limit without those that their clients have left. The kernel is asked
+ * about one after the other; a flood of clients has it asked no more often than it can bear. */
+static bool stay(sp_server *server, const uint64_t *origin, size_t n, size_t limit)
 {
-    size_t n = 0;
-    for (const sp_conn *conn = server->all; conn; conn = conn->next) {
-        n += counts(conn, origin) && sp_connection_leaves(server, conn);
+    double now = sp_now();
+    size_t asked = 0;
+    if (now < server->ask_again) return true;
+    for (const sp_conn *conn = server->all; conn && n >= limit; conn = conn->next) {
+        if (!counts(conn, origin)) continue;
+        n -= sp_connection_leaves(server, conn);
+        asked++;
     }
-    return n;
+    server->ask_again = now + ASK_SECONDS * (double)asked;
+    return n >= limit;
 }
 
-/* Whether there is no place among those of one origin (NULL: of any), and no idle one that could make it. The
- * kernel is asked about all of them last. */
-static bool is_over(sp_server *server, const uint64_t *origin, size_t n, int64_t limit)
+/* Whether there is no place among those of one origin (NULL: of any), and no idle one that could make it. */
+static bool is_over(sp_server *server, const uint64_t *origin, size_t n, int64_t most)
 {
-    if (n < (size_t)limit || n - ending(server, origin) < (size_t)limit) return false;
-    return !close_oldest_idle(server, origin) && n - leaving(server, origin) >= (size_t)limit;
+    size_t limit = (size_t)most;
+    if (n < limit || n - ending(server, origin) < limit) return false;
+    return !close_oldest_idle(server, origin) && stay(server, origin, n, limit);
 }
 
 /* Whether a connection of this origin is above a limit. */

@@ -143,6 +143,7 @@ struct sp_server {
     sp_phase phase;                               /* (L) */
     unsigned stops;
     double phase_until, phase_since;
+    double ask_again;                          /* when the kernel may next be asked who has left (L) */
     size_t n_cut;                              /* while cutting, the fewest requests that were left (L) */
     unsigned cut_looks;                        /* since they became fewer (L) */
     sp_durations durations[SP_MAX_ROUTES + 1]; /* as http_requests (L) */
@@ -193,7 +194,7 @@ void sp_exchange_free(sp_exchange *exchange);
 sp_status sp_connection_listen(sp_server *server, sp_error *error) SP_MUST_CHECK;
 void sp_connection_uncount(sp_server *server,
                            uint64_t origin); /* one of its connections is gone; lock held */
-/* Whether the connection has a place: one that was above a limit takes one that has become free. Lock held.
+/* Whether the connection has a place: one above a limit takes one that has become free. With the lock held.
  */
 bool sp_connection_seat(sp_server *server, sp_conn *conn);
 void sp_connection_accept(sp_server *server, bool all); /* what the backlog has: some, or all; watch thread */
