@@ -53,7 +53,7 @@ static bool suspend(sp_exchange *exchange)
 {
     sp_server *server = exchange->server;
     lock(server);
-    bool wait = !exchange->woken && !exchange->left;
+    bool wait = !exchange->woken && !exchange->left && server->phase != SP_STOPPED;
     exchange->woken = false;
     if (wait) {
         sp_connection_observe(exchange);
@@ -64,14 +64,16 @@ static bool suspend(sp_exchange *exchange)
     return wait;
 }
 
-/* Forgets wakes that came before this look, and tells whether the client has left. */
+/* Forgets wakes that came before this look, and tells whether it is over: the client has left, or the server
+ * has stopped, which leaves no connection suspended. */
 static bool begin_look(sp_exchange *exchange, bool *ping)
 {
-    lock(exchange->server);
-    bool left = exchange->left;
+    sp_server *server = exchange->server;
+    lock(server);
+    bool left = exchange->left || server->phase == SP_STOPPED;
     *ping = exchange->ping;
     exchange->woken = exchange->ping = false;
-    unlock(exchange->server);
+    unlock(server);
     return left;
 }
 
