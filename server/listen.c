@@ -21,8 +21,7 @@
 
 #define SOCKET_BUFFER (256 * 1024)
 #define ACCEPTS_A_TURN 64 /* so that a flood of them delays no deadline */
-#define ASK_SECONDS                                                                                          \
-    1e-5 /* between questions to the kernel, for each connection of the last: a tenth of a core */
+#define ASK_SECONDS 1e-5  /* until the kernel is asked again, for each connection it was asked about */
 
 static void set_option(int fd, int level, int name, int value)
 {
