@@ -3,8 +3,8 @@
  * A connection above --max-connections or --max-connections-per-ip closes the oldest idle one of those it
  * competes with, or takes the place of one whose client has left. Where there is neither it is read all the
  * same, in one of a few spare places, and its request is answered 503; when these are taken too, the answer
- * goes out unasked. libmicrohttpd's own limit is higher and never reached. All but sp_connection_seat runs on the watch thread (connection.c). Tests:
- * tests/http/test_limits.py, tests/checks/check_slow.py */
+ * goes out unasked. libmicrohttpd's own limit is higher and never reached. All but sp_connection_seat runs on
+ * the watch thread (connection.c). Tests: tests/http/test_limits.py, tests/checks/check_slow.py */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/filter.h>
