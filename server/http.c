@@ -318,8 +318,8 @@ static void run_handler(sp_exchange *exchange)
     }
 }
 
-/* Whether the answer is only that its client has left, since the last look. */
-static bool says_it_left(sp_exchange *exchange)
+/* Drops an answer that only says that its client has left, since the last look; false: there was none such. */
+static bool drop_farewell(sp_exchange *exchange)
 {
     if (exchange->reply.status != 409) return false;
     lock(exchange->server);
@@ -341,7 +341,7 @@ static enum MHD_Result proceed(sp_exchange *exchange)
         if (begin_look(exchange, &ping)) return MHD_NO;
         if (exchange->poll && !exchange->pull && !exchange->reply.status) exchange->poll(exchange);
         if (exchange->pull) return start_stream(exchange);
-        if (says_it_left(exchange)) return MHD_NO;
+        if (drop_farewell(exchange)) return MHD_NO;
         if (exchange->reply.status) return send_reply(exchange);
         if (suspend(exchange)) return MHD_YES;
     }
