@@ -318,7 +318,7 @@ static void run_handler(sp_exchange *exchange)
     }
 }
 
-/* Drops an answer that only says that its client has left, since the last look; false: there was none such. */
+/* Drops an answer that only says that its client has left, since the last look. False: it is none. */
 static bool drop_farewell(sp_exchange *exchange)
 {
     if (exchange->reply.status != 409) return false;
